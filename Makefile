@@ -1,0 +1,86 @@
+# Every target is what a person types and what .ci/run calls. Needed: Go. What else a target needs it names, installs when
+# run as root, and otherwise prints the line that installs it (.ci/need).
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+# A checkout without tags, and a tree outside git, build too. An outer repository's tags are not ours.
+VERSION ?= $(shell { test -e .git && git describe --tags --dirty 2>/dev/null; } || echo devel)
+COMMIT  ?= $(shell { test -e .git && git rev-parse --short=12 HEAD 2>/dev/null; } || echo unknown)
+
+MODULE   := github.com/relevo-proxy/relevo
+MAIN     := $(MODULE)/cmd/relevo
+LDFLAGS   = -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+TOOL     := go tool -modfile=.ci/tools.mod
+FUZZTIME ?= 1m
+ROUNDS   ?= 5
+DURATION ?= 4s
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+.PHONY: build
+build: ## Build bin/relevo
+	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/relevo ./cmd/relevo
+
+.PHONY: run
+run: build ## Build, then run a proxy with an echo server behind it, to try out
+	bin/relevo run --trial
+
+.PHONY: demo
+demo: build ## Build, then show what it does, step by step, in this terminal
+	bin/relevo demo
+
+.PHONY: test
+test: ## All tests, with the race detector and in random order (needs gcc; neither root nor systemd)
+	@.ci/need gcc:gcc+libc6-dev
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout=5m ./...
+
+.PHONY: check
+check: format tidy vet fix lint fuzz-short test ## Everything that must hold before a change lands
+
+.PHONY: format
+format:
+	@echo '== format: gofumpt and goimports have nothing to change'
+	@diff=$$($(TOOL) gofumpt -d . && $(TOOL) goimports -local $(MODULE) -d .) && test -z "$$diff" || { echo "$$diff"; exit 1; }
+
+.PHONY: tidy
+tidy:
+	@echo '== tidy: go.mod and go.sum say what the code imports'
+	@go mod tidy -diff
+
+.PHONY: vet
+vet:
+	@echo '== vet'
+	@go vet ./...
+
+.PHONY: fix
+fix:
+	@echo '== fix: go fix has nothing to modernize'
+	@go fix -diff ./...
+
+.PHONY: lint
+lint:
+	@echo '== lint (the first run builds golangci-lint: some minutes)'
+	@$(TOOL) golangci-lint run ./...
+
+.PHONY: fuzz-short
+fuzz-short:
+	@echo '== fuzz, shortly'
+	@.ci/fuzz 5s
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for FUZZTIME (1m)
+	@.ci/fuzz $(FUZZTIME)
+
+.PHONY: bench
+bench: build ## Compare with haproxy side by side, write docs/benchmarks.md (needs haproxy; ROUNDS, DURATION)
+	@.ci/need haproxy:haproxy
+	go run ./cmd/relevo/bench/compare -rounds $(ROUNDS) -duration $(DURATION) -out docs/benchmarks.md
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin
