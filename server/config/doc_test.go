@@ -1,0 +1,186 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const root = "../.."
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+// sections are the headings of docs/configuration.md, by the type that they describe.
+var sections = map[reflect.Type]string{
+	reflect.TypeFor[Config]():     "## The top level",
+	reflect.TypeFor[Listener]():   "## listeners",
+	reflect.TypeFor[RouteTable](): "## routes",
+	reflect.TypeFor[Rule]():       "### routes[].rules",
+	reflect.TypeFor[Match]():      "### routes[].rules[].match",
+	reflect.TypeFor[Retry]():      "### routes[].rules[].retry",
+	reflect.TypeFor[Cluster]():    "## clusters",
+	reflect.TypeFor[Endpoint]():   "### clusters[].endpoints",
+	reflect.TypeFor[Admin]():      "## admin",
+	reflect.TypeFor[Metrics]():    "## metrics",
+	reflect.TypeFor[Log]():        "## log",
+}
+
+// derived are the fields whose default is not a constant, or comes from elsewhere in the tree.
+var derived = map[string]string{
+	"## The top level max_buffered":      "absent: a quarter of the memory limit",
+	"## listeners routes":                "the only route table",
+	"### routes[].rules name":            "`rule-N`",
+	"## The top level admin":             "absent: no REST API",
+	"## The top level metrics":           "absent: no metrics",
+	"### routes[].rules match":           "absent: everything",
+	"### routes[].rules[].match service": "absent: every service",
+	"### routes[].rules[].match header":  "absent: any header",
+	"## The top level log":               "its fields'",
+	"### routes[].rules retry":           "its fields'",
+}
+
+func TestDocumentNamesEveryField(t *testing.T) {
+	text := read(t, filepath.Join(root, "docs/configuration.md"))
+	documented := 0
+	for typ, fields := range tree() {
+		heading, ok := sections[typ]
+		if !ok {
+			t.Errorf("no section of docs/configuration.md is known to describe %v", typ)
+			continue
+		}
+		_, section, ok := strings.Cut(text, "\n"+heading+"\n")
+		if !ok {
+			t.Errorf("docs/configuration.md has no heading %q", heading)
+			continue
+		}
+		section, _, _ = strings.Cut(section, "\n#")
+		documented += strings.Count(section, "\n| `")
+		for i := range fields {
+			f := &fields[i]
+			_, row, ok := strings.Cut(section, "\n| `"+f.name+"` | ")
+			if !ok {
+				t.Errorf("%s: the field %s is missing", heading, f.name)
+				continue
+			}
+			row, _, _ = strings.Cut(row, "\n")
+			checkRow(t, heading, f, strings.Split(row, "|"))
+			documented--
+		}
+	}
+	if documented != 0 {
+		t.Errorf("docs/configuration.md describes %d fields that do not exist", documented)
+	}
+}
+
+func checkRow(t *testing.T, heading string, f *field, cells []string) {
+	t.Helper()
+	if len(cells) < 4 {
+		t.Errorf("%s: the row of %s has %d cells, want 5", heading, f.name, len(cells)+1)
+		return
+	}
+	kind, def, bounds := cells[0], strings.TrimSpace(cells[1]), strings.TrimSpace(cells[2])
+	want, isDerived := derived[heading+" "+f.name]
+	switch {
+	case isDerived:
+	case f.required:
+		want = "required"
+	default:
+		want = "`" + f.def + "`"
+	}
+	if def != want {
+		t.Errorf("%s: the default of %s is given as %s, want %s", heading, f.name, def, want)
+	}
+	switch {
+	case f.minimum != "":
+		want = "`" + f.minimum + "` to `" + f.maximum + "`"
+	case len(f.oneOf) > 0:
+		want = "`" + strings.Join(f.oneOf, "`, `") + "`"
+	default:
+		want = bounds
+	}
+	if bounds != want {
+		t.Errorf("%s: the bounds of %s are given as %s, want %s", heading, f.name, bounds, want)
+	}
+	if got := strings.Contains(kind, "`none`"); got != f.none {
+		t.Errorf("%s: %s says that none is allowed: %v, want %v", heading, f.name, got, f.none)
+	}
+}
+
+func TestExamplesLoad(t *testing.T) {
+	var files []string
+	for _, pattern := range []string{"examples/*", "examples/sidecar/*"} {
+		matches, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, matches...)
+	}
+	loaded := 0
+	for _, file := range files {
+		if filepath.Ext(file) != ".yaml" {
+			continue
+		}
+		loaded++
+		c, err := Load(file)
+		if err != nil {
+			t.Errorf("an example does not load:\n%v", err)
+			continue
+		}
+		for _, w := range c.Warnings() {
+			t.Errorf("%s: %v", file, w)
+		}
+	}
+	if loaded < 5 {
+		t.Errorf("%d examples loaded, want at least 5", loaded)
+	}
+}
+
+func TestFullExample(t *testing.T) {
+	text := read(t, filepath.Join(root, "examples/full.yaml"))
+	full, err := Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	var rest []string
+	claims := 0
+	for line := range strings.Lines(text) {
+		if code, comment, _ := strings.Cut(line, "# "); strings.TrimSpace(code) != "" && comment == "" {
+			t.Errorf("a line of examples/full.yaml has no comment: %s", line)
+		} else if strings.HasPrefix(comment, "default;") {
+			claims++
+			continue
+		}
+		rest = append(rest, line)
+	}
+	if claims < 30 {
+		t.Errorf("examples/full.yaml names %d defaults, want all of them", claims)
+	}
+	defaults, err := Parse([]byte(strings.Join(rest, "")))
+	if err != nil {
+		t.Fatalf("examples/full.yaml without the lines that claim a default: %v", err)
+	}
+	if diff := cmp.Diff(defaults, full); diff != "" {
+		t.Errorf("examples/full.yaml claims defaults that are none (-default +claimed):\n%s", diff)
+	}
+
+	for typ, fields := range tree() {
+		for _, f := range fields {
+			if !regexp.MustCompile(`(?m)^[ -]*` + f.name + `:`).MatchString(text) {
+				t.Errorf("examples/full.yaml lacks %s of %v", f.name, typ)
+			}
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package config
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strconv"
+)
+
+// maxFile is the size in bytes of the largest file that is read.
+const maxFile = 16 << 20
+
+// Parse makes a tree from one document of YAML or JSON. Its error is an *Errors with all that is wrong.
+func Parse(data []byte) (*Config, error) {
+	r := &report{}
+	if len(data) > maxFile {
+		r.add(place{}, "the configuration is larger than %v", Size(maxFile))
+		return nil, r.errors()
+	}
+	n, err := parseNode(data)
+	if err != nil {
+		r.add(place{}, "%s", err)
+		return nil, r.errors()
+	}
+	d := &decoder{schema: tree(), report: r}
+	c := &Config{}
+	root := reflect.ValueOf(c).Elem()
+	d.schema.fillDefaults(root)
+	d.structure(place{}, n, root)
+	c.complete()
+	c.validate(r)
+	if err := r.errors(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Load reads the file and parses it. Its error is an *Errors that names the file, unless reading went wrong.
+func Load(path string) (*Config, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the configuration: %w", err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	c, err := Parse(data)
+	if faults, ok := errors.AsType[*Errors](err); ok {
+		faults.Source = path
+	}
+	return c, err
+}
+
+//go:embed trial.yaml
+var trial string
+
+// Trial is a configuration for a first try on one machine: a listener on 127.0.0.1:12220, an endpoint at
+// 127.0.0.1:12221, the REST API on 127.0.0.1:12280 and metrics on 127.0.0.1:12290.
+func Trial() *Config {
+	c, err := Parse([]byte(trial))
+	if err != nil {
+		panic(fmt.Sprintf("config: the trial configuration: %v", err))
+	}
+	return c
+}
+
+// complete fills in the defaults that depend on other parts of the tree.
+func (c *Config) complete() {
+	for i := range c.Listeners {
+		if c.Listeners[i].Routes == "" && len(c.Routes) == 1 {
+			c.Listeners[i].Routes = c.Routes[0].Name
+		}
+	}
+	for i := range c.Routes {
+		for j := range c.Routes[i].Rules {
+			if r := &c.Routes[i].Rules[j]; r.Name == "" {
+				r.Name = ruleName(j)
+			}
+		}
+	}
+}
+
+// ruleName is the name of the rule at index i where the file gives none.
+func ruleName(i int) string { return "rule-" + strconv.Itoa(i+1) }

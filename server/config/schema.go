@@ -1,0 +1,172 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// schema is what the tags of the tree's types say, by type.
+type schema map[reflect.Type][]field
+
+// field is one field of a type of the tree.
+type field struct {
+	name     string
+	index    int
+	typ      reflect.Type
+	required bool
+	// none says that the word none is allowed.
+	none bool
+	// def, minimum and maximum are as a file would have them; empty where there is none.
+	def, minimum, maximum string
+	// lowest and highest are minimum and maximum as numbers.
+	lowest, highest int64
+	oneOf           []string
+	// form is a rule for text: name, listen, dial or loopback.
+	form string
+}
+
+// tree is the schema of Config. It is built once and not changed.
+var tree = sync.OnceValue(func() schema {
+	s := schema{}
+	s.learn(reflect.TypeFor[Config]())
+	return s
+})
+
+// learn reads the tags of t and of all types within. It panics at a tag that makes no sense, which every
+// test of the package would meet.
+func (s schema) learn(t reflect.Type) {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice:
+		s.learn(t.Elem())
+		return
+	case reflect.Struct:
+	default:
+		return
+	}
+	if s[t] != nil {
+		return
+	}
+	fields := make([]field, 0, t.NumField())
+	for i := range t.NumField() {
+		sf := t.Field(i)
+		fields = append(fields, newField(sf, i))
+		s.learn(sf.Type)
+	}
+	s[t] = fields
+}
+
+func newField(sf reflect.StructField, index int) field {
+	f := field{
+		index:   index,
+		typ:     sf.Type,
+		def:     sf.Tag.Get("default"),
+		minimum: sf.Tag.Get("min"),
+		maximum: sf.Tag.Get("max"),
+		oneOf:   strings.Fields(sf.Tag.Get("oneof")),
+		form:    sf.Tag.Get("form"),
+	}
+	f.name, _, _ = strings.Cut(sf.Tag.Get("json"), ",")
+	flags := strings.Split(sf.Tag.Get("cfg"), ",")
+	f.required = slices.Contains(flags, "required")
+	f.none = slices.Contains(flags, "none")
+	if f.minimum != "" {
+		f.lowest = f.bound(f.minimum)
+		f.highest = f.bound(f.maximum)
+	}
+	return f
+}
+
+// scalarType is the field's type without the pointer that says whether it is there.
+func (f *field) scalarType() reflect.Type {
+	if f.typ.Kind() == reflect.Pointer {
+		return f.typ.Elem()
+	}
+	return f.typ
+}
+
+func (f *field) bound(text string) int64 {
+	v := reflect.New(f.scalarType()).Elem()
+	if err := setScalar(tagNode(text), v); err != nil {
+		panic(fmt.Sprintf("config: a bound of %s: %v", f.name, err))
+	}
+	return v.Int()
+}
+
+// fill sets v to the field's default.
+func (f *field) fill(v reflect.Value) {
+	if f.def == "" {
+		return
+	}
+	if f.typ.Kind() == reflect.Slice {
+		for text := range strings.SplitSeq(f.def, ", ") {
+			item := reflect.New(f.typ.Elem()).Elem()
+			item.SetString(text)
+			v.Set(reflect.Append(v, item))
+		}
+		return
+	}
+	if err := setScalar(tagNode(f.def), v); err != nil {
+		panic(fmt.Sprintf("config: the default of %s: %v", f.name, err))
+	}
+}
+
+// unknownOrder puts fields that do not exist behind those that do.
+const unknownOrder = 1 << 30
+
+// order is the position in the tree to which a JSON pointer points: at each level the number of a field or item.
+func (s schema) order(pointer string) []int {
+	var order []int
+	t := reflect.TypeFor[Config]()
+	for key := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		switch t.Kind() {
+		case reflect.Struct:
+			i := slices.IndexFunc(s[t], func(f field) bool { return f.name == key })
+			if i < 0 {
+				return append(order, unknownOrder)
+			}
+			order = append(order, i)
+			t = s[t][i].typ
+		case reflect.Slice:
+			i, err := strconv.Atoi(key)
+			if err != nil {
+				return order
+			}
+			order = append(order, i)
+			t = t.Elem()
+		default:
+			return order
+		}
+	}
+	return order
+}
+
+// tagNode is the text of a tag as the node that a file would give.
+func tagNode(text string) node {
+	switch {
+	case text == "true" || text == "false":
+		return node{kind: boolNode, text: text}
+	case strings.Trim(text, "0123456789") == "":
+		return node{kind: numberNode, text: text}
+	}
+	return node{kind: textNode, text: text}
+}
+
+// fillDefaults sets the structure v, and the structures in it, to the defaults.
+func (s schema) fillDefaults(v reflect.Value) {
+	for i := range s[v.Type()] {
+		f := &s[v.Type()][i]
+		fv := v.Field(f.index)
+		if f.typ.Kind() == reflect.Struct {
+			s.fillDefaults(fv)
+			continue
+		}
+		f.fill(fv)
+	}
+}
