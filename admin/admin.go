@@ -1,0 +1,162 @@
+// Package admin holds the HTTP doors of the process: the metrics door for scrapers and probes, and the admin
+// door for people and tools. Both only read.
+//
+// It serves what others know: the numbers of a stats.Registry and the answers of a [State]. It decides
+// nothing and changes nothing. [Listen] opens an address, [Metrics] and [Admin] are what is behind the doors,
+// and a [Server] puts the two together within bounds of time, size and number.
+//
+// Server.Run owns the goroutines here: one that accepts, and one a connection, which net/http starts. They
+// have ended, or their connections are closed, when Run returns.
+package admin
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/relevo-proxy/relevo/forwarder/stats"
+)
+
+// BuildInfo says which program this is.
+type BuildInfo struct {
+	Version   string `json:"version"`
+	Commit    string `json:"commit"`
+	GoVersion string `json:"go_version"`
+}
+
+// route is one line of a door: a path that is read.
+type route struct {
+	path    string
+	about   string
+	handler http.Handler
+}
+
+// Metrics returns the door for scrapers and probes: /metrics, /healthz and /readyz. It shows nothing that a
+// stranger on the network may not see, and answers to any Host.
+func Metrics(reg *stats.Registry, state State, build BuildInfo) http.Handler {
+	return harden(router(common(reg, state, build)))
+}
+
+// Admin returns the door for people and tools: what Metrics has, /v1/build, /v1/status, and a list of it all
+// at /. address is the one that was given to Listen. On TCP, only requests whose Host is a loopback name or
+// address, the host of address, or the address that the connection came in on are answered; others get 421,
+// so that no web page can read here under a name that it has made to resolve to this host.
+func Admin(reg *stats.Registry, state State, build BuildInfo, address string) http.Handler {
+	routes := append(common(reg, state, build),
+		route{"/v1/build", "the program: version, commit, Go version", serveJSON(func() any { return build })},
+		route{"/v1/status", "listeners, clusters and endpoints as they are now", serveJSON(func() any { return status(state) })},
+	)
+	routes = append(routes, route{"/", "this list", index(routes, build)})
+	return harden(checkHost(address, router(routes)))
+}
+
+// common returns what both doors have.
+func common(reg *stats.Registry, state State, build BuildInfo) []route {
+	return []route{
+		{"/metrics", "all metrics, in the text format of Prometheus", metrics(reg, build)},
+		{"/healthz", "200 while the process answers", serveText(func(*http.Request) (int, string) { return http.StatusOK, "ok\n" })},
+		{"/readyz", "200 when ready, else 503; ?verbose lists the reasons", serveText(ready(state))},
+	}
+}
+
+// router answers what is not in routes, and what does not only read, with a problem.
+func router(routes []route) http.Handler {
+	r := chi.NewRouter()
+	for _, e := range routes {
+		r.Method(http.MethodGet, e.path, e.handler)
+		r.Method(http.MethodHead, e.path, e.handler)
+	}
+	r.NotFound(func(w http.ResponseWriter, req *http.Request) {
+		writeProblem(w, http.StatusNotFound, "there is nothing at this path")
+	})
+	r.MethodNotAllowed(func(w http.ResponseWriter, req *http.Request) {
+		allow := allowed(r, cmp.Or(req.URL.RawPath, req.URL.Path, "/"))
+		if len(allow) == 0 { // a method that the router has never heard of, on a path that it has not either
+			writeProblem(w, http.StatusNotFound, "there is nothing at this path")
+			return
+		}
+		list := strings.Join(allow, ", ")
+		w.Header().Set("Allow", list)
+		writeProblem(w, http.StatusMethodNotAllowed, "this path answers to "+list)
+	})
+	return r
+}
+
+// allowed returns the methods that path has, in alphabetical order.
+func allowed(r chi.Routes, path string) []string {
+	var methods []string
+	for _, m := range []string{
+		http.MethodDelete, http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPatch, http.MethodPost, http.MethodPut,
+	} {
+		if r.Match(chi.NewRouteContext(), m, path) {
+			methods = append(methods, m)
+		}
+	}
+	return methods
+}
+
+// harden keeps answers out of caches and browsers from guessing what they are.
+func harden(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		next.ServeHTTP(w, r)
+	})
+}
+
+func index(routes []route, build BuildInfo) http.Handler {
+	var text strings.Builder
+	fmt.Fprintf(&text, "Relevo %s\n\n", build.Version)
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, e := range routes {
+		fmt.Fprintf(w, "GET %s\t%s\n", e.path, e.about)
+	}
+	_ = w.Flush() // a strings.Builder takes everything
+	return serveText(func(*http.Request) (int, string) { return http.StatusOK, text.String() })
+}
+
+// serveText answers with a status code and a text. A client that has gone away needs no answer, so errors of
+// writing end here, as they do below.
+func serveText(answer func(*http.Request) (int, string)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		code, text := answer(r)
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.WriteHeader(code)
+		_, _ = w.Write([]byte(text))
+	})
+}
+
+// serveJSON answers with what read returns, indented.
+func serveJSON(read func() any) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := json.MarshalIndent(read(), "", "  ")
+		if err != nil {
+			writeProblem(w, http.StatusInternalServerError, "encode the answer: "+err.Error())
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(append(body, '\n'))
+	})
+}
+
+// problem is the body of an answer that says no, RFC 9457.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+}
+
+func writeProblem(w http.ResponseWriter, code int, detail string) {
+	var body bytes.Buffer
+	_ = json.NewEncoder(&body).Encode(problem{"about:blank", http.StatusText(code), code, detail}) // strings and a number
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(code)
+	_, _ = w.Write(body.Bytes())
+}

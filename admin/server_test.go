@@ -1,0 +1,290 @@
+package admin
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+const get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+var okHandler = serveText(func(*http.Request) (int, string) { return 200, "ok\n" })
+
+func TestDefaultLimitsReachTheServer(t *testing.T) {
+	s := NewServer(listen(t, "127.0.0.1:0"), okHandler, zap.NewNop())
+	defer s.Close()
+	got := [...]time.Duration{s.http.ReadHeaderTimeout, s.http.ReadTimeout, s.http.WriteTimeout, s.http.IdleTimeout, s.shutdown}
+	want := [...]time.Duration{5 * time.Second, 10 * time.Second, 30 * time.Second, 60 * time.Second, 2 * time.Second}
+	if got != want {
+		t.Errorf("the timeouts are %v, want %v", got, want)
+	}
+	if got, want := s.http.MaxHeaderBytes, 16384; got != want {
+		t.Errorf("headers may have %d bytes, want %d", got, want)
+	}
+	if got, want := cap(s.listener.(*limitListener).slots), 256; got != want {
+		t.Errorf("%d connections may be open, want %d", got, want)
+	}
+}
+
+// TestSlowClientsAreCutOff has clients that stop at each place where a client can.
+func TestSlowClientsAreCutOff(t *testing.T) {
+	lim := defaultLimits
+	lim.readHeader, lim.read, lim.idle = 100*time.Millisecond, 200*time.Millisecond, 100*time.Millisecond
+	l := listen(t, "127.0.0.1:0")
+	reads := make(chan error, 1)
+	serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == "POST" {
+			_, err := io.ReadAll(r.Body)
+			reads <- err
+			return
+		}
+		okHandler.ServeHTTP(w, r)
+	}), lim)
+	for name, text := range map[string]string{
+		"before the first byte": "",
+		"inside the header":     "GET /healthz HTTP/1.1\r\nHost: loc",
+		"inside the body":       "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12",
+		"after an answer":       get,
+	} {
+		start := time.Now()
+		raw(t, l, text) // returns when the server closes
+		if took := time.Since(start); took < 50*time.Millisecond {
+			t.Errorf("a client that stops %s is cut off after %v, want it given its time", name, took)
+		}
+	}
+	if err := <-reads; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("reading the body gives %v, want a timeout", err)
+	}
+}
+
+func TestClientThatReadsNothingIsCutOff(t *testing.T) {
+	lim := defaultLimits
+	lim.write = 200 * time.Millisecond
+	l := listen(t, "127.0.0.1:0")
+	wrote := make(chan error, 1)
+	serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		var err error
+		for b := make([]byte, 1<<20); err == nil; {
+			_, err = w.Write(b)
+		}
+		wrote <- err
+	}), lim)
+	if _, err := io.WriteString(dial(t, l), get); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-wrote; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("writing ends with %v, want a timeout", err)
+	}
+}
+
+func TestOversized(t *testing.T) {
+	l := listen(t, "127.0.0.1:0")
+	serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+			if n > 64<<10 {
+				t.Errorf("the handler was given %d bytes, want at most 64 KiB", n)
+			}
+			writeProblem(w, http.StatusRequestEntityTooLarge, "")
+		} else {
+			okHandler.ServeHTTP(w, r)
+		}
+	}), defaultLimits)
+	post := func(header, body string) string {
+		return "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + header + "\r\n\r\n" + body
+	}
+	fits, large := strings.Repeat("x", 64<<10), strings.Repeat("x", 64<<10+1)
+	for _, tc := range []struct{ what, text, want string }{
+		{"a header of 15 KiB", post("Content-Length: 0\r\nX: "+strings.Repeat("x", 15<<10), ""), "HTTP/1.1 200 "},
+		{"a header of 21 KiB", post("Content-Length: 0\r\nX: "+strings.Repeat("x", 21<<10), ""), "HTTP/1.1 431 "},
+		{"a body of 64 KiB", post("Content-Length: 65536", fits), "HTTP/1.1 200 "},
+		{"a body of a byte more", post("Content-Length: 65537", large), "HTTP/1.1 413 "},
+		{"a body that is announced large", post("Content-Length: 1000000000000", ""), "HTTP/1.1 413 "},
+		{"a chunked body of 64 KiB", post("Transfer-Encoding: chunked", "10000\r\n"+fits+"\r\n0\r\n\r\n"), "HTTP/1.1 200 "},
+		{"a chunked body of a byte more", post("Transfer-Encoding: chunked", "10001\r\n"+large+"\r\n0\r\n\r\n"), "HTTP/1.1 413 "},
+	} {
+		c := dial(t, l)
+		_, _ = io.WriteString(c, tc.text) // the server may close before it has read it all
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if !strings.HasPrefix(line, tc.want) {
+			t.Errorf("%s gives %q, %v; want %s", tc.what, line, err, tc.want)
+		}
+	}
+}
+
+func TestConnectionsAreBounded(t *testing.T) {
+	lim := defaultLimits
+	lim.connections = 2
+	l := listen(t, "127.0.0.1:0")
+	serve(t, l, okHandler, lim)
+	ask := func(c net.Conn, wait time.Duration) error {
+		if _, err := io.WriteString(c, get); err != nil {
+			return err
+		}
+		if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			return err
+		}
+		_, err := readAnswer(bufio.NewReader(c))
+		return err
+	}
+	first, second, third := dial(t, l), dial(t, l), dial(t, l)
+	for _, c := range []net.Conn{first, second} {
+		if err := ask(c, 10*time.Second); err != nil {
+			t.Fatalf("a connection within the bound: %v", err)
+		}
+	}
+	if err := ask(third, 100*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("the connection above the bound gets %v, want no answer yet", err)
+	}
+	_ = first.Close()
+	if err := third.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if code, err := readAnswer(bufio.NewReader(third)); err != nil || code != 200 {
+		t.Errorf("when another one has closed, it gets %d, %v; want 200", code, err)
+	}
+}
+
+// TestShutdown ends a server with one request under way, once with a handler that finishes and once with one
+// that does not.
+func TestShutdown(t *testing.T) {
+	for _, finishes := range []bool{true, false} {
+		lim := defaultLimits
+		if !finishes {
+			lim.shutdown = 100 * time.Millisecond
+		}
+		entered, leave := make(chan struct{}), make(chan struct{})
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			close(entered)
+			<-leave
+			okHandler.ServeHTTP(w, r)
+		})
+		core, logs := observer.New(zapcore.InfoLevel)
+		path := t.TempDir() + "/a.sock"
+		l := listen(t, "unix:"+path)
+		s := newServer(l, h, zap.New(core), lim)
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- s.Run(ctx) }() // ends with ctx
+		c, idle := dial(t, l), dial(t, l)
+		if _, err := io.WriteString(c, get); err != nil {
+			t.Fatal(err)
+		}
+		<-entered
+		cancel()
+		if finishes {
+			_ = idle.Close() // a fresh connection may still bring its first request, so it is waited for
+			close(leave)
+		}
+		if err := <-ended; err != nil {
+			t.Errorf("Run returns %v, want nil", err)
+		}
+		code, err := readAnswer(bufio.NewReader(c))
+		if finishes && (code != 200 || logs.Len() != 0) {
+			t.Errorf("the request under way gets %d, %v with the log %v; want 200 and no word", code, err, logs.All())
+		}
+		if !finishes && (err == nil || logs.Len() != 1) {
+			t.Errorf("the request that hangs gets %d, %v with the log %v; want a cut and a warning", code, err, logs.All())
+		}
+		if !finishes {
+			close(leave)
+		}
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after Run the socket file gives %v, want it gone", err)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("Close after Run returns %v, want nil", err)
+		}
+	}
+}
+
+func TestClose(t *testing.T) {
+	path := t.TempDir() + "/a.sock"
+	l := listen(t, "unix:"+path)
+	s := NewServer(l, okHandler, zap.NewNop())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(context.Background()) }() // ends by Close
+	if got := ask(t, client(t, l), "GET", base+"/"); got.code != 200 {
+		t.Fatalf("the server answers %d, want 200", got.code)
+	}
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Errorf("Close returns %v, want nil", err)
+		}
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Run returns %v, want nil: it was closed", err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("after Close the socket file gives %v, want it gone", err)
+	}
+
+	s = NewServer(listen(t, "unix:"+path), okHandler, zap.NewNop())
+	if err := errors.Join(s.Close(), s.Run(t.Context())); err != nil {
+		t.Errorf("Close before Run, then Run: %v, want nil", err)
+	}
+}
+
+// TestCloseWakesAWaitingAccept closes while every place is taken.
+func TestCloseWakesAWaitingAccept(t *testing.T) {
+	l := newLimitListener(listen(t, "127.0.0.1:0"), 1)
+	dial(t, l)
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { _, err := l.Accept(); ended <- err }() // ends by Close
+	if err := errors.Join(l.Close(), l.Close()); err != nil {
+		t.Errorf("Close twice: %v", err)
+	}
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Accept returns %v, want net.ErrClosed", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Errorf("close the connection: %v", err)
+	}
+	_ = c.Close()
+	if n := len(l.slots); n != 0 {
+		t.Errorf("%d places are taken after closing twice, want 0", n)
+	}
+}
+
+type brokenListener struct{ net.Listener }
+
+func (brokenListener) Accept() (net.Conn, error) { return nil, errors.New("no more") }
+
+func TestBrokenListener(t *testing.T) {
+	s := NewServer(brokenListener{listen(t, "127.0.0.1:0")}, okHandler, zap.NewNop())
+	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), ": no more") {
+		t.Errorf("Run returns %v, want what broke the listener", err)
+	}
+}
+
+func TestPanicInHandlerIsLogged(t *testing.T) {
+	core, logs := observer.New(zapcore.WarnLevel)
+	l := listen(t, "127.0.0.1:0")
+	s := NewServer(l, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("oops") }), zap.New(core))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }() // ends with ctx
+	raw(t, l, get)                      // returns when the server closes
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run returns %v, want nil", err)
+	}
+	if logs.Len() != 1 || !strings.Contains(logs.All()[0].Message, "oops") {
+		t.Errorf("the log is %v, want one line with the panic", logs.All())
+	}
+}
