@@ -1,0 +1,360 @@
+package cluster
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+)
+
+func endpointsOf(weights ...int) []*Endpoint {
+	out := make([]*Endpoint, len(weights))
+	for i, w := range weights {
+		out[i] = NewEndpoint(fmt.Sprint("10.0.0.1:", i), w)
+	}
+	return out
+}
+
+func seeded(seed uint64) func() uint64 { return rand.New(rand.NewPCG(seed, 0)).Uint64 }
+
+var balancers = map[string]func([]*Endpoint, uint64) Balancer{
+	"round-robin":   func(e []*Endpoint, _ uint64) Balancer { return NewRoundRobin(e) },
+	"least-request": func(e []*Endpoint, seed uint64) Balancer { return NewLeastRequest(e, seeded(seed)) },
+}
+
+var anyWeights = rapid.SliceOfN(rapid.IntRange(1, 40), 1, 30)
+
+// TestPick holds what every balancer promises, whatever the health of the endpoints: a usable one if there is
+// one, another than avoid if there is another.
+func TestPick(t *testing.T) {
+	for name, build := range balancers {
+		t.Run(name, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				endpoints := endpointsOf(anyWeights.Draw(t, "weights")...)
+				n := len(endpoints)
+				b := build(endpoints, rapid.Uint64().Draw(t, "seed"))
+				now := int64(0)
+				for range 30 {
+					now += rapid.Int64Range(0, 300*ms).Draw(t, "passed")
+					switch i := rapid.IntRange(0, n-1).Draw(t, "endpoint"); rapid.IntRange(0, 4).Draw(t, "event") {
+					case 0, 1:
+						endpoints[i].Failed(now)
+					case 2:
+						endpoints[i].Connected()
+					case 3:
+						for _, e := range endpoints[i:] {
+							e.Failed(now)
+						}
+					case 4:
+						endpoints[i].Acquire()
+					}
+					avoid := rapid.IntRange(-1, n).Draw(t, "avoid")
+					var usable []int
+					for i, e := range endpoints {
+						if e.Usable(now) {
+							usable = append(usable, i)
+						}
+					}
+					got := b.Pick(now, avoid)
+					switch {
+					case len(usable) == 0:
+						if got != -1 {
+							t.Fatalf("picked %d, want -1: no endpoint is usable", got)
+						}
+					case !slices.Contains(usable, got):
+						t.Fatalf("picked %d, want one of the usable %v", got, usable)
+					case got == avoid && len(usable) > 1:
+						t.Fatalf("picked %d, which was to be avoided, want another of %v", got, usable)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestPickOfNone(t *testing.T) {
+	for name, build := range balancers {
+		if got := build(nil, 1).Pick(0, -1); got != -1 {
+			t.Errorf("%s without endpoints: picked %d, want -1", name, got)
+		}
+	}
+}
+
+// TestProbeIsLetThrough: with every endpoint down requests fail at once, until the first back-off has passed.
+func TestProbeIsLetThrough(t *testing.T) {
+	for name, build := range balancers {
+		t.Run(name, func(t *testing.T) {
+			endpoints := endpointsOf(1, 5, 1)
+			b := build(endpoints, 1)
+			for i, e := range endpoints {
+				e.Failed(int64(i) * 1000 * ms)
+			}
+			for i, e := range endpoints[:1] {
+				until := e.PassedOverUntil()
+				if got := b.Pick(until, -1); got != i {
+					t.Errorf("at the end of the first back-off: picked %d, want %d", got, i)
+				}
+			}
+			for _, e := range endpoints {
+				e.Failed(5000 * ms)
+			}
+			if got := b.Pick(5001*ms, -1); got != -1 {
+				t.Errorf("within all back-offs: picked %d, want -1", got)
+			}
+		})
+	}
+}
+
+func TestRoundRobinSharesAreExact(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		weights := anyWeights.Draw(t, "weights")
+		common, total := int64(0), 0
+		for _, w := range weights {
+			common = gcd(int64(w), common)
+			total += w
+		}
+		b := NewRoundRobin(endpointsOf(weights...))
+		for range rapid.IntRange(0, total).Draw(t, "offset") {
+			b.Pick(0, -1)
+		}
+		got := make([]int, len(weights))
+		for range total {
+			got[b.Pick(0, -1)]++
+		}
+		if diff := cmp.Diff(weights, got); diff != "" {
+			t.Fatalf("picks in a window of the total weight %d (-want +got):\n%s", total, diff)
+		}
+		if len(weights) > 1 && int64(len(b.sequence)) != int64(total)/common {
+			t.Fatalf("the sequence has %d turns, want %d/%d", len(b.sequence), total, common)
+		}
+	})
+}
+
+func TestRoundRobinIsSmooth(t *testing.T) {
+	for _, c := range []struct {
+		weights []int64
+		want    string
+	}{
+		{[]int64{1, 1, 1}, "abc"},
+		{[]int64{5, 1, 1}, "abaaaca"},
+		{[]int64{3, 2}, "ababa"},
+		{[]int64{1, 1, 1, 1, 4}, "aebecede"},
+	} {
+		var got []byte
+		for _, i := range sequence(c.weights) {
+			got = append(got, 'a'+byte(i))
+		}
+		if string(got) != c.want {
+			t.Errorf("turns of the weights %v: got %s, want %s", c.weights, got, c.want)
+		}
+	}
+}
+
+// TestRoundRobinKeepsProportions: the turns of an endpoint that is down do not all go to its neighbour.
+func TestRoundRobinKeepsProportions(t *testing.T) {
+	endpoints := endpointsOf(1, 1, 1, 2)
+	b := NewRoundRobin(endpoints)
+	endpoints[1].Failed(0)
+	got := make([]int, 4)
+	for range 400 {
+		got[b.Pick(0, -1)]++
+	}
+	if diff := cmp.Diff([]int{100, 0, 100, 200}, got); diff != "" {
+		t.Errorf("picks with one endpoint down (-want +got):\n%s", diff)
+	}
+}
+
+func TestRoundRobinSequenceIsBounded(t *testing.T) {
+	var weights []int64
+	total := int64(0)
+	for i := range 1000 {
+		weights = append(weights, int64(1000+i*i))
+		total += weights[i]
+	}
+	scaled := reduced(weights)
+	sum := int64(0)
+	for i, w := range scaled {
+		sum += w
+		if exact := float64(weights[i]) / float64(total) * maxTurns; math.Abs(float64(w)-exact) > 1 {
+			t.Errorf("endpoint %d has %d turns, want %.1f within one", i, w, exact)
+		}
+	}
+	if sum > maxTurns+int64(len(weights)) {
+		t.Errorf("the sequence has %d turns, want about %d", sum, maxTurns)
+	}
+}
+
+// TestLeastRequestShares: endpoints that are even get the shares of their weights.
+func TestLeastRequestShares(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		weights := rapid.SliceOfN(rapid.IntRange(1, 100), 2, 12).Draw(t, "weights")
+		endpoints := endpointsOf(weights...)
+		total := 0
+		for i, w := range weights {
+			total += w
+			for range w { // every endpoint has as much to do for its weight
+				endpoints[i].Acquire()
+			}
+		}
+		const picks = 20000
+		b := NewLeastRequest(endpoints, seeded(rapid.Uint64().Draw(t, "seed")))
+		got := make([]int, len(weights))
+		for range picks {
+			got[b.Pick(0, -1)]++
+		}
+		for i, w := range weights {
+			p := float64(w) / float64(total)
+			// Six standard deviations: by chance once in 500 million.
+			if off := math.Abs(float64(got[i]) - p*picks); off > 6*math.Sqrt(picks*p*(1-p))+1 {
+				t.Fatalf("endpoint %d of weight %d in %v: got %d of %d picks, want %.0f", i, w, weights, got[i], picks, p*picks)
+			}
+		}
+	})
+}
+
+// TestLeastRequestEvensOut: requests that do not end pile up in the proportion of the weights.
+func TestLeastRequestEvensOut(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		weights := rapid.SliceOfN(rapid.IntRange(1, 5), 2, 10).Draw(t, "weights")
+		endpoints := endpointsOf(weights...)
+		b := NewLeastRequest(endpoints, seeded(rapid.Uint64().Draw(t, "seed")))
+		const perWeight = 1000
+		for _, w := range weights {
+			for range w * perWeight {
+				endpoints[b.Pick(0, -1)].Acquire()
+			}
+		}
+		for i, w := range weights {
+			if got := endpoints[i].Active(); math.Abs(float64(got-w*perWeight)) > perWeight/10 {
+				t.Fatalf("endpoint %d of weight %d in %v: %d under way, want %d", i, w, weights, got, w*perWeight)
+			}
+		}
+	})
+}
+
+func TestLeastRequestSparesTheSlow(t *testing.T) {
+	endpoints := endpointsOf(1, 1, 1)
+	for range 10 {
+		endpoints[0].Acquire()
+	}
+	b := NewLeastRequest(endpoints, seeded(1))
+	for range 1000 {
+		if got := b.Pick(0, -1); got == 0 {
+			t.Fatal("picked the endpoint with ten requests under way, the others have none")
+		}
+	}
+}
+
+func TestOneEndpointNeedsNoRandomness(t *testing.T) {
+	b := NewLeastRequest(endpointsOf(3), func() uint64 { panic("random bits were drawn") })
+	if got := b.Pick(0, 0); got != 0 {
+		t.Errorf("picked %d, want 0: there is no other", got)
+	}
+}
+
+func TestClusterTiesTogether(t *testing.T) {
+	endpoints := endpointsOf(1, 1)
+	requests := NewLimit(3)
+	c := New("order", endpoints, NewRoundRobin(endpoints), Limits{Requests: requests})
+	if c.Name() != "order" || len(c.Endpoints()) != 2 || c.Limits().Requests != requests {
+		t.Errorf("got %q, %d endpoints, want what it was made of", c.Name(), len(c.Endpoints()))
+	}
+	if got := c.Limits().Retries.TryAcquire(1000); got != 1000 {
+		t.Errorf("a limit that was not given granted %d of 1000", got)
+	}
+	if a, b := c.Pick(0, -1), c.Pick(0, -1); a != 0 || b != 1 {
+		t.Errorf("picked %d and %d, want 0 and 1", a, b)
+	}
+	if got := c.Pick(0, 0); got != 1 {
+		t.Errorf("picked %d, want 1: 0 was to be avoided", got)
+	}
+}
+
+func TestHotPathDoesNotAllocate(t *testing.T) {
+	l := NewLimit(100)
+	for _, n := range []int{1, 3, 1000} {
+		for name, build := range balancers {
+			endpoints := endpointsOf(slices.Repeat([]int{2, 1, 1}, n)[:n]...)
+			b := build(endpoints, 1)
+			for i := range n / 2 {
+				endpoints[i].Failed(0)
+			}
+			got := testing.AllocsPerRun(1000, func() {
+				i := b.Pick(0, n-1)
+				endpoints[i].Acquire()
+				endpoints[i].Release(1)
+				endpoints[i].Connected()
+				l.Release(l.TryAcquire(3))
+			})
+			if got != 0 {
+				t.Errorf("%s of %d: got %v allocations, want 0", name, n, got)
+			}
+		}
+	}
+}
+
+func BenchmarkPick(b *testing.B) {
+	for _, n := range []int{1, 3, 1000} {
+		endpoints := endpointsOf(slices.Repeat([]int{100, 50, 20}, n)[:n]...)
+		for _, c := range []struct {
+			name     string
+			balancer Balancer
+		}{
+			{"round-robin", NewRoundRobin(endpoints)},
+			{"least-request", NewLeastRequest(endpoints, nil)},
+		} {
+			b.Run(fmt.Sprintf("%s/endpoints=%d", c.name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					c.balancer.Pick(1, -1)
+				}
+			})
+			b.Run(fmt.Sprintf("%s/endpoints=%d/parallel", c.name, n), func(b *testing.B) {
+				b.RunParallel(func(pb *testing.PB) {
+					for pb.Next() {
+						c.balancer.Pick(1, -1)
+					}
+				})
+			})
+		}
+	}
+}
+
+// BenchmarkPickMostDown is the costly case: of 1000 endpoints one is usable.
+func BenchmarkPickMostDown(b *testing.B) {
+	endpoints := endpointsOf(slices.Repeat([]int{1}, 1000)...)
+	for _, e := range endpoints[1:] {
+		e.Failed(0)
+	}
+	for name, build := range balancers {
+		b.Run(name, func(b *testing.B) {
+			balancer := build(endpoints, 1)
+			for b.Loop() {
+				balancer.Pick(1, -1)
+			}
+		})
+	}
+}
+
+func BenchmarkLimit(b *testing.B) {
+	l := NewLimit(10000)
+	b.ReportAllocs()
+	for b.Loop() {
+		l.Release(l.TryAcquire(1))
+	}
+}
+
+func BenchmarkNewRoundRobin(b *testing.B) {
+	weights := make([]int, 1000)
+	for i := range weights {
+		weights[i] = 1000 + i
+	}
+	endpoints := endpointsOf(weights...)
+	for b.Loop() {
+		NewRoundRobin(endpoints)
+	}
+}

@@ -1,0 +1,56 @@
+// Package cluster decides where a request may go: which endpoint, whether it is usable, whether there is room.
+//
+// It is policy only. It opens no connection, reads no clock and starts no goroutine: times are nanoseconds of
+// whatever monotonic clock the caller uses, and what happened to a connection is told to the endpoint by who
+// saw it. The connections themselves, and what waits for one, are the caller's.
+//
+// Everything here may be used by any number of goroutines at once, and nothing takes a lock.
+package cluster
+
+// Balancer chooses among the endpoints that it was built with.
+type Balancer interface {
+	// Pick returns the index of an endpoint that is usable at now. The endpoint avoid, the one tried last, is
+	// taken only if no other is usable; -1 avoids none. The result is -1 when none is usable: when each
+	// has failed and is within its back-off. A request then fails at once; the first one after a back-off
+	// is let through and so is the probe.
+	Pick(now int64, avoid int) int
+}
+
+// Limits are the bounds of one cluster. A nil Limit does not bound.
+type Limits struct {
+	Connections *Limit // to all endpoints together, being dialled included
+	Pending     *Limit // exchanges that wait for a connection
+	Requests    *Limit // exchanges under way
+	Retries     *Limit // of Requests, those beyond their first try
+}
+
+// Cluster is a name for endpoints that can stand in for each other. Static after New.
+type Cluster struct {
+	name      string
+	endpoints []*Endpoint
+	balancer  Balancer
+	limits    Limits
+}
+
+// New ties a cluster together. The balancer must have been built with the same endpoints in the same order;
+// indexes are indexes into them.
+func New(name string, endpoints []*Endpoint, balancer Balancer, limits Limits) *Cluster {
+	for _, l := range []**Limit{&limits.Connections, &limits.Pending, &limits.Requests, &limits.Retries} {
+		if *l == nil {
+			*l = NewLimit(Unlimited)
+		}
+	}
+	return &Cluster{name: name, endpoints: endpoints, balancer: balancer, limits: limits}
+}
+
+// Name is the cluster's name in the configuration and in metrics.
+func (c *Cluster) Name() string { return c.name }
+
+// Endpoints are the cluster's endpoints. The caller must not change the slice.
+func (c *Cluster) Endpoints() []*Endpoint { return c.endpoints }
+
+// Limits are the cluster's bounds; none is nil.
+func (c *Cluster) Limits() *Limits { return &c.limits }
+
+// Pick returns the index of the endpoint that the next try should use, or -1; see Balancer.
+func (c *Cluster) Pick(now int64, avoid int) int { return c.balancer.Pick(now, avoid) }

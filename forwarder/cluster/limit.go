@@ -1,0 +1,64 @@
+package cluster
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+)
+
+// Unlimited is the bound of a limit that only counts.
+const Unlimited = math.MaxInt
+
+// Limit counts what is taken of a bound. At no moment is more taken than the bound or less than nothing.
+type Limit struct {
+	// Static after NewLimit.
+	max int64
+
+	// Atomic.
+	used atomic.Int64
+
+	// Limits are made together and written by different cores; each fills its cache line.
+	_ [48]byte
+}
+
+// NewLimit returns a limit of which nothing is taken. A negative max grants nothing, like 0.
+func NewLimit(max int) *Limit {
+	if max < 0 {
+		max = 0
+	}
+	return &Limit{max: int64(max)}
+}
+
+// TryAcquire takes n, or what there is of n, and returns how much that was: 0 if the limit is reached.
+func (l *Limit) TryAcquire(n int) int {
+	for {
+		used := l.used.Load()
+		granted := min(int64(n), l.max-used)
+		if granted <= 0 {
+			return 0
+		}
+		if l.used.CompareAndSwap(used, used+granted) {
+			return int(granted)
+		}
+	}
+}
+
+// Release gives n back. More than is taken is a mistake of the program, and panics: the count would admit too
+// much from then on.
+func (l *Limit) Release(n int) {
+	for {
+		used := l.used.Load()
+		if n < 0 || int64(n) > used {
+			panic(fmt.Sprintf("cluster: release of %d from a limit of which %d are taken", n, used))
+		}
+		if l.used.CompareAndSwap(used, used-int64(n)) {
+			return
+		}
+	}
+}
+
+// Used is how much is taken.
+func (l *Limit) Used() int { return int(l.used.Load()) }
+
+// Max is the bound.
+func (l *Limit) Max() int { return int(l.max) }
