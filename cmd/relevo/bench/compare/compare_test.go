@@ -1,0 +1,96 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
+)
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		values []float64
+		want   float64
+	}{
+		{nil, 0},
+		{[]float64{3}, 3},
+		{[]float64{9, 1, 2}, 2},
+		{[]float64{4, 1, 2, 100}, 3},
+	} {
+		given := slices.Clone(c.values)
+		if got := median(c.values); got != c.want {
+			t.Errorf("median(%v) = %v, want %v", c.values, got, c.want)
+		}
+		if !slices.Equal(given, c.values) {
+			t.Errorf("median reordered %v to %v", given, c.values)
+		}
+	}
+}
+
+func TestChooseKeepsTheOrderOfTheTable(t *testing.T) {
+	chosen, err := choose("1x1x1K,8x64x1K")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(chosen) != 2 || chosen[0].name != "8x64x1K" || chosen[1].name != "1x1x1K" {
+		t.Errorf("chose %v, want 8x64x1K, then 1x1x1K", chosen)
+	}
+	if all, err := choose(""); err != nil || len(all) != len(workloads) {
+		t.Errorf("no names chose %v (%v), want all workloads", all, err)
+	}
+	if _, err := choose("8x64x1K,"); err == nil {
+		t.Error("an empty name among others was accepted")
+	}
+}
+
+func TestDocumentComparesMediansWithThoseOfHaproxy(t *testing.T) {
+	targets := []*target{
+		{name: relevoName, version: "relevo 1", proc: &process{}},
+		{name: haproxyName, proc: &process{}},
+		{name: directName},
+	}
+	w := workloads[0]
+	run := func(target string, cpu, p99 float64, lost uint64) result {
+		return result{Workload: w.name, Target: target, Report: bench.Report{
+			Throughput: 1000, Lost: lost,
+			Latency: &bench.Latency{P50: 100, P99: p99},
+			Process: &bench.Process{CPU: cpu},
+		}}
+	}
+	results := []result{
+		run(relevoName, 1, 200, 0), run(relevoName, 90, 9000, 3), run(relevoName, 2, 300, 1),
+		run(haproxyName, 4, 400, 0), run(haproxyName, 4, 400, 0), run(haproxyName, 1, 400, 0),
+		{Workload: w.name, Target: directName, Report: bench.Report{Throughput: 5000}},
+	}
+	page := document(options{rounds: 3, duration: time.Second}, "a machine", targets, []workload{w}, results)
+	for _, want := range []string{
+		"| 8x64x1K | relevo | 2.00 | 0.50 | 0.8 | 1000 | 0.100 | 0.300 | 4 |\n",
+		"|  | haproxy tcp | 4.00 | 1.00 |  | 1000 | 0.100 | 0.400 | 0 |\n",
+		"|  | direct |  |  |  | 5000 | 0.000 | 0.000 | 0 |\n",
+		"- a machine\n- relevo: relevo 1\n",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	if err := failed(results); err == nil || !strings.HasPrefix(err.Error(), "4 requests") {
+		t.Errorf("failed() = %v, want it to name 4 requests", err)
+	}
+}
+
+func TestTailKeepsTheEnd(t *testing.T) {
+	said := &tail{}
+	if got := said.String(); got != "nothing" {
+		t.Errorf("an empty tail says %q, want nothing", got)
+	}
+	for range 3 {
+		fmt.Fprint(said, strings.Repeat("x", tailSize-1))
+	}
+	fmt.Fprintln(said, "the end")
+	if got := said.String(); len(got) != tailSize-1 || !strings.HasSuffix(got, "xthe end") {
+		t.Errorf("the tail has %d bytes and ends with %q, want %d bytes that end with the last words", len(got), got[len(got)-10:], tailSize-1)
+	}
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+const explanation = `# Benchmarks
+
+Relevo beside haproxy in TCP mode, measured in turns in one run: medians of %d rounds of %s each. The load generator, the
+proxy and the echo server share the cores of one machine, on the loopback interface.
+
+The figure that counts is **CPU µs/request**: the proxy's own CPU time, user and system, per request and its reply. It does not
+depend on who else uses the cores. **x haproxy** is its ratio to haproxy's in the same run, and **goal** the ratio to reach.
+Throughput and latency are those of a machine with nothing to spare in the closed loops; ` + "`direct`" + ` is the echo server without a
+proxy. haproxy forwards bytes (layer 4); Relevo decodes each frame, picks a route by its service, numbers it anew on one shared
+connection and matches its reply (layer 7).
+
+A workload is connections x requests in flight on each x bytes of content. In the open loops requests come at a fixed rate,
+whether or not replies do, and latency counts from when a request was due.
+
+`
+
+// document is the page: what was measured, on what, and the table.
+func document(o options, machine string, targets []*target, chosen []workload, results []result) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, explanation, o.rounds, o.duration)
+
+	b.WriteString("| workload | | CPU µs/request | x haproxy | goal | requests/s | p50 ms | p99 ms | failed |\n")
+	b.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|\n")
+	for _, w := range chosen {
+		base := 0.0
+		for _, t := range targets {
+			if t.name == haproxyName {
+				base = medians(results, w, t).cpu
+			}
+		}
+		for i, t := range targets {
+			m := medians(results, w, t)
+			label, cpu, ratio, goal := "", "", "", ""
+			if i == 0 {
+				label = w.String()
+			}
+			if t.proc != nil {
+				cpu = fmt.Sprintf("%.2f", m.cpu)
+			}
+			if t.proc != nil && base > 0 {
+				ratio = fmt.Sprintf("%.2f", m.cpu/base)
+			}
+			if t.name == relevoName {
+				goal = fmt.Sprintf("%.1f", w.goal)
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %.0f | %.3f | %.3f | %d |\n",
+				label, t.name, cpu, ratio, goal, m.rate, m.p50, m.p99, m.bad)
+		}
+	}
+
+	fmt.Fprintf(&b, "\nMeasured on %s with:\n\n", time.Now().UTC().Format(time.DateOnly))
+	fmt.Fprintf(&b, "- %s\n", machine)
+	for _, t := range targets {
+		if t.version != "" {
+			fmt.Fprintf(&b, "- %s: %s\n", t.name, t.version)
+		}
+	}
+	fmt.Fprintf(&b, "\n    %s\n", command(o))
+	return b.String()
+}
+
+// command is what to type to measure the same again.
+func command(o options) string {
+	line := fmt.Sprintf("make build && go run ./cmd/relevo/bench/compare -rounds %d -duration %s", o.rounds, o.duration)
+	if o.only != "" {
+		line += " -workloads " + o.only
+	}
+	if !o.direct {
+		line += " -direct=false"
+	}
+	if o.out != "" {
+		line += " -out docs/benchmarks.md"
+	}
+	return line
+}
