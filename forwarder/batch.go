@@ -1,0 +1,204 @@
+package forwarder
+
+import (
+	"runtime/debug"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/filter"
+	"github.com/relevo-proxy/relevo/forwarder/route"
+	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
+
+// maxBatch is the number of frames that are carried between two flushes.
+const maxBatch = 64
+
+// batch is the scratch of a goroutine while it carries frames along the road: what one read brought, what
+// waited for a connection, what the sweeper found. It is taken from a pool for that long, so an idle
+// connection has none. It reads the clock once, owes the flushes of what it appended, and adds up what it
+// counted, until done.
+type batch struct {
+	// Static after newBatch.
+	f *Forwarder
+
+	// Set by Forwarder.batch.
+	now  int64
+	snap *snapshot
+
+	// What was read: data[:used] is done with, the frame under way included.
+	data []byte
+	used int
+
+	// The exchange that is being carried, and its frame.
+	x     exchange
+	msg   wire.Message
+	frame frame
+
+	// Why the exchange is answered here; valid in phaseHijack.
+	reason string
+	status wire.Status
+
+	// Owed to others until done.
+	dirty  []*conn.Conn
+	frames uint64
+	own    *stats.Histogram // where the time of this batch is counted, once a frame
+	debts  debts
+
+	// Reused.
+	out    []byte
+	values [route.MaxKeys][]byte
+	seen   filter.Exchange
+}
+
+// frame is the bytes of the message under way.
+type frame struct {
+	bytes []byte
+	owned bool // bytes are a buffer of their own, to be handed on or put back; else they lie in a read buffer
+}
+
+func newBatch(f *Forwarder) *batch { return &batch{f: f} }
+
+// batch begins a batch: one look at the clock, one at the configuration.
+func (f *Forwarder) batch() *batch {
+	b := f.batches.Get().(*batch)
+	b.now = f.now()
+	b.snap = f.snap.Load()
+	return b
+}
+
+// done pays what the batch owes: flushes first, then counts. The batch goes back to its pool.
+func (b *batch) done() {
+	for _, c := range b.dirty {
+		c.Flush()
+	}
+	clear(b.dirty)
+	b.dirty = b.dirty[:0]
+	b.debts.pay()
+	if b.own != nil && b.frames > 0 {
+		var l stats.Local
+		l.ObserveN(time.Duration(b.f.now()-b.now), b.frames)
+		b.own.Merge(&l)
+	}
+	b.own, b.frames, b.snap, b.data = nil, 0, nil, nil
+	b.x, b.msg, b.frame = exchange{}, wire.Message{}, frame{}
+	b.f.batches.Put(b)
+}
+
+// owe notes that a connection must be flushed when the batch ends.
+func (b *batch) owe(c *conn.Conn, v conn.Verdict) {
+	if v == conn.First {
+		b.dirty = append(b.dirty, c)
+	}
+}
+
+// requests carries what a client sent: whole frames from the front of data, up to a batch of them. It returns
+// how many unread bytes the next read must bring at least. The error is of type *wire.DecodeError and ends
+// the connection; b.msg then says what is known of the frame, and b.data[b.used:] is what could not be decoded.
+func (b *batch) requests(d *downstream, data []byte) (need int, err error) {
+	r := b.snap.roads[d.listener.slot]
+	b.own = d.listener.stats.own
+	b.data, b.used, need = data, 0, 1
+	defer b.rescue()
+	defer func() { d.conn.Advance(b.used) }()
+	for range maxBatch {
+		n, err := r.codec.Decode(&b.msg, b.data[b.used:], r.limits)
+		if err != nil {
+			return 1, err
+		}
+		if n > len(b.data)-b.used {
+			need = n
+			break
+		}
+		b.used += n
+		b.frames++
+		d.frames++
+		b.frame = frame{bytes: b.msg.Frame}
+		if n > ownAbove {
+			b.takeOver(d.conn)
+		}
+		b.inbound(d, r)
+	}
+	return need, nil
+}
+
+// ownAbove is the size above which a frame has a read buffer to itself, which is handed on instead of copied.
+const ownAbove = 64 << 10
+
+// takeOver makes the frame under way own its buffer, if it has one to itself: nothing else is in data then.
+func (b *batch) takeOver(c *conn.Conn) {
+	if buf := c.Own(len(b.frame.bytes)); buf != nil {
+		b.frame = frame{bytes: buf, owned: true}
+		b.data, b.used = nil, 0
+	}
+}
+
+// putBack gives the frame's buffer back, if it has one of its own.
+func (b *batch) putBack() {
+	if b.frame.owned {
+		b.f.buffers.Put(b.frame.bytes)
+	}
+	b.frame = frame{}
+}
+
+// inbound takes one frame that a client sent.
+func (b *batch) inbound(d *downstream, r *road) {
+	ls := d.listener.stats
+	switch b.msg.Kind {
+	case wire.Request:
+		b.debts.request(ls)
+		b.begin(d)
+	case wire.Oneway:
+		ls.oneways.Add(1)
+		b.begin(d)
+	case wire.Unknown:
+		b.debts.request(ls)
+		b.begin(d)
+	case wire.Heartbeat:
+		ls.heartbeat.Add(1)
+		b.out = r.codec.AppendReply(b.out[:0], b.msg.Tag, b.msg.ID, wire.Success)
+		b.toClient(d, b.out)
+	default: // a reply, an ack or a GoAway: a forwarder has asked the client for nothing
+		ls.dropped.add(ReasonUnexpectedFrame, 1)
+	}
+	b.putBack()
+}
+
+// toClient appends bytes to a client's write queue and says whether they were taken. A client that does not
+// read is closed when too much is queued for it.
+func (b *batch) toClient(d *downstream, bytes []byte) bool {
+	switch v := d.conn.Append(bytes); v {
+	case conn.Refused:
+		return false
+	case conn.Full:
+		d.conn.Close(conn.ReasonQueueFull)
+		return false
+	default:
+		b.owe(d.conn, v)
+		return true
+	}
+}
+
+// rescue is where a panic on the road ends, deferred by everything that carries frames: the exchange under way
+// is answered UNKNOWN, the others go on.
+func (b *batch) rescue() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	b.f.dropped.add(ReasonPanic, 1)
+	b.f.log.Error("recovered a panic: one exchange is lost, please report this", zap.Any("panic", v),
+		zap.Stringer("phase", b.x.phase), zap.ByteString("stack", debug.Stack()))
+	defer func() {
+		if v := recover(); v != nil {
+			b.f.log.Error("a panic while a panic was answered", zap.Any("panic", v))
+		}
+	}()
+	if b.x.live() {
+		b.hijack(wire.UnknownStatus, ReasonPanic)
+		b.run()
+	}
+	b.putBack()
+}

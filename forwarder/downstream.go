@@ -1,0 +1,98 @@
+package forwarder
+
+import (
+	"encoding/hex"
+	"errors"
+	"net"
+	"net/netip"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
+
+// downstream is one client connection.
+type downstream struct {
+	// Static after newDownstream.
+	listener *listener
+	conn     *conn.Conn
+	client   netip.AddrPort // zero for a unix socket
+
+	// Owned by the read loop.
+	frames uint64 // whole frames seen
+
+	// Atomic.
+	inFlight atomic.Int64 // requests that have not ended
+	inBatch  atomic.Bool  // the read loop is at work on what it read
+}
+
+func newDownstream(l *listener, c *conn.Conn, peer net.Addr) *downstream {
+	d := &downstream{listener: l, conn: c}
+	if tcp, ok := peer.(*net.TCPAddr); ok {
+		d.client = tcp.AddrPort()
+	}
+	c.Touch(l.f.now())
+	return d
+}
+
+// idle says whether closing the connection would lose nothing.
+func (d *downstream) idle() bool {
+	return d.inFlight.Load() == 0 && !d.inBatch.Load() && d.conn.Queued() == 0
+}
+
+// run is the read loop. It ends when the connection is closed.
+func (d *downstream) run() {
+	f := d.listener.f
+	need := 1
+	for {
+		data, err := d.conn.Read(need)
+		if err != nil {
+			break
+		}
+		d.inBatch.Store(true)
+		b := f.batch()
+		d.conn.Touch(b.now)
+		need, err = b.requests(d, data)
+		if err != nil {
+			d.refuse(b, err)
+		}
+		b.done()
+		d.inBatch.Store(false)
+		if err != nil {
+			d.conn.Finish(reasonOf(err))
+			break
+		}
+	}
+	d.conn.Release()
+	d.listener.gone(d)
+}
+
+// reasonOf is the reason that a decode error closes a connection for.
+func reasonOf(err error) string {
+	var bad *wire.DecodeError
+	if errors.As(err, &bad) {
+		return bad.Reason
+	}
+	return wire.ReasonBadProtocol
+}
+
+// refuse answers, where that is possible, the frame that could not be decoded, and logs it.
+func (d *downstream) refuse(b *batch, err error) {
+	reason := reasonOf(err)
+	l := d.listener
+	if b.msg.Kind == wire.Request {
+		b.x = newExchange(d, &b.msg, b.now)
+		b.hijack(wire.CodecException, reason)
+		b.run()
+	}
+	if n, ok := l.f.warn(l.name, reason); ok {
+		first := b.data[b.used:]
+		l.f.log.Warn("closing a client connection: its bytes are not a frame",
+			zap.String("listener", l.name), zap.Stringer("client", d.client), zap.String("reason", reason),
+			zap.Error(err), zap.Uint64("frames_before", d.frames),
+			zap.String("bytes", hex.EncodeToString(first[:min(len(first), 16)])),
+			zap.String("check", advice[reason]), zap.Uint64("suppressed", n))
+	}
+}

@@ -1,0 +1,168 @@
+// Package forwarder is the road of a request: from a client's connection through the phases of an exchange to
+// a server's connection, and back with the reply.
+//
+//	downstream.go   one client connection: its read loop
+//	batch.go        what one read brought, and the scratch of the goroutine that carries it along the road
+//	exchange*.go    the life of one request as a list of phases
+//	pool.go         the connections to one endpoint, and the exchanges that wait for one
+//	upstream.go     one server connection: its stream table and its read loop
+//	sweep.go        deadlines, timeouts, heartbeats, memory pressure: the only clockwork
+//	snapshot.go     one built, immutable configuration
+//
+// It chooses no codec, filter or address: Spec brings them. Its goroutines are one accept loop a listener, one
+// read loop a connection, one dial at a time an endpoint, and one sweeper; Close waits for all of them.
+package forwarder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/stats"
+)
+
+// Forwarder forwards. Create one with New, let it Run, end it with Drain or Close.
+type Forwarder struct {
+	// Static after New.
+	log      *zap.Logger
+	reg      *stats.Registry
+	buffers  *conn.Buffers
+	started  time.Time // the clock's zero
+	sweep    *sweeper
+	warnings *stats.Throttle[warning]
+	batches  sync.Pool
+	dropped  byReason
+	ctx      context.Context // ends when Close is called: dials and waits end with it
+	cancel   context.CancelFunc
+	group    sync.WaitGroup // every goroutine of the road
+
+	// Atomic.
+	snap     atomic.Pointer[snapshot]
+	draining atomic.Bool
+
+	// Guarded by mu.
+	mu     sync.Mutex
+	closed bool
+}
+
+// warning is what warnings are throttled by.
+type warning struct{ about, reason string }
+
+// The throttle of warnings: one in this time for what it is about and the reason.
+const (
+	warnInterval = 10 * time.Second
+	warnKeys     = 4096
+)
+
+// New builds the road for a spec and binds its listeners; nothing is accepted before Start. An error means
+// that nothing is left open. maxBuffered bounds the bytes that all connections buffer together.
+func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*Forwarder, error) {
+	f := &Forwarder{
+		log:      log,
+		reg:      reg,
+		buffers:  conn.NewBuffers(maxBuffered),
+		started:  time.Now(),
+		warnings: stats.NewThrottle[warning](warnInterval, warnKeys),
+		dropped:  byReason{reg: reg, name: "relevo_recovered_panics_total", help: "Panics recovered on the road, each a defect, by reason."},
+	}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.batches.New = func() any { return newBatch(f) }
+	f.sweep = newSweeper(f)
+	snap, err := f.build(spec)
+	if err != nil {
+		f.cancel()
+		return nil, err
+	}
+	f.snap.Store(snap)
+	f.export()
+	return f, nil
+}
+
+// Start begins to accept and to sweep.
+func (f *Forwarder) Start() {
+	f.group.Go(f.sweep.run) // ends with f.ctx
+	for _, l := range f.snap.Load().listeners {
+		f.group.Go(l.accept) // ends when its socket is closed
+	}
+}
+
+// now is the time in nanoseconds since the Forwarder was made, on the monotonic clock.
+func (f *Forwarder) now() int64 { return int64(time.Since(f.started)) }
+
+// Drain stops accepting, answers what clients still send with CONNECTION_CLOSED, lets the requests in flight
+// finish and closes each connection as soon as it has none. It returns when no connection is left, or with
+// ctx's error. Close must follow.
+func (f *Forwarder) Drain(ctx context.Context) error {
+	f.draining.Store(true)
+	snap := f.snap.Load()
+	for _, l := range snap.listeners {
+		l.stop()
+	}
+	tick := time.NewTicker(drainLook)
+	defer tick.Stop()
+	for {
+		open := 0
+		for _, l := range snap.listeners {
+			open += l.closeIdle()
+		}
+		if open == 0 && snap.unsent() == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %d connections to finish: %w", open, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// drainLook is how often Drain looks for connections that have finished.
+const drainLook = 5 * time.Millisecond
+
+// Close closes everything and waits for every goroutine of the road. It may be called twice.
+func (f *Forwarder) Close() {
+	f.mu.Lock()
+	first := !f.closed
+	f.closed = true
+	f.mu.Unlock()
+	if first {
+		f.draining.Store(true)
+		f.cancel()
+		snap := f.snap.Load()
+		for _, l := range snap.listeners {
+			l.stop()
+			l.closeAll()
+		}
+		for _, c := range snap.order {
+			c.close()
+		}
+	}
+	f.group.Wait()
+}
+
+// Addresses are the listeners' addresses by name, as bound.
+func (f *Forwarder) Addresses() map[string]net.Addr {
+	out := make(map[string]net.Addr)
+	for _, l := range f.snap.Load().listeners {
+		out[l.name] = l.socket.Addr()
+	}
+	return out
+}
+
+// Buffered is the number of bytes that the connections' buffers hold.
+func (f *Forwarder) Buffered() int64 { return f.buffers.Used() }
+
+// warn says whether a warning about something, for a reason, is due, and how many were held back before it.
+func (f *Forwarder) warn(about, reason string) (suppressed uint64, ok bool) {
+	return f.warnings.Allow(warning{about, reason}, f.now())
+}
+
+// errStopped is the reason of dials that end because the Forwarder does.
+var errStopped = errors.New("stopping")

@@ -1,0 +1,241 @@
+package forwarder
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+)
+
+// listener is one listening socket, its accept loop and the connections that came in through it.
+type listener struct {
+	// Static after newListener.
+	f              *Forwarder
+	name           string
+	slot           int // index of its road in every snapshot
+	socket         net.Listener
+	connConfig     conn.Config
+	maxConnections int
+	rate           *rate.Limiter // nil: unbounded
+	stats          *listenerStats
+
+	// Atomic.
+	stopped atomic.Bool
+
+	// Guarded by mu.
+	mu            sync.Mutex
+	open          map[*downstream]struct{}
+	closedRX      uint64 // bytes of connections that are gone
+	closedTX      uint64
+	refuseStarted bool // closeAll was called: a connection that still comes is closed
+}
+
+func newListener(f *Forwarder, spec *ListenerSpec, socket net.Listener, slot int) *listener {
+	l := &listener{
+		f:      f,
+		name:   spec.Name,
+		slot:   slot,
+		socket: socket,
+		connConfig: conn.Config{
+			High:         spec.QueueHigh,
+			Low:          spec.QueueLow,
+			MaxQueued:    spec.MaxQueued,
+			WriteTimeout: spec.WriteTimeout,
+			IdleTimeout:  spec.IdleTimeout,
+			Share:        requestShare,
+		},
+		maxConnections: spec.MaxConnections,
+		stats:          newListenerStats(f.reg, spec.Name),
+		open:           make(map[*downstream]struct{}),
+	}
+	if spec.AcceptRate > 0 {
+		l.rate = rate.NewLimiter(rate.Limit(spec.AcceptRate), max(1, spec.AcceptRate/10))
+	}
+	return l
+}
+
+// Large requests may fill the buffer budget up to this many percent, large replies all of it: what is on its
+// way out makes room, what comes in takes it.
+const (
+	requestShare = 75
+	replyShare   = 95
+)
+
+// LeastBuffered is the smallest buffer budget with which a frame of this size can be read at all, in bytes.
+func LeastBuffered(maxFrame int64) int64 { return (maxFrame/requestShare + 1) * 100 }
+
+// accept is the accept loop. It ends when the socket is closed.
+func (l *listener) accept() {
+	var pause time.Duration
+	for {
+		if l.rate != nil {
+			if l.rate.Wait(l.f.ctx) != nil {
+				return // stopping
+			}
+		}
+		c, err := l.socket.Accept()
+		if err != nil {
+			if l.stopped.Load() {
+				return
+			}
+			if pause = l.acceptFailed(err, pause); pause == 0 {
+				return
+			}
+			continue
+		}
+		pause = 0
+		l.admit(c)
+	}
+}
+
+// The pause behind a failed accept doubles between these, as while descriptors have run out.
+const (
+	minAcceptPause = 5 * time.Millisecond
+	maxAcceptPause = time.Second
+)
+
+// acceptFailed counts a failed accept and waits before the next. It returns the pause it made; 0 means that
+// the loop must end.
+func (l *listener) acceptFailed(err error, pause time.Duration) time.Duration {
+	if errors.Is(err, net.ErrClosed) {
+		return 0
+	}
+	l.stats.acceptErr.Add(1)
+	pause = min(max(2*pause, minAcceptPause), maxAcceptPause)
+	if n, ok := l.f.warn(l.name, "accept"); ok {
+		l.f.log.Warn("accepting a connection; trying on", zap.String("listener", l.name), zap.Error(err),
+			zap.Duration("pause", pause), zap.Uint64("suppressed", n))
+	}
+	t := time.NewTimer(pause)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return pause
+	case <-l.f.ctx.Done():
+		return 0
+	}
+}
+
+// admit starts a connection's read loop, or closes it because there are too many.
+func (l *listener) admit(c net.Conn) {
+	sock, ok := c.(conn.Socket)
+	if !ok {
+		_ = c.Close() // not a socket of the operating system: cannot happen with the networks of a ListenerSpec
+		return
+	}
+	cc, err := conn.New(sock, l.f.buffers, l.connConfig)
+	if err != nil {
+		_ = c.Close()
+		return
+	}
+	d := newDownstream(l, cc, c.RemoteAddr())
+	l.mu.Lock()
+	switch {
+	case l.refuseStarted:
+		l.mu.Unlock()
+		cc.Close(ReasonStopping)
+		return
+	case len(l.open) >= l.maxConnections:
+		l.mu.Unlock()
+		cc.Close(ReasonMaxConnections)
+		l.stats.rejected.add(ReasonMaxConnections, 1)
+		if n, ok := l.f.warn(l.name, ReasonMaxConnections); ok {
+			l.f.log.Warn("connection refused: the listener has its most", zap.String("listener", l.name),
+				zap.Int("max_connections", l.maxConnections), zap.Uint64("suppressed", n))
+		}
+		return
+	}
+	l.open[d] = struct{}{}
+	l.mu.Unlock()
+	l.stats.accepted.Add(1)
+	l.f.sweep.connected()
+	l.f.group.Go(d.run) // ends when the connection is closed
+}
+
+// gone forgets a connection that ended.
+func (l *listener) gone(d *downstream) {
+	rx, tx := d.conn.Bytes()
+	l.mu.Lock()
+	delete(l.open, d)
+	l.closedRX += rx
+	l.closedTX += tx
+	l.mu.Unlock()
+	l.stats.closes.add(d.conn.Reason(), 1)
+}
+
+// each calls fn for every open connection, under the listener's lock: fn only looks.
+func (l *listener) each(fn func(*downstream)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for d := range l.open {
+		fn(d)
+	}
+}
+
+// list appends the open connections for which keep says true.
+func (l *listener) list(out []*downstream, keep func(*downstream) bool) []*downstream {
+	l.each(func(d *downstream) {
+		if keep(d) {
+			out = append(out, d)
+		}
+	})
+	return out
+}
+
+// connections counts the open connections and those of them that are not read from.
+func (l *listener) connections() (open, gated int) {
+	l.each(func(d *downstream) {
+		open++
+		if d.conn.Gated() {
+			gated++
+		}
+	})
+	return open, gated
+}
+
+// bytes are the bytes read from and written to all clients so far.
+func (l *listener) bytes() (rx, tx uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	rx, tx = l.closedRX, l.closedTX
+	for d := range l.open {
+		r, t := d.conn.Bytes()
+		rx += r
+		tx += t
+	}
+	return rx, tx
+}
+
+// stop closes the listening socket, which ends the accept loop. It may be called twice.
+func (l *listener) stop() {
+	if l.stopped.CompareAndSwap(false, true) {
+		_ = l.socket.Close()
+	}
+}
+
+// closeIdle closes the connections that have nothing in flight and nothing to write, and returns how many
+// stay open.
+func (l *listener) closeIdle() int {
+	idle := l.list(nil, func(d *downstream) bool { return d.idle() })
+	for _, d := range idle {
+		d.conn.Close(ReasonDrained)
+	}
+	open, _ := l.connections()
+	return open
+}
+
+// closeAll closes all connections, and those that still come.
+func (l *listener) closeAll() {
+	l.mu.Lock()
+	l.refuseStarted = true
+	l.mu.Unlock()
+	for _, d := range l.list(nil, func(*downstream) bool { return true }) {
+		d.conn.Close(ReasonStopping)
+	}
+}

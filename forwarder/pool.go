@@ -1,0 +1,459 @@
+package forwarder
+
+import (
+	"context"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
+
+// upCluster is a cluster and its endpoints' connections.
+type upCluster struct {
+	// Static after newUpCluster.
+	f            *Forwarder
+	spec         ClusterSpec
+	codec        wire.Codec
+	policy       *cluster.Cluster
+	endpoints    []*upEndpoint
+	pendingBytes *cluster.Limit
+	stats        *clusterStats
+}
+
+// upEndpoint is an endpoint and its pools: small frames and large ones do not share connections, so that a
+// large one delays nobody's small ones, neither on its way out nor as its reply.
+type upEndpoint struct {
+	// Static after newUpCluster.
+	cluster          *upCluster
+	policy           *cluster.Endpoint
+	network, address string
+	small, large     *pool
+	stats            *endpointStats
+
+	// Guarded by mu.
+	mu                 sync.Mutex
+	closedRX, closedTX uint64 // bytes of connections that are gone
+}
+
+// largeFrame is the size from which on a request goes out on a connection for large ones.
+const largeFrame = 256 << 10
+
+func newUpCluster(f *Forwarder, spec *ClusterSpec) *upCluster {
+	c := &upCluster{
+		f: f, spec: *spec, codec: spec.Codec,
+		pendingBytes: cluster.NewLimit(spec.MaxPendingBytes),
+		stats:        newClusterStats(f.reg, spec.Name),
+	}
+	policies := make([]*cluster.Endpoint, len(spec.Endpoints))
+	for i, e := range spec.Endpoints {
+		policies[i] = cluster.NewEndpoint(e.Address, e.Weight)
+		up := &upEndpoint{
+			cluster: c, policy: policies[i], network: e.Network, address: e.Address,
+			stats: newEndpointStats(f.reg, spec.Name, e.Address),
+		}
+		up.small, up.large = newPool(up), newPool(up)
+		c.endpoints = append(c.endpoints, up)
+	}
+	var balancer cluster.Balancer = cluster.NewLeastRequest(policies, nil)
+	if spec.Balancer == BalancerRoundRobin {
+		balancer = cluster.NewRoundRobin(policies)
+	}
+	c.policy = cluster.New(spec.Name, policies, balancer, cluster.Limits{
+		Connections: cluster.NewLimit(spec.MaxConnections),
+		Pending:     cluster.NewLimit(spec.MaxPending),
+		Requests:    cluster.NewLimit(spec.MaxRequests),
+	})
+	return c
+}
+
+// The balancers that a ClusterSpec can name.
+const (
+	BalancerLeastRequest = "least-request"
+	BalancerRoundRobin   = "round-robin"
+)
+
+// pool is the connections to one endpoint that requests share, and the exchanges that wait for one. It dials
+// when somebody needs a connection, one at a time.
+type pool struct {
+	// Static after newPool.
+	endpoint *upEndpoint
+
+	// Atomic. The slice is replaced, never changed; written under mu.
+	conns atomic.Pointer[[]*upstream]
+
+	// Guarded by mu.
+	mu       sync.Mutex
+	waiting  []waiter
+	dialling bool
+	closed   bool
+}
+
+// waiter is an exchange that waits for a connection, and its request, in a buffer of its own.
+type waiter struct {
+	x     exchange
+	frame []byte
+}
+
+func newPool(e *upEndpoint) *pool {
+	p := &pool{endpoint: e}
+	p.conns.Store(new([]*upstream))
+	return p
+}
+
+// pool is the pool for a frame of this size.
+func (e *upEndpoint) pool(size int) *pool {
+	if size >= largeFrame {
+		return e.large
+	}
+	return e.small
+}
+
+// pools are both pools, for those that concern all connections.
+func (e *upEndpoint) pools() [2]*pool { return [2]*pool{e.small, e.large} }
+
+// ready returns the connection with the fewest streams among those that can take another frame, or nil. Where
+// it has streams and there may be more connections, one is dialled meanwhile.
+func (p *pool) ready() *upstream {
+	conns := *p.conns.Load()
+	most := p.endpoint.cluster.spec.ConnectionsPerEndpoint
+	if len(conns) == 1 && most == 1 {
+		return p.usable() // nothing to choose from, nothing to dial
+	}
+	var best *upstream
+	streams := 0
+	for _, u := range conns {
+		if !u.takes() {
+			continue
+		}
+		if n := u.table.Len(); best == nil || n < streams {
+			best, streams = u, n
+		}
+	}
+	if streams > 0 && len(conns) < most {
+		p.mu.Lock()
+		p.wantDial()
+		p.mu.Unlock()
+	}
+	return best
+}
+
+// usable is a connection that can take another frame, or nil; unlike ready it dials none.
+func (p *pool) usable() *upstream {
+	for _, u := range *p.conns.Load() {
+		if u.takes() {
+			return u
+		}
+	}
+	return nil
+}
+
+// staying counts the connections that are not about to leave.
+func (p *pool) staying() int {
+	n := 0
+	for _, u := range *p.conns.Load() {
+		if !u.leaving.Load() {
+			n++
+		}
+	}
+	return n
+}
+
+// The watermarks of an upstream's write queue: above the high one exchanges wait, at the low one they go on.
+const (
+	queueHigh = 1 << 20
+	queueLow  = 512 << 10
+)
+
+// wantDial starts a dial if there may be one more connection, and reports whether a dial is under way. Called
+// with mu held.
+func (p *pool) wantDial() bool {
+	c := p.endpoint.cluster
+	switch {
+	case p.dialling:
+		return true
+	case p.closed, p.staying() >= c.spec.ConnectionsPerEndpoint:
+		return false
+	case c.policy.Limits().Connections.TryAcquire(1) == 0:
+		return false
+	}
+	p.dialling = true
+	c.f.group.Go(p.dial) // ends within connect_timeout, or with f.ctx
+	return true
+}
+
+// dial makes one connection and serves those that waited for it.
+func (p *pool) dial() {
+	e := p.endpoint
+	f := e.cluster.f
+	ctx, cancel := context.WithTimeout(f.ctx, e.cluster.spec.ConnectTimeout)
+	dialer := net.Dialer{KeepAliveConfig: keepAlive}
+	c, err := dialer.DialContext(ctx, e.network, e.address)
+	cancel()
+	var u *upstream
+	if err == nil {
+		u, err = newUpstream(p, c)
+	}
+	if err != nil {
+		p.failed(err)
+		return
+	}
+	e.policy.Connected()
+	e.stats.dials.Add(1)
+	p.mu.Lock()
+	p.dialling = false
+	if p.closed {
+		u.conn.Close(ReasonStopping)
+	}
+	conns := append(slices.Clone(*p.conns.Load()), u)
+	p.conns.Store(&conns)
+	p.mu.Unlock()
+	f.sweep.connected()
+	f.group.Go(u.run) // ends when the connection is closed
+	p.serve()
+}
+
+// failed ends a dial in vain: those that waited for it try elsewhere, or are answered.
+func (p *pool) failed(err error) {
+	e := p.endpoint
+	f := e.cluster.f
+	e.cluster.policy.Limits().Connections.Release(1)
+	if f.ctx.Err() == nil {
+		e.policy.Failed(f.now())
+		e.stats.failures.Add(1)
+		if n, ok := f.warn(e.address, ReasonConnectFailure); ok {
+			f.log.Warn("connecting an endpoint", zap.String("cluster", e.cluster.policy.Name()),
+				zap.String("endpoint", e.address), zap.Error(err), zap.Uint64("suppressed", n))
+		}
+	}
+	p.mu.Lock()
+	p.dialling = false
+	var waiting []waiter
+	if p.staying() == 0 {
+		waiting, p.waiting = p.waiting, nil
+	}
+	p.mu.Unlock()
+	f.resumeAll(waiting, ReasonConnectFailure)
+}
+
+// await puts the batch's exchange and its frame into the waiting list. It reports false when a connection has
+// become ready meanwhile, true when the exchange is somebody else's now, or is to be answered.
+func (b *batch) await(p *pool) bool {
+	c := p.endpoint.cluster
+	n := len(b.frame.bytes)
+	if !c.admitPending(n) {
+		c.stats.rejected.add(ReasonMaxPending, 1)
+		b.hijack(wire.Busy, ReasonMaxPending)
+		return true
+	}
+	own := b.frame.bytes
+	if !b.frame.owned {
+		own = b.f.buffers.Get(n)[:n]
+		copy(own, b.frame.bytes)
+	}
+	w := waiter{x: b.x, frame: own}
+	w.x.phase = phaseWaitNotify
+	p.mu.Lock()
+	usable := p.usable()
+	if usable == nil && (p.wantDial() || p.staying() > 0) {
+		p.waiting = append(p.waiting, w)
+		p.mu.Unlock()
+		b.x.phase = phaseWaitNotify
+		b.frame = frame{}
+		b.f.sweep.poke(w.x.deadline)
+		return true
+	}
+	closed := p.closed
+	p.mu.Unlock()
+	c.releasePending(n)
+	if !b.frame.owned {
+		b.f.buffers.Put(own)
+	}
+	switch {
+	case usable != nil:
+		return false
+	case closed:
+		b.hijack(wire.ConnectionClosed, ReasonDraining)
+	default:
+		c.stats.rejected.add(ReasonMaxConnections, 1)
+		b.hijack(wire.Busy, ReasonMaxConnections)
+	}
+	return true
+}
+
+func (c *upCluster) admitPending(bytes int) bool {
+	pending := c.policy.Limits().Pending
+	if pending.TryAcquire(1) == 0 {
+		return false
+	}
+	if n := c.pendingBytes.TryAcquire(bytes); n < bytes {
+		if n > 0 {
+			c.pendingBytes.Release(n)
+		}
+		pending.Release(1)
+		return false
+	}
+	return true
+}
+
+func (c *upCluster) releasePending(bytes int) {
+	c.policy.Limits().Pending.Release(1)
+	c.pendingBytes.Release(bytes)
+}
+
+// serve sends what waits, as far as connections take it. Each exchange is tried once: one that must wait again
+// goes to the end of the list.
+func (p *pool) serve() {
+	p.mu.Lock()
+	rest := len(p.waiting)
+	p.mu.Unlock()
+	for rest > 0 {
+		b := p.endpoint.cluster.f.batch()
+		for n := 0; n < maxBatch && rest > 0; n++ {
+			w, ok := p.pop()
+			if !ok {
+				rest = 0
+				break
+			}
+			rest--
+			b.resume(&w, phaseSend, "")
+		}
+		b.done()
+	}
+}
+
+// pop takes the first waiter out, if a connection is ready for it.
+func (p *pool) pop() (w waiter, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.waiting) == 0 || p.usable() == nil {
+		return w, false
+	}
+	w = p.waiting[0]
+	p.waiting[0] = waiter{}
+	if p.waiting = p.waiting[1:]; len(p.waiting) == 0 {
+		p.waiting = nil
+	}
+	return w, true
+}
+
+// expired takes out the waiters whose deadline has passed, and tells the earliest of the others.
+func (p *pool) expired(now int64, out []waiter) (_ []waiter, earliest int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	earliest = never
+	kept := p.waiting[:0]
+	for _, w := range p.waiting {
+		if w.x.deadline <= now {
+			out = append(out, w)
+			continue
+		}
+		earliest = min(earliest, w.x.deadline)
+		kept = append(kept, w)
+	}
+	clear(p.waiting[len(kept):])
+	p.waiting = kept
+	return out, earliest
+}
+
+// remove forgets a connection that has ended, and dials another one if somebody waits.
+func (p *pool) remove(u *upstream) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	conns := slices.DeleteFunc(slices.Clone(*p.conns.Load()), func(o *upstream) bool { return o == u })
+	p.conns.Store(&conns)
+	if len(p.waiting) > 0 {
+		p.wantDial()
+	}
+}
+
+// resume goes on with an exchange that waited, in a phase; reason is why, when that is phaseRetry.
+func (b *batch) resume(w *waiter, next phase, reason string) {
+	defer b.rescue()
+	w.x.target.cluster.releasePending(len(w.frame))
+	b.carry(w.x, w.frame)
+	b.x.phase, b.reason = next, reason
+	if b.now >= b.x.deadline {
+		b.hijack(wire.Timeout, ReasonPendingTimeout)
+	}
+	b.run()
+	b.putBack()
+}
+
+// carry makes an exchange and its frame the batch's.
+func (b *batch) carry(x exchange, bytes []byte) {
+	b.x, b.frame = x, frame{bytes: bytes, owned: true}
+	if n, err := x.target.cluster.codec.Decode(&b.msg, bytes, wire.Limits{}); err != nil || n != len(bytes) {
+		b.msg = wire.Message{} // it was decoded when it came, so this is a defect; nothing below depends on it
+	}
+}
+
+// resumeAll answers or retries exchanges that waited in vain.
+func (f *Forwarder) resumeAll(waiting []waiter, reason string) {
+	for len(waiting) > 0 {
+		n := min(len(waiting), maxBatch)
+		b := f.batch()
+		for i := range waiting[:n] {
+			b.resume(&waiting[i], phaseRetry, reason)
+		}
+		b.done()
+		waiting = waiting[n:]
+	}
+}
+
+// close closes all connections, and those that are still being dialled.
+func (c *upCluster) close() {
+	for _, e := range c.endpoints {
+		for _, p := range e.pools() {
+			p.mu.Lock()
+			p.closed = true
+			waiting := p.waiting
+			p.waiting = nil
+			p.mu.Unlock()
+			for _, u := range *p.conns.Load() {
+				u.conn.Close(ReasonStopping)
+			}
+			c.f.resumeAll(waiting, ReasonDraining)
+		}
+	}
+}
+
+// connections calls fn for every connection.
+func (c *upCluster) connections(fn func(*upstream)) {
+	for _, e := range c.endpoints {
+		for _, p := range e.pools() {
+			for _, u := range *p.conns.Load() {
+				fn(u)
+			}
+		}
+	}
+}
+
+// unsent is the number of bytes that wait to be sent, in write queues or for a connection.
+func (c *upCluster) unsent() int64 {
+	n := int64(c.pendingBytes.Used())
+	c.connections(func(u *upstream) { n += u.conn.Queued() })
+	return n
+}
+
+// bytes are the bytes read from and written to an endpoint so far.
+func (e *upEndpoint) bytes() (rx, tx uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	rx, tx = e.closedRX, e.closedTX
+	for _, p := range e.pools() {
+		for _, u := range *p.conns.Load() {
+			if u.counted {
+				continue
+			}
+			r, t := u.conn.Bytes()
+			rx += r
+			tx += t
+		}
+	}
+	return rx, tx
+}

@@ -1,0 +1,65 @@
+package forwarder
+
+import (
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
+
+// The reasons of local replies, closes, rejections and drops: metric labels and log fields. docs/limits.md
+// lists them all; filters and codecs add their own.
+const (
+	// Local replies.
+	ReasonNoRoute         = "no-route"          // no rule matches
+	ReasonUnknownCommand  = "unknown-command"   // a request frame whose command the protocol does not define
+	ReasonMaxStreams      = "max-streams"       // the connection has too many requests in flight
+	ReasonMaxRequests     = "max-requests"      // the cluster has too many requests in flight
+	ReasonMaxPending      = "max-pending"       // too many exchanges, or bytes of them, wait for a connection
+	ReasonMaxConnections  = "max-connections"   // the listener's, or the cluster's connections are used up
+	ReasonNoEndpoint      = "no-endpoint"       // every endpoint is passed over
+	ReasonConnectFailure  = "connect-failure"   // the endpoint could not be connected
+	ReasonUpstreamClosed  = "upstream-closed"   // the connection broke with the request in flight
+	ReasonResetBeforeSend = "reset-before-send" // the connection broke before the request was sent
+	ReasonTimeout         = "timeout"           // the deadline passed while a reply was awaited
+	ReasonPendingTimeout  = "pending-timeout"   // the deadline passed while a connection was awaited
+	ReasonDraining        = "draining"          // the process is stopping
+	ReasonPanic           = "panic"             // a defect of Relevo or of a filter, recovered
+
+	// Closes, beside those of package conn and the decode errors of package wire.
+	ReasonStopping         = "stopping"          // the process ended
+	ReasonBufferPressure   = "buffer-pressure"   // max_buffered was reached and this one held most
+	ReasonHeartbeatTimeout = "heartbeat-timeout" // an upstream did not answer heartbeats
+	ReasonGoAway           = "goaway"            // an upstream asked for it, and its last stream has ended
+	ReasonDrained          = "drained"           // the last request in flight ended while draining
+
+	// Drops: a frame, or an exchange's outcome, that nobody is told of.
+	ReasonNoStream        = "reply-without-stream" // late, a duplicate, a one-way's, or of an id never given
+	ReasonDownstreamGone  = "downstream-gone"      // the client closed before its reply came
+	ReasonUnexpectedFrame = "unexpected-frame"     // a reply from a client, an ack nobody waits for
+	ReasonServerPush      = "server-push"          // a server's request to its client, answered NO_PROCESSOR
+	ReasonOneway          = "oneway-refused"       // a one-way request that could not be forwarded
+)
+
+// advice is what to look at when exchanges end for a reason; it stands in the warning that is logged.
+var advice = map[string]string{
+	ReasonNoRoute:              "no rule of the route table matches: compare the service with the rules",
+	ReasonUnknownCommand:       "the client speaks an extension of the protocol that is not forwarded",
+	ReasonMaxStreams:           "the listener's max_streams, or a client that never waits",
+	ReasonMaxRequests:          "the cluster's max_requests, or servers that have become slow",
+	ReasonMaxPending:           "the cluster's max_pending and max_pending_bytes, or endpoints that cannot be connected",
+	ReasonMaxConnections:       "the cluster's max_connections",
+	ReasonNoEndpoint:           "all endpoints failed to connect lately: are the servers up, is the address right?",
+	ReasonConnectFailure:       "is the server up, is the endpoint's address right, does a firewall stand between?",
+	ReasonUpstreamClosed:       "the server closed the connection with requests in flight: look at its log",
+	ReasonResetBeforeSend:      "the server closed the connection; retries were used up",
+	ReasonTimeout:              "the server did not answer in time: its load, or the route's timeout",
+	ReasonPendingTimeout:       "no connection in time: the endpoint's reachability, or connect_timeout",
+	ReasonDraining:             "this process is stopping",
+	ReasonPanic:                "a defect: please report it with the stack that was logged",
+	wire.ReasonBadHeaderBlock:  "the client sends a malformed header block",
+	wire.ReasonFrameTooLarge:   "the listener's max_frame",
+	wire.ReasonHeadersTooLarge: "the listener's max_header",
+	wire.ReasonBadProtocol:     "what connects here does not speak the listener's protocol",
+	wire.ReasonBadType:         "what connects here does not speak the listener's protocol",
+	wire.ReasonBadChecksum:     "bytes were damaged on the way, or the client computes another checksum",
+	conn.ReasonQueueFull:       "the client does not read its replies",
+}

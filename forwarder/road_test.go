@@ -1,0 +1,119 @@
+package forwarder_test
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
+	"github.com/relevo-proxy/relevo/cmd/relevo/echo"
+	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/forwarder/route"
+	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+	"github.com/relevo-proxy/relevo/forwarder/wire/bolt"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// service is what the tests call.
+const service = "com.example.Echo:1.0"
+
+// spec is a road with one listener, one rule and one cluster of these endpoints.
+func spec(endpoints ...string) *forwarder.Spec {
+	s := &forwarder.Spec{
+		MaxTimeout: 10 * time.Minute,
+		Listeners: []forwarder.ListenerSpec{{
+			Name: "in", Network: "tcp", Address: "127.0.0.1:0", Codec: bolt.Codec{}, Routes: "rpc",
+			Limits:         wire.Limits{MaxFrame: 16 << 20, MaxHeader: 32767},
+			MaxConnections: 10000, MaxStreams: 4096, IdleTimeout: time.Minute, WriteTimeout: 10 * time.Second,
+			QueueHigh: 1 << 20, QueueLow: 512 << 10, MaxQueued: 16 << 20,
+		}},
+		Routes: []forwarder.RouteSpec{{Name: "rpc", Rules: []forwarder.RuleSpec{{
+			Name: "echo", Match: route.Match{Service: service}, Cluster: "echo", Timeout: 3 * time.Second,
+			Attempts: 2, RetryOn: forwarder.RetryConnectFailure | forwarder.RetryResetBeforeSend,
+		}}}},
+		Clusters: []forwarder.ClusterSpec{{
+			Name: "echo", Codec: bolt.Codec{}, Limits: wire.Limits{MaxFrame: 16 << 20, MaxHeader: 32767},
+			Balancer: forwarder.BalancerLeastRequest, ConnectionsPerEndpoint: 1, MaxConnections: 64,
+			MaxPending: 1024, MaxPendingBytes: 64 << 20, MaxRequests: 100000, MaxQueued: 32 << 20,
+			ConnectTimeout: time.Second, WriteTimeout: 10 * time.Second, HeartbeatInterval: 30 * time.Second,
+			HeartbeatMisses: 3,
+		}},
+	}
+	for _, a := range endpoints {
+		s.Clusters[0].Endpoints = append(s.Clusters[0].Endpoints, forwarder.EndpointSpec{Network: "tcp", Address: a, Weight: 100})
+	}
+	return s
+}
+
+// start runs a road until the test ends.
+func start(t *testing.T, s *forwarder.Spec) (f *forwarder.Forwarder, address string, reg *stats.Registry) {
+	t.Helper()
+	reg = stats.NewRegistry()
+	f, err := forwarder.New(s, 512<<20, reg, zaptest.NewLogger(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Start()
+	t.Cleanup(func() {
+		f.Close()
+		if n := f.Buffered(); n != 0 {
+			t.Errorf("%d bytes of buffers are held after Close, want 0: a buffer was lost", n)
+		}
+	})
+	return f, f.Addresses()["in"].String(), reg
+}
+
+// startEcho runs an echo server until the test ends.
+func startEcho(t *testing.T, o echo.Options) (*echo.Server, string) {
+	t.Helper()
+	if o.Listen == "" {
+		o.Listen = "127.0.0.1:0"
+	}
+	s, err := echo.Listen(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return s, s.Addr().String()
+}
+
+func TestForwardsAndVerifies(t *testing.T) {
+	for _, v := range []bolt.Version{bolt.V1, bolt.V2, bolt.V2CRC} {
+		t.Run(v.String(), func(t *testing.T) {
+			_, server := startEcho(t, echo.Options{})
+			_, address, _ := start(t, spec(server))
+			r, err := bench.Run(t.Context(), bench.Options{
+				Addr: address, Connections: 4, InFlight: 16, Size: 1024, Count: 20000, Service: service, Version: v,
+				Timeout: 5 * time.Second,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Failed() || r.OK != 20000 {
+				t.Errorf("of 20000 requests %d came back right: %+v", r.OK, r)
+			}
+		})
+	}
+}
+
+func dial(t *testing.T, address string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}

@@ -1,0 +1,154 @@
+package forwarder
+
+import (
+	"github.com/relevo-proxy/relevo/forwarder/stats"
+)
+
+// Status is what the road looks like now.
+type Status struct {
+	Listeners []ListenerStatus
+	Clusters  []ClusterStatus
+}
+
+// ListenerStatus is one listener.
+type ListenerStatus struct {
+	Name, Address, Protocol string
+	Accepting               bool
+	Connections             int
+	Gated                   int // of them, those that are not read from
+	InFlight                int
+}
+
+// ClusterStatus is one cluster.
+type ClusterStatus struct {
+	Name, Protocol    string
+	InFlight, Pending int
+	Endpoints         []EndpointStatus
+}
+
+// EndpointStatus is one endpoint of a cluster.
+type EndpointStatus struct {
+	Address     string
+	Weight      int
+	Usable      bool // false while it is passed over
+	Connections int
+	InFlight    int
+}
+
+// Status reports the road as it is now.
+func (f *Forwarder) Status() Status {
+	snap := f.snap.Load()
+	var s Status
+	for i, l := range snap.listeners {
+		open, gated := l.connections()
+		s.Listeners = append(s.Listeners, ListenerStatus{
+			Name: l.name, Address: l.socket.Addr().String(), Protocol: snap.roads[i].codec.Name(),
+			Accepting: !l.stopped.Load(), Connections: open, Gated: gated, InFlight: l.inFlight(),
+		})
+	}
+	for _, c := range snap.order {
+		limits := c.policy.Limits()
+		cs := ClusterStatus{
+			Name: c.policy.Name(), Protocol: c.codec.Name(),
+			InFlight: limits.Requests.Used(), Pending: limits.Pending.Used(),
+		}
+		for _, e := range c.endpoints {
+			ready, _, _ := e.connections()
+			cs.Endpoints = append(cs.Endpoints, EndpointStatus{
+				Address: e.address, Weight: e.policy.Weight(), Usable: e.policy.Usable(f.now()),
+				Connections: ready, InFlight: e.policy.Active(),
+			})
+		}
+		s.Clusters = append(s.Clusters, cs)
+	}
+	return s
+}
+
+// inFlight is the number of requests of a listener's connections that have not ended.
+func (l *listener) inFlight() int {
+	n := int64(0)
+	l.each(func(d *downstream) { n += d.inFlight.Load() })
+	return int(max(n, 0))
+}
+
+// connections counts an endpoint's connections by state.
+func (e *upEndpoint) connections() (ready, dialling, leaving int) {
+	for _, p := range e.pools() {
+		staying := p.staying()
+		ready += staying
+		leaving += len(*p.conns.Load()) - staying
+		p.mu.Lock()
+		if p.dialling {
+			dialling++
+		}
+		p.mu.Unlock()
+	}
+	return ready, dialling, leaving
+}
+
+// export registers what is read at the moment of a scrape.
+func (f *Forwarder) export() {
+	snap := f.snap.Load()
+	f.reg.GaugeFunc("relevo_buffered_bytes", "Bytes of buffers that connections hold.",
+		func() float64 { return float64(f.buffers.Used()) })
+	f.reg.GaugeFunc("relevo_buffered_limit_bytes", "The most that relevo_buffered_bytes may be: max_buffered.",
+		func() float64 { return float64(f.buffers.Max()) })
+	for _, l := range snap.listeners {
+		f.exportListener(l)
+	}
+	for _, c := range snap.order {
+		f.exportCluster(c)
+		for _, e := range c.endpoints {
+			f.exportEndpoint(c, e)
+		}
+	}
+}
+
+func (f *Forwarder) exportListener(l *listener) {
+	labels := []stats.Label{{Name: "listener", Value: l.name}}
+	connections := func(state string, fn func(open, gated int) int) {
+		f.reg.GaugeFunc("relevo_listener_connections", "Client connections, by state; gated ones are not read from.",
+			func() float64 { return float64(fn(l.connections())) }, with(labels, "state", state)...)
+	}
+	connections("reading", func(open, gated int) int { return open - gated })
+	connections("gated", func(_, gated int) int { return gated })
+	f.reg.GaugeFunc("relevo_listener_in_flight", "Requests that have not been answered yet.",
+		func() float64 { return float64(l.inFlight()) }, labels...)
+	const bytes, help = "relevo_listener_bytes_total", "Bytes read from and written to clients."
+	f.reg.CounterFunc(bytes, help, func() float64 { rx, _ := l.bytes(); return float64(rx) }, with(labels, "direction", "read")...)
+	f.reg.CounterFunc(bytes, help, func() float64 { _, tx := l.bytes(); return float64(tx) }, with(labels, "direction", "written")...)
+}
+
+func (f *Forwarder) exportCluster(c *upCluster) {
+	labels := []stats.Label{{Name: "cluster", Value: c.policy.Name()}}
+	limits := c.policy.Limits()
+	gauge := func(name, help string, fn func() int) {
+		f.reg.GaugeFunc(name, help, func() float64 { return float64(fn()) }, labels...)
+	}
+	gauge("relevo_cluster_in_flight", "Requests under way: max_requests bounds them.", limits.Requests.Used)
+	gauge("relevo_cluster_connections", "Connections to all endpoints, being dialled included: max_connections bounds them.", limits.Connections.Used)
+	gauge("relevo_cluster_pending", "Exchanges that wait for a connection: max_pending bounds them.", limits.Pending.Used)
+	gauge("relevo_cluster_pending_bytes", "Bytes of the exchanges that wait for a connection: max_pending_bytes bounds them.", c.pendingBytes.Used)
+}
+
+func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {
+	labels := []stats.Label{{Name: "cluster", Value: c.policy.Name()}, {Name: "endpoint", Value: e.address}}
+	connections := func(state string, fn func(ready, dialling, leaving int) int) {
+		f.reg.GaugeFunc("relevo_endpoint_connections", "Connections to an endpoint, by state.",
+			func() float64 { return float64(fn(e.connections())) }, with(labels, "state", state)...)
+	}
+	connections("ready", func(n, _, _ int) int { return n })
+	connections("dialling", func(_, n, _ int) int { return n })
+	connections("leaving", func(_, _, n int) int { return n })
+	f.reg.GaugeFunc("relevo_endpoint_in_flight", "Requests under way to an endpoint.",
+		func() float64 { return float64(e.policy.Active()) }, labels...)
+	f.reg.GaugeFunc("relevo_endpoint_passed_over", "1 while an endpoint is passed over because it failed.", func() float64 {
+		if e.policy.Usable(f.now()) {
+			return 0
+		}
+		return 1
+	}, labels...)
+	const bytes, help = "relevo_endpoint_bytes_total", "Bytes read from and written to an endpoint."
+	f.reg.CounterFunc(bytes, help, func() float64 { rx, _ := e.bytes(); return float64(rx) }, with(labels, "direction", "read")...)
+	f.reg.CounterFunc(bytes, help, func() float64 { _, tx := e.bytes(); return float64(tx) }, with(labels, "direction", "written")...)
+}

@@ -1,0 +1,285 @@
+package forwarder
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/stream"
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
+
+// never is a time that does not come.
+const never = math.MaxInt64
+
+// sweeper is the road's clockwork: it ends exchanges whose deadline has passed, closes connections that are
+// overdue, sends heartbeats and takes the pressure off memory. It sleeps until the earliest deadline; a tick
+// for the coarser duties exists only while connections do.
+type sweeper struct {
+	// Static after newSweeper.
+	f    *Forwarder
+	wake chan struct{} // never closed
+
+	// Atomic.
+	next   atomic.Int64 // when it will wake; never while it is awake, so that every poke then counts
+	asleep atomic.Bool  // there was no connection when it looked
+
+	// Owned by run.
+	tickAt  int64
+	tick    int64
+	gated   []*conn.Conn // whose read gate is shut for memory
+	expired []stream.Entry[exchange]
+	waited  []waiter
+	downs   []*downstream
+}
+
+// The bounds of the time between two looks at all connections.
+const (
+	minTick       = int64(10 * time.Millisecond)
+	maxTick       = int64(time.Second)
+	pressureLook  = int64(10 * time.Millisecond)
+	deadlineGrain = int64(time.Millisecond) // deadlines this close together are swept together
+)
+
+func newSweeper(f *Forwarder) *sweeper {
+	s := &sweeper{f: f, wake: make(chan struct{}, 1), tickAt: never}
+	s.next.Store(never)
+	return s
+}
+
+// poke makes sure that the sweeper is awake at this time.
+func (s *sweeper) poke(at int64) {
+	if at < s.next.Load() {
+		s.rouse()
+	}
+}
+
+// connected tells the sweeper that there is a connection to look after.
+func (s *sweeper) connected() {
+	if s.asleep.Load() {
+		s.rouse()
+	}
+}
+
+func (s *sweeper) rouse() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it is awake, or about to be
+	}
+}
+
+// run is the sweeper's loop. It ends with f.ctx.
+func (s *sweeper) run() {
+	s.tick = s.tickTime()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		s.next.Store(never)
+		s.asleep.Store(false)
+		now := s.f.now()
+		next := s.deadlines(now)
+		s.duties(now)
+		next = max(min(next, s.tickAt), now+deadlineGrain)
+		s.next.Store(next)
+		pressure := s.f.buffers.Pressure()
+		if len(s.gated) > 0 {
+			pressure = nil // looked at by the tick
+		}
+		timer.Reset(time.Duration(min(next-now, int64(time.Hour))))
+		select {
+		case <-s.f.ctx.Done():
+			return
+		case <-s.wake:
+		case <-timer.C:
+		case <-pressure:
+			s.tickAt = 0
+		}
+	}
+}
+
+// tickTime is a quarter of the shortest timeout that the tick serves.
+func (s *sweeper) tickTime() int64 {
+	t := maxTick
+	shortest := func(d time.Duration) {
+		if d > 0 {
+			t = min(t, int64(d)/4)
+		}
+	}
+	snap := s.f.snap.Load()
+	for _, l := range snap.listeners {
+		shortest(l.connConfig.IdleTimeout)
+		shortest(l.connConfig.WriteTimeout)
+	}
+	for _, c := range snap.order {
+		shortest(c.spec.WriteTimeout)
+		shortest(c.spec.HeartbeatInterval)
+	}
+	return max(t, minTick)
+}
+
+// deadlines ends what has passed its deadline, and returns the earliest one that has not.
+func (s *sweeper) deadlines(now int64) int64 {
+	earliest := int64(never)
+	for _, c := range s.f.snap.Load().order {
+		for _, e := range c.endpoints {
+			for _, p := range e.pools() {
+				waited, next := p.expired(now, s.waited[:0])
+				earliest = min(earliest, next)
+				s.waited = waited
+				for batch := range slices.Chunk(waited, maxBatch) {
+					b := s.f.batch()
+					for i := range batch {
+						b.resume(&batch[i], phaseRetry, ReasonPendingTimeout)
+					}
+					b.done()
+				}
+				clear(waited)
+				for _, u := range *p.conns.Load() {
+					s.expire(u, now)
+					earliest = min(earliest, u.table.Earliest())
+				}
+			}
+		}
+	}
+	return earliest
+}
+
+// expire answers the exchanges of one connection that have waited too long for their reply.
+func (s *sweeper) expire(u *upstream, now int64) {
+	s.expired = u.table.Expire(now, s.expired[:0])
+	for batch := range slices.Chunk(s.expired, maxBatch) {
+		b := s.f.batch()
+		for i := range batch {
+			b.conclude(batch[i].Value, wire.Timeout, ReasonTimeout)
+		}
+		b.done()
+	}
+	clear(s.expired)
+}
+
+// duties looks at all connections, when the tick is due.
+func (s *sweeper) duties(now int64) {
+	if now < s.tickAt && s.tickAt != never {
+		return
+	}
+	snap := s.f.snap.Load()
+	open := 0
+	for _, l := range snap.listeners {
+		n, _ := l.connections()
+		open += n
+		s.downs = l.list(s.downs[:0], func(d *downstream) bool {
+			return d.conn.Overdue(now, d.inFlight.Load() > 0) != ""
+		})
+		for _, d := range s.downs {
+			reason := conn.ReasonWriteTimeout
+			if d.conn.Queued() == 0 {
+				reason = conn.ReasonIdle
+			}
+			d.conn.Close(reason)
+		}
+		clear(s.downs)
+	}
+	for _, c := range snap.order {
+		c.connections(func(u *upstream) {
+			open++
+			s.tend(u, now)
+		})
+	}
+	s.relieve(snap)
+	switch {
+	case len(s.gated) > 0:
+		s.tickAt = now + pressureLook
+	case open > 0:
+		s.tickAt = now + s.tick
+	default:
+		s.tickAt = never
+		s.asleep.Store(true)
+	}
+}
+
+// tend closes an overdue server connection, or sends it a heartbeat when it has been silent.
+func (s *sweeper) tend(u *upstream, now int64) {
+	if reason := u.conn.Overdue(now, true); reason != "" {
+		u.conn.Close(reason)
+		return
+	}
+	spec := &u.endpoint.cluster.spec
+	interval := int64(spec.HeartbeatInterval)
+	if interval == 0 {
+		return
+	}
+	read := u.conn.LastRead()
+	if read > u.lastBeat {
+		u.missed = 0
+	}
+	if now-max(read, u.lastBeat) < interval {
+		return
+	}
+	if u.missed >= spec.HeartbeatMisses {
+		u.conn.Close(ReasonHeartbeatTimeout)
+		return
+	}
+	u.missed++
+	u.lastBeat = now
+	if u.conn.Append(u.codec.AppendHeartbeat(nil, u.table.Draw())) == conn.First {
+		u.conn.Flush()
+	}
+	u.endpoint.stats.beats.Add(1)
+}
+
+// relieve acts when buffers hold too much: above the high mark the largest holders among the clients are not
+// read from, at the limit the largest holders of all are closed, and below the low mark all are read again.
+func (s *sweeper) relieve(snap *snapshot) {
+	used, high, limit := s.f.buffers.Used(), s.f.buffers.High(), s.f.buffers.Max()
+	if used <= high {
+		if len(s.gated) > 0 && used <= high-high/8 {
+			for _, c := range s.gated {
+				c.GateMemory(false)
+			}
+			clear(s.gated)
+			s.gated = s.gated[:0]
+		}
+		return
+	}
+	var clients, all []*conn.Conn
+	for _, l := range snap.listeners {
+		l.each(func(d *downstream) { clients = append(clients, d.conn) })
+	}
+	byHeld := func(a, b *conn.Conn) int { return cmp.Compare(b.Held(), a.Held()) }
+	slices.SortFunc(clients, byHeld)
+	excess := used - high + high/8
+	for _, c := range clients {
+		if excess <= 0 || c.Held() == 0 {
+			break
+		}
+		excess -= c.Held()
+		if !c.Gated() {
+			c.GateMemory(true)
+			s.gated = append(s.gated, c)
+		}
+	}
+	if n, ok := s.f.warn("buffers", ReasonBufferPressure); ok {
+		s.f.log.Warn("buffers are nearly full: not reading from the largest holders", zap.Int64("used", used),
+			zap.Int64("max_buffered", limit), zap.Int("gated", len(s.gated)), zap.Uint64("suppressed", n))
+	}
+	if used < limit {
+		return
+	}
+	all = clients
+	for _, c := range snap.order {
+		c.connections(func(u *upstream) { all = append(all, u.conn) })
+	}
+	slices.SortFunc(all, byHeld)
+	for _, c := range all {
+		if used < high || c.Held() == 0 {
+			break
+		}
+		used -= c.Held()
+		c.Close(ReasonBufferPressure)
+	}
+}

@@ -1,0 +1,235 @@
+package forwarder
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net"
+	"slices"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/stream"
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
+
+// upstream is one server connection.
+type upstream struct {
+	// Static after newUpstream.
+	pool     *pool
+	endpoint *upEndpoint
+	codec    wire.Codec
+	conn     *conn.Conn
+	table    *stream.Table[exchange]
+
+	// Owned by the sweeper.
+	lastBeat int64 // when the last heartbeat was sent
+	missed   int   // heartbeats since anything was read
+
+	// Atomic.
+	leaving atomic.Bool // takes no more streams, closes when the last one has ended
+
+	// Guarded by endpoint.mu.
+	counted bool // its bytes are in the endpoint's closedRX and closedTX
+}
+
+// takes says whether the connection can take another frame.
+func (u *upstream) takes() bool { return u.conn.Queued() <= queueHigh && !u.leaving.Load() }
+
+func newUpstream(p *pool, c net.Conn) (*upstream, error) {
+	sock, ok := c.(conn.Socket)
+	if !ok {
+		_ = c.Close()
+		return nil, fmt.Errorf("taking over a %T: it is not a socket of the operating system", c)
+	}
+	u := &upstream{pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec}
+	spec := &p.endpoint.cluster.spec
+	cc, err := conn.New(sock, p.endpoint.cluster.f.buffers, conn.Config{
+		High: queueHigh, Low: queueLow, Drained: p.serve,
+		MaxQueued: spec.MaxQueued, WriteTimeout: spec.WriteTimeout, Share: replyShare,
+	})
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	u.conn = cc
+	u.table = stream.New[exchange](spec.MaxRequests)
+	cc.Touch(p.endpoint.cluster.f.now())
+	return u, nil
+}
+
+// run is the read loop. It ends when the connection is closed.
+func (u *upstream) run() {
+	f := u.endpoint.cluster.f
+	need := 1
+	for {
+		data, err := u.conn.Read(need)
+		if err != nil {
+			break
+		}
+		b := f.batch()
+		u.conn.Touch(b.now)
+		need, err = b.replies(u, data)
+		if err != nil {
+			u.broken(b, err)
+		}
+		b.done()
+		if u.leaving.Load() && u.table.Len() == 0 {
+			u.conn.Close(ReasonGoAway)
+		}
+	}
+	u.end()
+}
+
+// replies carries what a server sent, like requests.
+func (b *batch) replies(u *upstream, data []byte) (need int, err error) {
+	b.own = u.endpoint.stats.own
+	b.data, b.used, need = data, 0, 1
+	defer b.rescue()
+	defer func() { u.conn.Advance(b.used) }()
+	limits := u.endpoint.cluster.spec.Limits
+	for range maxBatch {
+		n, err := u.codec.Decode(&b.msg, b.data[b.used:], limits)
+		if err != nil {
+			return 1, err
+		}
+		if n > len(b.data)-b.used {
+			need = n
+			break
+		}
+		b.used += n
+		b.frames++
+		b.frame = frame{bytes: b.msg.Frame}
+		if n > ownAbove {
+			b.takeOver(u.conn)
+		}
+		b.outbound(u)
+		b.putBack()
+	}
+	return need, nil
+}
+
+// outbound takes one frame that a server sent.
+func (b *batch) outbound(u *upstream) {
+	cs := u.endpoint.cluster.stats
+	switch b.msg.Kind {
+	case wire.Reply:
+		x, ok := u.table.Take(b.msg.ID)
+		if !ok {
+			cs.dropped.add(ReasonNoStream, 1)
+			return
+		}
+		b.x = x
+		b.x.phase = phaseUpFilter
+		b.run()
+	case wire.Ack: // that it came is all there is to know, and Touch has noted it
+	case wire.Heartbeat:
+		b.out = u.codec.AppendReply(b.out[:0], b.msg.Tag, b.msg.ID, wire.Success)
+		b.owe(u.conn, u.conn.Append(b.out))
+	case wire.Request, wire.Unknown:
+		cs.dropped.add(ReasonServerPush, 1)
+		b.out = u.codec.AppendReply(b.out[:0], b.msg.Tag, b.msg.ID, wire.NoProcessor)
+		b.owe(u.conn, u.conn.Append(b.out))
+	case wire.GoAway:
+		u.leaving.Store(true)
+	default:
+		cs.dropped.add(ReasonServerPush, 1)
+	}
+}
+
+// broken closes the connection because its bytes are not frames, and logs them.
+func (u *upstream) broken(b *batch, err error) {
+	f, reason := u.endpoint.cluster.f, reasonOf(err)
+	u.conn.Close(reason)
+	if n, ok := f.warn(u.endpoint.address, reason); ok {
+		bytes := b.data[b.used:]
+		f.log.Warn("closing a server connection: its bytes are not a frame",
+			zap.String("cluster", u.endpoint.cluster.policy.Name()), zap.String("endpoint", u.endpoint.address),
+			zap.String("reason", reason), zap.Error(err),
+			zap.String("bytes", hex.EncodeToString(bytes[:min(len(bytes), 16)])), zap.Uint64("suppressed", n))
+	}
+}
+
+// end cleans up behind a closed connection: what was never sent may be tried again, what was sent is answered.
+func (u *upstream) end() {
+	e := u.endpoint
+	f := e.cluster.f
+	reason := u.conn.Reason()
+	if reason == conn.ReasonWriteTimeout || reason == ReasonHeartbeatTimeout {
+		e.policy.Failed(f.now()) // it is there, and yet it is not: pass it over before its requests go elsewhere
+	}
+	rx, tx := u.conn.Bytes()
+	e.mu.Lock()
+	e.closedRX += rx
+	e.closedTX += tx
+	u.counted = true
+	e.mu.Unlock()
+	u.pool.remove(u)
+	e.cluster.policy.Limits().Connections.Release(1)
+	e.stats.closes.add(reason, 1)
+
+	unsent := u.liftUnsent()
+	for batch := range slices.Chunk(u.table.Close(nil), maxBatch) {
+		b := f.batch()
+		for i := range batch {
+			b.conclude(batch[i].Value, wire.ErrorComm, ReasonUpstreamClosed)
+		}
+		b.done()
+	}
+	for batch := range slices.Chunk(unsent, maxBatch) {
+		b := f.batch()
+		for i := range batch {
+			b.again(&batch[i])
+		}
+		b.done()
+	}
+	u.conn.Release()
+}
+
+// liftUnsent takes the requests out of the write queue of which the kernel took no byte, with their exchanges.
+func (u *upstream) liftUnsent() []waiter {
+	var out []waiter
+	f := u.endpoint.cluster.f
+	u.conn.Unsent(func(frames []byte, sent int) {
+		var m wire.Message
+		for at := 0; at < len(frames); {
+			n, err := u.codec.Decode(&m, frames[at:], wire.Limits{})
+			if err != nil || n > len(frames)-at {
+				return // only whole frames are queued, so this is a defect; the table's end answers them
+			}
+			if at >= sent {
+				switch x, ok := u.table.Take(m.ID); {
+				case ok:
+					own := f.buffers.Get(n)[:n]
+					copy(own, frames[at:])
+					out = append(out, waiter{x: x, frame: own})
+				case m.Kind == wire.Oneway:
+					u.endpoint.cluster.stats.dropped.add(ReasonOneway, 1)
+				}
+			}
+			at += n
+		}
+	})
+	return out
+}
+
+// again goes on with an exchange whose connection broke before it was sent.
+func (b *batch) again(w *waiter) {
+	defer b.rescue()
+	b.carry(w.x, w.frame)
+	b.fail(ReasonResetBeforeSend)
+	if b.now >= b.x.deadline {
+		b.hijack(wire.Timeout, ReasonTimeout)
+	}
+	b.run()
+	b.putBack()
+}
+
+// conclude answers here an exchange that was taken out of its container.
+func (b *batch) conclude(x exchange, status wire.Status, reason string) {
+	defer b.rescue()
+	b.x, b.frame, b.msg = x, frame{}, wire.Message{}
+	b.hijack(status, reason)
+	b.run()
+}
