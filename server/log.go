@@ -1,0 +1,32 @@
+package server
+
+import (
+	"io"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/relevo-proxy/relevo/server/config"
+)
+
+// levels are the levels that a configuration can name.
+var levels = map[config.LogLevel]zapcore.Level{
+	config.LevelDebug: zapcore.DebugLevel,
+	config.LevelInfo:  zapcore.InfoLevel,
+	config.LevelWarn:  zapcore.WarnLevel,
+	config.LevelError: zapcore.ErrorLevel,
+}
+
+// NewLogger returns a logger that writes lines to w, which need not be safe for concurrent use.
+func NewLogger(c config.Log, w io.Writer) *zap.Logger {
+	e := zap.NewProductionEncoderConfig()
+	e.TimeKey, e.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
+	e.EncodeDuration = zapcore.StringDurationEncoder
+	encoder := zapcore.NewJSONEncoder(e)
+	if c.Format == config.FormatText {
+		e.EncodeTime = zapcore.TimeEncoderOfLayout("15:04:05.000")
+		e.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(e)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), levels[c.Level]))
+}

@@ -1,0 +1,96 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"path"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/server/config"
+)
+
+// minBuffered is the least that max_buffered is when the configuration leaves it to the machine.
+const minBuffered = 64 << 20
+
+// maxBuffered is the budget of buffered bytes: what the configuration says, else a quarter of the memory
+// limit. A frame that a listener admits must fit into the part of it that requests may fill.
+func maxBuffered(c *config.Config) (int64, error) {
+	limit, from := int64(0), "max_buffered"
+	if c.MaxBuffered != nil {
+		limit = int64(*c.MaxBuffered)
+	} else {
+		memory, source := memoryLimit()
+		limit, from = max(memory/4, minBuffered), "max_buffered, by default a quarter of "+source
+	}
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		if least := forwarder.LeastBuffered(int64(l.MaxFrame)); limit < least {
+			return 0, fmt.Errorf("%s is %v: a frame as large as max_frame (%v) of listener %s needs at least %v",
+				from, config.Size(limit), l.MaxFrame, l.Name, config.Size(least))
+		}
+	}
+	return limit, nil
+}
+
+// memoryLimit is how many bytes of memory this process may use, and who says so: GOMEMLIMIT, else the control
+// group, else the machine.
+func memoryLimit() (limit int64, from string) {
+	if limit := debug.SetMemoryLimit(-1); limit != math.MaxInt64 && os.Getenv("GOMEMLIMIT") != "" {
+		return limit, "GOMEMLIMIT"
+	}
+	machine := machineMemory()
+	if group := groupMemory(); group > 0 && group < machine {
+		return group, "the control group's memory limit"
+	}
+	return machine, "the machine's memory"
+}
+
+// machineMemory is the memory of the machine in bytes; 1 GiB where the kernel does not tell.
+func machineMemory() int64 {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err == nil {
+		lines := bufio.NewScanner(bytes.NewReader(data))
+		for lines.Scan() {
+			if f := strings.Fields(lines.Text()); len(f) == 3 && f[0] == "MemTotal:" {
+				if kib, err := strconv.ParseInt(f[1], 10, 64); err == nil {
+					return kib << 10
+				}
+			}
+		}
+	}
+	return 1 << 30
+}
+
+// groupMemory is the smallest memory limit of the control groups (version 2) that the process is in, 0 where
+// there is none.
+func groupMemory() int64 {
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return 0
+	}
+	var least int64
+	for line := range strings.Lines(string(data)) {
+		group, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
+		if !ok {
+			continue
+		}
+		for ; ; group = path.Dir(group) {
+			if text, err := os.ReadFile(path.Join("/sys/fs/cgroup", group, "memory.max")); err == nil {
+				n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+				if err == nil && n > 0 && (least == 0 || n < least) {
+					least = n // "max" does not parse, and limits nothing
+				}
+			}
+			if group == "/" || group == "." {
+				break
+			}
+		}
+	}
+	return least
+}

@@ -1,0 +1,217 @@
+// Package server is the composition root: it makes the road from a configuration, opens the HTTP doors beside
+// it, and owns start, stop and signals. It is the only place that knows concrete codecs and balancers.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/admin"
+	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/server/config"
+)
+
+// Options are what a Server is made from. All are needed.
+type Options struct {
+	Config *config.Config
+	Log    *zap.Logger
+	Build  admin.BuildInfo
+}
+
+// Server is one process's road and doors.
+type Server struct {
+	// Static after New.
+	log         *zap.Logger
+	cfg         *config.Config
+	reg         *stats.Registry
+	road        *forwarder.Forwarder
+	doors       []*door
+	started     time.Time
+	maxBuffered int64
+
+	// Atomic.
+	stage atomic.Int32 // a stage
+}
+
+// door is one HTTP address.
+type door struct {
+	name   string
+	socket net.Listener
+	server *admin.Server
+}
+
+// stage is where in its life the server is.
+type stage int32
+
+const (
+	stageBuilt    stage = iota // bound, not accepting
+	stageServing               // accepting
+	stageStopping              // draining
+)
+
+// ConfigError says that a configuration is valid in itself and yet cannot be had on this machine.
+type ConfigError struct{ Err error }
+
+func (e *ConfigError) Error() string { return e.Err.Error() }
+
+// Unwrap is the cause.
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// New builds the road and binds all addresses; nothing is accepted before Run. An error means that nothing is
+// left open. It is a *ConfigError for what no other process or permission could mend, else what the operating
+// system said, wrapped.
+func New(o Options) (*Server, error) {
+	s := &Server{log: o.Log, cfg: o.Config, reg: stats.NewRegistry(), started: time.Now()}
+	var err error
+	if s.maxBuffered, err = maxBuffered(o.Config); err != nil {
+		return nil, &ConfigError{err}
+	}
+	spec, err := Spec(o.Config)
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
+	if s.road, err = forwarder.New(spec, s.maxBuffered, s.reg, o.Log); err != nil {
+		return nil, fmt.Errorf("starting: %w", err)
+	}
+	if err = s.openDoors(o); err != nil {
+		s.closeDoors()
+		s.road.Close()
+		return nil, fmt.Errorf("starting: %w", err)
+	}
+	return s, nil
+}
+
+// openDoors binds the HTTP addresses.
+func (s *Server) openDoors(o Options) error {
+	if m := o.Config.Metrics; m != nil {
+		if err := s.open("metrics", m.Address, func(string) http.Handler { return admin.Metrics(s.reg, s, o.Build) }); err != nil {
+			return err
+		}
+	}
+	if a := o.Config.Admin; a != nil {
+		return s.open("admin", a.Address, func(address string) http.Handler { return admin.Admin(s.reg, s, o.Build, address) })
+	}
+	return nil
+}
+
+func (s *Server) open(name string, address config.Address, handler func(address string) http.Handler) error {
+	l, err := admin.Listen(string(address), admin.SocketFile{})
+	if err != nil {
+		return fmt.Errorf("%s address %s: %w", name, address, err)
+	}
+	log := s.log.With(zap.String("door", name))
+	s.doors = append(s.doors, &door{name, l, admin.NewServer(l, handler(string(address)), log)})
+	return nil
+}
+
+// closeDoors closes the doors that a failed start has opened.
+func (s *Server) closeDoors() {
+	for _, d := range s.doors {
+		_ = d.server.Close() // nothing has been accepted yet
+	}
+}
+
+// Run accepts and forwards until ctx ends. Then it stops accepting, lets the requests in flight finish for as
+// long as stop_timeout, and closes everything. The error says what could not finish in time, or which door
+// failed.
+func (s *Server) Run(ctx context.Context) error {
+	s.limitMemory()
+	s.road.Start()
+	doors, closeDoors := context.WithCancel(context.Background())
+	defer closeDoors()
+	failed := make(chan error, len(s.doors)) // never closed; one slot a door, so no door waits
+	for _, d := range s.doors {
+		go func() { // ends with doors; waited for below, an answer each
+			err := d.server.Run(doors)
+			if err != nil {
+				err = fmt.Errorf("serving %s: %w", d.name, err)
+			}
+			failed <- err
+		}()
+	}
+	s.stage.Store(int32(stageServing))
+	s.logStart()
+
+	waiting := len(s.doors)
+	var broken error
+	select {
+	case <-ctx.Done():
+	case broken = <-failed:
+		waiting--
+	}
+	s.stage.Store(int32(stageStopping))
+	errs := []error{broken, s.drain()}
+	closeDoors()
+	for range waiting {
+		errs = append(errs, <-failed)
+	}
+	err := errors.Join(errs...)
+	s.log.Info("stopped", zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Error(err))
+	return err
+}
+
+// drain ends the road within stop_timeout.
+func (s *Server) drain() error {
+	limit := s.cfg.StopTimeout.D()
+	s.log.Info("stopping: no new connections, requests in flight finish", zap.Duration("stop_timeout", limit))
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	err := s.road.Drain(ctx)
+	s.road.Close()
+	if err != nil {
+		return fmt.Errorf("stop_timeout (%v) has passed: %w", limit, err)
+	}
+	return nil
+}
+
+// limitMemory lets the garbage collector know the machine's limit, unless somebody has told it already.
+func (s *Server) limitMemory() {
+	if limit, from := memoryLimit(); from != "GOMEMLIMIT" {
+		debug.SetMemoryLimit(limit / 10 * 9)
+	}
+}
+
+// logStart says what is served where, one line a listener.
+func (s *Server) logStart() {
+	for _, l := range s.cfg.Listeners {
+		s.log.Info("listening", zap.String("listener", l.Name), zap.Stringer("address", s.Addresses()[l.Name]),
+			zap.String("protocol", string(l.Protocol)), zap.String("routes", l.Routes))
+	}
+	for _, d := range s.doors {
+		s.log.Info("listening", zap.String("door", d.name), zap.Stringer("address", d.socket.Addr()))
+	}
+	for _, w := range s.cfg.Warnings() {
+		s.log.Warn("configuration", zap.String("path", w.Path), zap.String("warning", w.Message))
+	}
+	s.log.Info("serving", zap.Int64("max_buffered", s.maxBuffered))
+}
+
+// Addresses are the addresses of the listeners, as bound, by name.
+func (s *Server) Addresses() map[string]net.Addr { return s.road.Addresses() }
+
+// AdminAddress is where the admin door is, nil where there is none.
+func (s *Server) AdminAddress() net.Addr { return s.address("admin") }
+
+// MetricsAddress is where metrics are served, nil where they are not.
+func (s *Server) MetricsAddress() net.Addr { return s.address("metrics") }
+
+func (s *Server) address(name string) net.Addr {
+	for _, d := range s.doors {
+		if d.name == name {
+			return d.socket.Addr()
+		}
+	}
+	return nil
+}
+
+// Stats are the counters of everything.
+func (s *Server) Stats() *stats.Registry { return s.reg }

@@ -1,0 +1,45 @@
+package server
+
+import "github.com/relevo-proxy/relevo/admin"
+
+// Ready implements admin.State: the configuration is loaded, all listeners accept, nothing is stopping.
+func (s *Server) Ready() (bool, []string) {
+	switch stage(s.stage.Load()) {
+	case stageBuilt:
+		return false, []string{"not accepting yet"}
+	case stageStopping:
+		return false, []string{"stopping"}
+	}
+	var missing []string
+	for _, l := range s.road.Status().Listeners {
+		if !l.Accepting {
+			missing = append(missing, "listener "+l.Name+" does not accept")
+		}
+	}
+	return len(missing) == 0, missing
+}
+
+// Status implements admin.State.
+func (s *Server) Status() admin.Status {
+	road := s.road.Status()
+	out := admin.Status{Started: s.started}
+	for _, l := range road.Listeners {
+		out.Listeners = append(out.Listeners, admin.ListenerStatus{
+			Name: l.Name, Address: l.Address, Protocol: l.Protocol, Accepting: l.Accepting, Connections: l.Connections,
+		})
+	}
+	for _, c := range road.Clusters {
+		cs := admin.ClusterStatus{Name: c.Name, Protocol: c.Protocol, InFlight: c.InFlight, Waiting: c.Pending}
+		for _, e := range c.Endpoints {
+			es := admin.EndpointStatus{
+				Address: e.Address, Weight: e.Weight, Usable: e.Usable, Connections: e.Connections, InFlight: e.InFlight,
+			}
+			if !e.Usable {
+				es.Reason = "passed over: it could not be connected lately"
+			}
+			cs.Endpoints = append(cs.Endpoints, es)
+		}
+		out.Clusters = append(out.Clusters, cs)
+	}
+	return out
+}
