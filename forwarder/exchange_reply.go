@@ -93,17 +93,18 @@ func (b *batch) warnLocal() {
 // serviceKey is the header that names the service, in Bolt as in its relatives.
 var serviceKey = [][]byte{[]byte("service")}
 
-// service is the request's service, where its frame is still at hand.
+// service is the request's service: from its frame where that is still at hand, else what its rule asks for.
 func (b *batch) service() string {
 	m := &b.msg
-	if len(b.frame.bytes) == 0 || len(m.Frame) == 0 || (m.Kind != wire.Request && m.Kind != wire.Oneway) {
-		return ""
-	}
 	var value [1][]byte
-	if b.road().codec.Headers(m, serviceKey, value[:]) != nil {
-		return ""
+	if len(b.frame.bytes) > 0 && (m.Kind == wire.Request || m.Kind == wire.Oneway) &&
+		b.road().codec.Headers(m, serviceKey, value[:]) == nil && value[0] != nil {
+		return string(value[0])
 	}
-	return string(value[0])
+	if b.x.target != nil {
+		return b.x.target.service
+	}
+	return ""
 }
 
 // end gives back what the exchange holds. Each exchange gets here once.

@@ -34,6 +34,7 @@ type road struct {
 // target is where a rule of a route table leads: everything that its requests need, resolved.
 type target struct {
 	name     string // table/rule
+	service  string // that the rule asks for, "" when it asks for none
 	cluster  *upCluster
 	timeout  int64 // nanoseconds
 	attempts uint8
@@ -100,6 +101,7 @@ func (f *Forwarder) buildRoutes(spec *RouteSpec, clusters map[string]*upCluster)
 		}
 		r.targets = append(r.targets, &target{
 			name:     spec.Name + "/" + rule.Name,
+			service:  rule.Match.Service,
 			cluster:  c,
 			timeout:  int64(rule.Timeout),
 			attempts: uint8(min(max(rule.Attempts, 1), maxAttempts)),

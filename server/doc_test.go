@@ -1,0 +1,99 @@
+package server_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/echo"
+)
+
+// limitsPage is docs/limits.md.
+func limitsPage(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile("../docs/limits.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
+}
+
+// Every reason that the code can name is explained, and nothing is explained that no code names.
+func TestReasonsAreDocumented(t *testing.T) {
+	page := limitsPage(t)
+	reasons := map[string]bool{}
+	for _, dir := range []string{"../forwarder", "../forwarder/conn", "../forwarder/wire"} {
+		for name, reason := range reasonConstants(t, dir) {
+			reasons[reason] = true
+			if !strings.Contains(page, "`"+reason+"`") {
+				t.Errorf("docs/limits.md does not explain the reason %q (%s in %s)", reason, name, dir)
+			}
+		}
+	}
+	row := regexp.MustCompile("(?m)^\\| ((?:`[a-z-]+`(?:, )?)+) \\|")
+	_, tables, _ := strings.Cut(page, "## Why Relevo answers")
+	for _, m := range row.FindAllStringSubmatch(tables, -1) {
+		for word := range strings.SplitSeq(m[1], ", ") {
+			if reason := strings.Trim(word, "`"); !reasons[reason] {
+				t.Errorf("docs/limits.md explains the reason %q, which no code names", reason)
+			}
+		}
+	}
+}
+
+// reasonConstants are the string constants of a package whose names begin with Reason.
+func reasonConstants(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, file := range files {
+		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(tree, func(n ast.Node) bool {
+			if spec, ok := n.(*ast.ValueSpec); ok && len(spec.Values) == 1 && strings.HasPrefix(spec.Names[0].Name, "Reason") {
+				if lit, ok := spec.Values[0].(*ast.BasicLit); ok {
+					value, err := strconv.Unquote(lit.Value)
+					if err != nil {
+						t.Fatal(err)
+					}
+					out[spec.Names[0].Name] = value
+				}
+			}
+			return true
+		})
+	}
+	if len(out) == 0 {
+		t.Fatalf("no reasons found in %s", dir)
+	}
+	return out
+}
+
+// Every metric that docs/limits.md sends people to exists.
+func TestMetricsInDocumentsExist(t *testing.T) {
+	source, err := os.ReadFile("../forwarder/metrics.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := string(source)
+	s, _ := run(t, parse(t, oneHop, startEcho(t, echo.Options{})))
+	for _, sample := range s.Stats().Snapshot() {
+		known += `"` + sample.Name + `"`
+	}
+	known += `"relevo_recovered_panics_total"` // made by the first panic
+	for _, name := range regexp.MustCompile(`relevo_[a-z_]+`).FindAllString(limitsPage(t), -1) {
+		if !strings.Contains(known, `"`+name+`"`) {
+			t.Errorf("docs/limits.md names the metric %s, which there is not", name)
+		}
+	}
+}
