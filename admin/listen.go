@@ -46,11 +46,7 @@ func Listen(address string, file SocketFile) (net.Listener, error) {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return nil, fmt.Errorf("listen on %q: want HOST:PORT or unix:/PATH: %w", address, err)
 	}
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", address, err)
-	}
-	return l, nil
+	return net.Listen("tcp", address) // its error says what was being done, and where
 }
 
 func listenUnix(path string, file SocketFile) (net.Listener, error) {

@@ -16,7 +16,7 @@ func TestListenTCP(t *testing.T) {
 	l := listen(t, "127.0.0.1:0")
 	defer l.Close()
 	_, err := Listen(l.Addr().String(), SocketFile{})
-	if err == nil || !strings.HasPrefix(err.Error(), "listen on "+l.Addr().String()+": ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "listen tcp "+l.Addr().String()+": ") {
 		t.Errorf("listening on a taken port gives %v, want an error with the address", err)
 	}
 }

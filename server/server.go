@@ -106,7 +106,7 @@ func (s *Server) openDoors(o Options) error {
 func (s *Server) open(name string, address config.Address, handler func(address string) http.Handler) error {
 	l, err := admin.Listen(string(address), admin.SocketFile{})
 	if err != nil {
-		return fmt.Errorf("%s address %s: %w", name, address, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	log := s.log.With(zap.String("door", name))
 	s.doors = append(s.doors, &door{name, l, admin.NewServer(l, handler(string(address)), log)})

@@ -336,6 +336,7 @@ func (c *client) reply(l *link, now int64) bool {
 	case unknown:
 		c.batch.straying()
 		return false
+	case answered: // what was waited for: looked at below
 	}
 	counted := s.due >= c.r.from
 	if l.m.Status != wire.Success {

@@ -159,10 +159,10 @@ func TestPrint(t *testing.T) {
 	var got struct {
 		Status string
 		Code   int
-		Body   []byte
+		Body   string
 		Total  float64 `json:"total_us"`
 	}
-	if err := json.Unmarshal(b.Bytes(), &got); err != nil || got.Status != "SERVER_THREADPOOL_BUSY" || got.Code != 4 || string(got.Body) != "body\n" || got.Total != 2000 {
+	if err := json.Unmarshal(b.Bytes(), &got); err != nil || got.Status != "SERVER_THREADPOOL_BUSY" || got.Code != 4 || got.Body != "626f64790a" || got.Total != 2000 {
 		t.Errorf("JSON %s: got %+v, %v", b.Bytes(), got, err)
 	}
 	b.Reset()

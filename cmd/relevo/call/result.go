@@ -59,7 +59,7 @@ func (r *Result) Print(w io.Writer) error {
 	return err
 }
 
-// PrintJSON writes the result as one JSON object, the body in base64.
+// PrintJSON writes the result as one JSON object, the body in hex.
 func (r *Result) PrintJSON(w io.Writer) error {
 	type pair struct {
 		Key   string `json:"key"`
@@ -86,14 +86,14 @@ func (r *Result) PrintJSON(w io.Writer) error {
 		Codec    string  `json:"codec"`
 		Class    string  `json:"class"`
 		Headers  []pair  `json:"headers"`
-		Body     []byte  `json:"body"`
+		Body     string  `json:"body"`
 		Connect  float64 `json:"connect_us"`
 		Total    float64 `json:"total_us"`
 		Bytes    int     `json:"bytes"`
 		BytesOut int     `json:"bytes_out"`
 	}{
 		r.Oneway, r.Ack, r.Status.String(), r.Code, r.Version.String(), bolt.CodecName(r.Codec), r.Class, headers,
-		r.Body, micros(r.Connect), micros(r.Total), r.Bytes, r.BytesOut,
+		hex.EncodeToString(r.Body), micros(r.Connect), micros(r.Total), r.Bytes, r.BytesOut,
 	})
 }
 

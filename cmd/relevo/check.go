@@ -1,0 +1,103 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/relevo-proxy/relevo/server/config"
+)
+
+// configFile is where a configuration is looked for unless something else is said.
+const configFile = "/etc/relevo/relevo.yaml"
+
+// stdinName is the file name that stands for standard input, and stdinTitle what that is called.
+const (
+	stdinName  = "-"
+	stdinTitle = "standard input"
+)
+
+func checkVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check a configuration, and say all that is wrong with it",
+		Long: "Check a configuration without running it. All faults are printed, each with its path, and the exit\n" +
+			"status is 78. Warnings are about what is valid and can hardly be meant; they do not change the status.",
+		Example: "  relevo check -c relevo.yaml\n" +
+			"  generate | relevo check -c -",
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	file := configFlag(cmd, "file to check, - for standard input")
+	cmd.RunE = verb(func(cmd *cobra.Command) error {
+		c, err := load(*file, cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		out, name := cmd.OutOrStdout(), *file
+		if name == stdinName {
+			name = stdinTitle
+		}
+		for _, w := range c.Warnings() {
+			fmt.Fprintf(out, "%s: warning: %s\n", name, w)
+		}
+		_, err = fmt.Fprintf(out, "%s: ok: %s\n", name, summary(c))
+		return err
+	})
+	return cmd
+}
+
+// configFlag adds -c to a verb.
+func configFlag(cmd *cobra.Command, usage string) *string {
+	file := cmd.Flags().StringP("config", "c", configFile, usage)
+	if err := cmd.MarkFlagFilename("config", "yaml", "yml", "json"); err != nil {
+		panic(err) // a flag that does not exist: a slip in this package
+	}
+	return file
+}
+
+// load reads a configuration. Every error of it is a refused configuration, but a missing permission.
+func load(file string, stdin io.Reader) (*config.Config, error) {
+	if file == stdinName {
+		data, err := io.ReadAll(stdin)
+		if err != nil {
+			return nil, &failure{exitConfig, fmt.Errorf("reading the configuration: %w", err)}
+		}
+		c, err := config.Parse(data)
+		if faults, ok := errors.AsType[*config.Errors](err); ok {
+			faults.Source = stdinTitle
+		}
+		return c, err
+	}
+	c, err := config.Load(file)
+	if _, ok := errors.AsType[*config.Errors](err); ok || err == nil || errors.Is(err, fs.ErrPermission) {
+		return c, err
+	}
+	return nil, &failure{exitConfig, err}
+}
+
+// summary says how much there is in a configuration.
+func summary(c *config.Config) string {
+	rules, endpoints := 0, 0
+	for _, t := range c.Routes {
+		rules += len(t.Rules)
+	}
+	for _, k := range c.Clusters {
+		endpoints += len(k.Endpoints)
+	}
+	return strings.Join([]string{
+		count(len(c.Listeners), "listener"),
+		count(len(c.Routes), "route table") + " with " + count(rules, "rule"),
+		count(len(c.Clusters), "cluster") + " with " + count(endpoints, "endpoint"),
+	}, ", ")
+}
+
+func count[N ~int | ~int64 | ~uint64](n N, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,155 @@
+// Command relevo is the forwarder, and the tools to try, ask and measure it.
+//
+// Each verb has a file of its own, which reads the flags, calls the package that does the work, and says how it
+// ended: exit.go lists the statuses. Nothing is decided here about how requests are forwarded.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() { os.Exit(execute(os.Args, os.Stdin, os.Stdout, os.Stderr)) }
+
+// execute runs the command line and returns the exit status. args[0] is the program as it was typed.
+func execute(args []string, in io.Reader, out, errOut io.Writer) int {
+	root := newRoot(args[0])
+	root.SetArgs(args[1:])
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	cmd, err := root.ExecuteC()
+	if err == nil {
+		return exitDone
+	}
+	if e, ok := errors.AsType[*verbError](err); ok {
+		err = e.err
+	} else {
+		err = &usageError{mistyped(root, args[1:], err)}
+	}
+	if _, ok := errors.AsType[*usageError](err); ok {
+		err = misused("%s; see %s --help", oneLine(err), cmd.CommandPath())
+	}
+	complain(errOut, err)
+	return statusOf(err)
+}
+
+// newRoot builds the tree of verbs. typed is what the program was called as, for what it tells people to type.
+func newRoot(typed string) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "relevo",
+		Short: "Forward RPC traffic at layer 7",
+		Long: "Relevo forwards RPC traffic at layer 7.\n\n" +
+			"Exit status: 0 done; 1 the thing asked for did not succeed; 2 wrong usage;\n" +
+			"69 nothing to talk to; 77 no permission; 78 configuration refused.",
+		Example: "  relevo run --trial\n" +
+			"  relevo run -c /etc/relevo/relevo.yaml",
+		Version:       buildInfo().Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.SetHelpCommand(helpVerb())
+	root.AddCommand(
+		runVerb(typed), checkVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(), completionVerb(), versionVerb(),
+	)
+	return root
+}
+
+// verbError is the error of a verb that was understood. All that cobra itself finds wrong is about usage.
+type verbError struct{ err error }
+
+func (e *verbError) Error() string { return e.err.Error() }
+
+// verb is the RunE of a verb that takes no arguments but flags.
+func verb(run func(cmd *cobra.Command) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		err := error(nil)
+		if len(args) > 0 {
+			err = misused("unexpected argument %q", args[0])
+		} else {
+			err = run(cmd)
+		}
+		if err != nil {
+			return &verbError{err}
+		}
+		return nil
+	}
+}
+
+// protocols is a verb that exists once a protocol.
+func protocols(c *cobra.Command, each ...*cobra.Command) *cobra.Command {
+	c.AddCommand(each...)
+	c.Args = cobra.ArbitraryArgs // so that mistyped says what is wrong with them
+	c.ValidArgsFunction = cobra.NoFileCompletions
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return errors.New("unknown protocol") // mistyped has more to say
+		}
+		return &verbError{misused("which protocol? there is: %s", strings.Join(names(cmd), ", "))}
+	}
+	return c
+}
+
+// mistyped says it where an error comes from a word that is no verb: cobra may have stumbled over a flag that
+// only the right verb has.
+func mistyped(root *cobra.Command, args []string, err error) error {
+	cmd, rest, _ := root.Find(args)
+	if !cmd.HasSubCommands() {
+		return err
+	}
+	for _, word := range rest {
+		if strings.HasPrefix(word, "-") {
+			continue
+		}
+		kind := "verb"
+		if cmd != root {
+			kind = "protocol"
+		}
+		if near := cmd.SuggestionsFor(word); len(near) > 0 {
+			return misused("unknown %s %q (did you mean %s?)", kind, word, strings.Join(near, " or "))
+		}
+		return misused("unknown %s %q, there is: %s", kind, word, strings.Join(names(cmd), ", "))
+	}
+	return err
+}
+
+// names is what the verbs below c are called.
+func names(c *cobra.Command) (list []string) {
+	for _, sub := range c.Commands() {
+		if sub.IsAvailableCommand() {
+			list = append(list, sub.Name())
+		}
+	}
+	return list
+}
+
+// helpVerb is "relevo help VERB"; cobra's own exits with 0 for a verb that does not exist.
+func helpVerb() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [VERB]",
+		Short: "Help about a verb",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return &verbError{&usageError{mistyped(cmd.Root(), args, misused("unknown verb %q", strings.Join(args, " ")))}}
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
+}
+
+// interruptible ends with SIGINT and SIGTERM. A second signal ends the process at once.
+func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
