@@ -32,6 +32,8 @@ type batch struct {
 	data []byte
 	used int
 
+	decoding bool // the codec is at work: when it panics, nothing has been used
+
 	// The exchange that is being carried, and its frame.
 	x     exchange
 	msg   wire.Message
@@ -69,8 +71,10 @@ func (f *Forwarder) batch() *batch {
 	return b
 }
 
-// done pays what the batch owes: flushes first, then counts. The batch goes back to its pool.
+// done pays what the batch owes: places first, for who has its reply may ask again at once, then flushes, then
+// counts. The batch goes back to its pool.
 func (b *batch) done() {
+	b.debts.giveBack()
 	for _, c := range b.dirty {
 		c.Flush()
 	}
@@ -101,10 +105,16 @@ func (b *batch) requests(d *downstream, data []byte) (need int, err error) {
 	r := b.snap.roads[d.listener.slot]
 	b.own = d.listener.stats.own
 	b.data, b.used, need = data, 0, 1
-	defer b.rescue()
-	defer func() { d.conn.Advance(b.used) }()
+	defer func() {
+		if v := recover(); v != nil {
+			err = b.recovered(v)
+		}
+		d.conn.Advance(b.used)
+	}()
 	for range maxBatch {
+		b.decoding = true
 		n, err := r.codec.Decode(&b.msg, b.data[b.used:], r.limits)
+		b.decoding = false
 		if err != nil {
 			return 1, err
 		}
@@ -181,19 +191,30 @@ func (b *batch) toClient(d *downstream, bytes []byte) bool {
 	}
 }
 
-// rescue is where a panic on the road ends, deferred by everything that carries frames: the exchange under way
-// is answered UNKNOWN, the others go on.
+// rescue ends a panic in code that carries one exchange; it is deferred.
 func (b *batch) rescue() {
-	v := recover()
-	if v == nil {
-		return
+	if v := recover(); v != nil {
+		_ = b.recovered(v) // no connection is being read here that could be closed
 	}
-	b.f.dropped.add(ReasonPanic, 1)
-	b.f.log.Error("recovered a panic: one exchange is lost, please report this", zap.Any("panic", v),
-		zap.Stringer("phase", b.x.phase), zap.ByteString("stack", debug.Stack()))
+}
+
+// recovered is where every panic on the road ends: the exchange under way is answered UNKNOWN, the others go on.
+// It returns an error when the panic came from decoding: then nothing of the bytes has been used, and the
+// connection must be closed.
+func (b *batch) recovered(v any) error {
+	b.f.panics.add(ReasonPanic, 1)
+	if n, ok := b.f.warn(b.x.phase.String(), ReasonPanic); ok {
+		b.f.log.Error("recovered a panic: one exchange is lost, please report this", zap.Any("panic", v),
+			zap.Stringer("phase", b.x.phase), zap.ByteString("stack", debug.Stack()), zap.Uint64("suppressed", n))
+	}
+	if b.decoding {
+		b.decoding = false
+		b.x, b.msg = exchange{}, wire.Message{}
+		return errDecoderPanic
+	}
 	defer func() {
 		if v := recover(); v != nil {
-			b.f.log.Error("a panic while a panic was answered", zap.Any("panic", v))
+			b.f.panics.add(ReasonPanic, 1)
 		}
 	}()
 	if b.x.live() {
@@ -201,4 +222,8 @@ func (b *batch) rescue() {
 		b.run()
 	}
 	b.putBack()
+	return nil
 }
+
+// errDecoderPanic closes a connection whose bytes make a codec panic, which is a defect of the codec.
+var errDecoderPanic = &wire.DecodeError{Reason: ReasonPanic}

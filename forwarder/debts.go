@@ -126,7 +126,20 @@ func (r *replies) pay() {
 	r.seen, r.target, r.listener, r.endpoint = 0, nil, nil, nil
 }
 
-// pay tells everything.
+// giveBack tells who gets what was held back.
+func (d *debts) giveBack() {
+	if e, n := d.left.take(); n > 0 {
+		e.policy.Release(int(n))
+	}
+	if c, n := d.released.take(); n > 0 {
+		c.policy.Limits().Requests.Release(int(n))
+	}
+	if s, n := d.streams.take(); n > 0 {
+		s.inFlight.Add(-int64(n))
+	}
+}
+
+// pay tells what was counted.
 func (d *debts) pay() {
 	if l, n := d.requests.take(); n > 0 {
 		l.requests.Add(n)
@@ -136,15 +149,6 @@ func (d *debts) pay() {
 	}
 	if e, n := d.sentTo.take(); n > 0 {
 		e.stats.requests.Add(n)
-	}
-	if e, n := d.left.take(); n > 0 {
-		e.policy.Release(int(n))
-	}
-	if c, n := d.released.take(); n > 0 {
-		c.policy.Limits().Requests.Release(int(n))
-	}
-	if s, n := d.streams.take(); n > 0 {
-		s.inFlight.Add(-int64(n))
 	}
 	d.replies.pay()
 }

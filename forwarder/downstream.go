@@ -25,7 +25,6 @@ type downstream struct {
 
 	// Atomic.
 	inFlight atomic.Int64 // requests that have not ended
-	inBatch  atomic.Bool  // the read loop is at work on what it read
 }
 
 func newDownstream(l *listener, c *conn.Conn, peer net.Addr) *downstream {
@@ -37,10 +36,8 @@ func newDownstream(l *listener, c *conn.Conn, peer net.Addr) *downstream {
 	return d
 }
 
-// idle says whether closing the connection would lose nothing.
-func (d *downstream) idle() bool {
-	return d.inFlight.Load() == 0 && !d.inBatch.Load() && d.conn.Queued() == 0
-}
+// idle says whether nothing is in flight and nothing is queued.
+func (d *downstream) idle() bool { return d.inFlight.Load() == 0 && d.conn.Queued() == 0 }
 
 // run is the read loop. It ends when the connection is closed.
 func (d *downstream) run() {
@@ -48,10 +45,16 @@ func (d *downstream) run() {
 	need := 1
 	for {
 		data, err := d.conn.Read(need)
+		if errors.Is(err, conn.ErrLeaving) {
+			if !d.idle() {
+				continue // a request came in meanwhile: Drain asks again when it has ended
+			}
+			_ = d.conn.Finish(ReasonDrained)
+			break
+		}
 		if err != nil {
 			break
 		}
-		d.inBatch.Store(true)
 		b := f.batch()
 		d.conn.Touch(b.now)
 		need, err = b.requests(d, data)
@@ -59,7 +62,6 @@ func (d *downstream) run() {
 			d.refuse(b, err)
 		}
 		b.done()
-		d.inBatch.Store(false)
 		if err != nil {
 			d.conn.Finish(reasonOf(err))
 			break
@@ -83,6 +85,7 @@ func (d *downstream) refuse(b *batch, err error) {
 	reason := reasonOf(err)
 	l := d.listener
 	if b.msg.Kind == wire.Request {
+		b.debts.request(l.stats)
 		b.x = newExchange(d, &b.msg, b.now)
 		b.hijack(wire.CodecException, reason)
 		b.run()

@@ -3,8 +3,6 @@ package forwarder
 import (
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
@@ -22,7 +20,7 @@ type exchange struct {
 	tag      wire.Tag
 	id       uint32 // as the client gave it
 	timeout  int32  // as the client gave it, milliseconds
-	endpoint int16  // index in the cluster of the endpoint tried last, -1 before the first
+	endpoint int32  // index in the cluster of the endpoint tried last, -1 before the first
 	attempts uint8
 	phase    phase
 	kind     wire.Kind
@@ -136,10 +134,7 @@ func (b *batch) run() {
 			return
 		}
 	}
-	// Attempts are bounded, so this is a defect; it must not become an endless loop.
-	b.f.log.Error("an exchange went around too often", zap.Stringer("phase", x.phase))
-	b.hijack(wire.UnknownStatus, ReasonPanic)
-	b.answer()
+	panic("forwarder: an exchange went around too often") // attempts are bounded: a defect, and no endless loop
 }
 
 // init admits a request.
@@ -224,7 +219,7 @@ func (b *batch) chooseEndpoint() {
 		b.hijack(wire.ErrorComm, ReasonNoEndpoint)
 		return
 	}
-	x.endpoint = int16(i)
+	x.endpoint = int32(i)
 	x.attempts++
 	if x.kind == wire.Request {
 		c.endpoints[i].policy.Acquire()
@@ -315,17 +310,18 @@ func (b *batch) fail(reason string) {
 // retry tries again, if the route wants that for this reason.
 func (b *batch) retry() {
 	x := &b.x
-	on := RetryConnectFailure
-	if b.reason == ReasonResetBeforeSend {
+	on, status := RetryConnectFailure, wire.ErrorComm
+	switch b.reason {
+	case ReasonResetBeforeSend:
 		on = RetryResetBeforeSend
+	case ReasonMaxConnections: // no connection could be made here either, but because of our own limit
+		status = wire.Busy
 	}
 	switch {
 	case x.attempts >= x.target.attempts || x.target.retryOn&on == 0:
-		b.hijack(wire.ErrorComm, b.reason)
+		b.hijack(status, b.reason)
 	case x.down.conn.Closed() && x.kind == wire.Request:
-		b.hijack(wire.ErrorComm, ReasonDownstreamGone)
-	case b.frame.bytes == nil:
-		b.hijack(wire.ErrorComm, b.reason)
+		b.hijack(status, ReasonDownstreamGone)
 	default:
 		x.target.stats.retries.Add(1)
 		b.leaveEndpoint()

@@ -19,6 +19,7 @@ func (b *batch) hijack(status wire.Status, reason string) {
 func (b *batch) reply() {
 	x := &b.x
 	b.road().codec.PatchReply(b.frame.bytes, x.id)
+	x.phase = phaseEnd // from here on it is answered, whatever happens
 	d := x.down
 	var v conn.Verdict
 	if b.frame.owned {
@@ -44,6 +45,7 @@ func (b *batch) reply() {
 // answer makes the local reply of a hijacked exchange. A one-way request gets none.
 func (b *batch) answer() {
 	x := &b.x
+	x.phase = phaseEnd // as in reply
 	l := x.down.listener
 	switch {
 	case x.kind == wire.Oneway:
@@ -64,7 +66,9 @@ func (b *batch) answer() {
 			t.stats.total.Observe(time.Duration(b.now - x.start))
 		}
 	}
-	b.warnLocal()
+	if b.reason != ReasonDownstreamGone {
+		b.warnLocal()
+	}
 	b.end()
 }
 

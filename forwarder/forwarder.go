@@ -10,12 +10,12 @@
 //	snapshot.go     one built, immutable configuration
 //
 // It chooses no codec, filter or address: Spec brings them. Its goroutines are one accept loop a listener, one
-// read loop a connection, one dial at a time an endpoint, and one sweeper; Close waits for all of them.
+// read loop a connection, one dial at a time a pool, and one sweeper; Close waits for all of them, and each read
+// loop for its connection's writer.
 package forwarder
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -38,7 +38,7 @@ type Forwarder struct {
 	sweep    *sweeper
 	warnings *stats.Throttle[warning]
 	batches  sync.Pool
-	dropped  byReason
+	panics   byReason
 	ctx      context.Context // ends when Close is called: dials and waits end with it
 	cancel   context.CancelFunc
 	group    sync.WaitGroup // every goroutine of the road
@@ -55,7 +55,8 @@ type Forwarder struct {
 // warning is what warnings are throttled by.
 type warning struct{ about, reason string }
 
-// The throttle of warnings: one in this time for what it is about and the reason.
+// The throttle of warnings: one in this time for what it is about and the reason. It remembers this many such
+// pairs, and four for each rule.
 const (
 	warnInterval = 10 * time.Second
 	warnKeys     = 4096
@@ -64,13 +65,17 @@ const (
 // New builds the road for a spec and binds its listeners; nothing is accepted before Start. An error means
 // that nothing is left open. maxBuffered bounds the bytes that all connections buffer together.
 func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*Forwarder, error) {
+	rules := 0
+	for i := range spec.Routes {
+		rules += len(spec.Routes[i].Rules)
+	}
 	f := &Forwarder{
 		log:      log,
 		reg:      reg,
 		buffers:  conn.NewBuffers(maxBuffered),
 		started:  time.Now(),
-		warnings: stats.NewThrottle[warning](warnInterval, warnKeys),
-		dropped:  byReason{reg: reg, name: "relevo_recovered_panics_total", help: "Panics recovered on the road, each a defect, by reason."},
+		warnings: stats.NewThrottle[warning](warnInterval, warnKeys+4*rules),
+		panics:   byReason{reg: reg, name: "relevo_recovered_panics_total", help: "Panics recovered on the road, each a defect, by reason."},
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.batches.New = func() any { return newBatch(f) }
@@ -110,10 +115,12 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	for {
 		open := 0
 		for _, l := range snap.listeners {
-			open += l.closeIdle()
+			open += l.leaveIdle()
 		}
 		if open == 0 && snap.unsent() == 0 {
-			return nil
+			if open = snap.leave(); open == 0 {
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -163,6 +170,3 @@ func (f *Forwarder) Buffered() int64 { return f.buffers.Used() }
 func (f *Forwarder) warn(about, reason string) (suppressed uint64, ok bool) {
 	return f.warnings.Allow(warning{about, reason}, f.now())
 }
-
-// errStopped is the reason of dials that end because the Forwarder does.
-var errStopped = errors.New("stopping")

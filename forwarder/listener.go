@@ -48,7 +48,8 @@ func newListener(f *Forwarder, spec *ListenerSpec, socket net.Listener, slot int
 			MaxQueued:    spec.MaxQueued,
 			WriteTimeout: spec.WriteTimeout,
 			IdleTimeout:  spec.IdleTimeout,
-			Share:        requestShare,
+			ReadTimeout:  spec.ReadTimeout,
+			Class:        conn.Requests,
 		},
 		maxConnections: spec.MaxConnections,
 		stats:          newListenerStats(f.reg, spec.Name),
@@ -59,16 +60,6 @@ func newListener(f *Forwarder, spec *ListenerSpec, socket net.Listener, slot int
 	}
 	return l
 }
-
-// Large requests may fill the buffer budget up to this many percent, large replies all of it: what is on its
-// way out makes room, what comes in takes it.
-const (
-	requestShare = 75
-	replyShare   = 95
-)
-
-// LeastBuffered is the smallest buffer budget with which a frame of this size can be read at all, in bytes.
-func LeastBuffered(maxFrame int64) int64 { return (maxFrame/requestShare + 1) * 100 }
 
 // accept is the accept loop. It ends when the socket is closed.
 func (l *listener) accept() {
@@ -169,7 +160,7 @@ func (l *listener) gone(d *downstream) {
 	l.stats.closes.add(d.conn.Reason(), 1)
 }
 
-// each calls fn for every open connection, under the listener's lock: fn only looks.
+// each calls fn for every open connection, under the listener's lock: fn takes no other.
 func (l *listener) each(fn func(*downstream)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -219,12 +210,11 @@ func (l *listener) stop() {
 	}
 }
 
-// closeIdle closes the connections that have nothing in flight and nothing to write, and returns how many
-// stay open.
-func (l *listener) closeIdle() int {
-	idle := l.list(nil, func(d *downstream) bool { return d.idle() })
-	for _, d := range idle {
-		d.conn.Close(ReasonDrained)
+// leaveIdle asks the connections that have nothing in flight and nothing to write to end, and returns how many
+// are open.
+func (l *listener) leaveIdle() int {
+	for _, d := range l.list(nil, func(d *downstream) bool { return d.idle() }) {
+		d.conn.Leave()
 	}
 	open, _ := l.connections()
 	return open

@@ -6,10 +6,12 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/relevo-proxy/relevo/forwarder/cluster"
+	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
@@ -34,6 +36,9 @@ type upEndpoint struct {
 	network, address string
 	small, large     *pool
 	stats            *endpointStats
+
+	// Atomic.
+	unproved atomic.Int32 // connections in a row that ended before they had delivered a frame
 
 	// Guarded by mu.
 	mu                 sync.Mutex
@@ -87,16 +92,18 @@ type pool struct {
 	conns atomic.Pointer[[]*upstream]
 
 	// Guarded by mu.
-	mu       sync.Mutex
-	waiting  []waiter
-	dialling bool
-	closed   bool
+	mu        sync.Mutex
+	waiting   []waiter
+	dialling  bool
+	notBefore int64 // after a failed dial beside connections that work: when to try again
+	closed    bool
 }
 
 // waiter is an exchange that waits for a connection, and its request, in a buffer of its own.
 type waiter struct {
 	x     exchange
 	frame []byte
+	held  int // bytes of memory
 }
 
 func newPool(e *upEndpoint) *pool {
@@ -105,9 +112,10 @@ func newPool(e *upEndpoint) *pool {
 	return p
 }
 
-// pool is the pool for a frame of this size.
+// pool is the pool for a frame of this size. Where the cluster has no connection left for large ones, they share
+// those of the small ones.
 func (e *upEndpoint) pool(size int) *pool {
-	if size >= largeFrame {
+	if size >= largeFrame && (e.large.staying() > 0 || e.cluster.policy.Limits().Connections.Left() > 0) {
 		return e.large
 	}
 	return e.small
@@ -163,11 +171,9 @@ func (p *pool) staying() int {
 	return n
 }
 
-// The watermarks of an upstream's write queue: above the high one exchanges wait, at the low one they go on.
-const (
-	queueHigh = 1 << 20
-	queueLow  = 512 << 10
-)
+// queueHigh is the high watermark of an upstream's write queue, in bytes: above it exchanges wait, and from half
+// of it down they go on.
+const queueHigh = 1 << 20
 
 // wantDial starts a dial if there may be one more connection, and reports whether a dial is under way. Called
 // with mu held.
@@ -177,6 +183,8 @@ func (p *pool) wantDial() bool {
 	case p.dialling:
 		return true
 	case p.closed, p.staying() >= c.spec.ConnectionsPerEndpoint:
+		return false
+	case p.notBefore > 0 && p.staying() > 0 && c.f.now() < p.notBefore:
 		return false
 	case c.policy.Limits().Connections.TryAcquire(1) == 0:
 		return false
@@ -202,16 +210,16 @@ func (p *pool) dial() {
 		p.failed(err)
 		return
 	}
-	e.policy.Connected()
 	e.stats.dials.Add(1)
 	p.mu.Lock()
-	p.dialling = false
-	if p.closed {
-		u.conn.Close(ReasonStopping)
-	}
+	p.dialling, p.notBefore = false, 0
+	closed := p.closed
 	conns := append(slices.Clone(*p.conns.Load()), u)
 	p.conns.Store(&conns)
 	p.mu.Unlock()
+	if closed {
+		u.conn.Close(ReasonStopping)
+	}
 	f.sweep.connected()
 	f.group.Go(u.run) // ends when the connection is closed
 	p.serve()
@@ -223,7 +231,9 @@ func (p *pool) failed(err error) {
 	f := e.cluster.f
 	e.cluster.policy.Limits().Connections.Release(1)
 	if f.ctx.Err() == nil {
-		e.policy.Failed(f.now())
+		if e.small.staying() == 0 && e.large.staying() == 0 {
+			e.policy.Failed(f.now()) // else it works, and does just not take more connections
+		}
 		e.stats.failures.Add(1)
 		if n, ok := f.warn(e.address, ReasonConnectFailure); ok {
 			f.log.Warn("connecting an endpoint", zap.String("cluster", e.cluster.policy.Name()),
@@ -231,7 +241,7 @@ func (p *pool) failed(err error) {
 		}
 	}
 	p.mu.Lock()
-	p.dialling = false
+	p.dialling, p.notBefore = false, f.now()+extraDialPause
 	var waiting []waiter
 	if p.staying() == 0 {
 		waiting, p.waiting = p.waiting, nil
@@ -240,26 +250,29 @@ func (p *pool) failed(err error) {
 	f.resumeAll(waiting, ReasonConnectFailure)
 }
 
+// extraDialPause is how long a pool that has connections waits behind a failed dial for one more.
+const extraDialPause = int64(time.Second)
+
 // await puts the batch's exchange and its frame into the waiting list. It reports false when a connection has
 // become ready meanwhile, true when the exchange is somebody else's now, or is to be answered.
 func (b *batch) await(p *pool) bool {
 	c := p.endpoint.cluster
-	n := len(b.frame.bytes)
-	if !c.admitPending(n) {
+	held := b.held()
+	if !c.admitPending(held) {
 		c.stats.rejected.add(ReasonMaxPending, 1)
 		b.hijack(wire.Busy, ReasonMaxPending)
 		return true
 	}
 	own := b.frame.bytes
 	if !b.frame.owned {
-		own = b.f.buffers.Get(n)[:n]
+		own = b.f.buffers.Get(held)[:len(own)]
 		copy(own, b.frame.bytes)
 	}
-	w := waiter{x: b.x, frame: own}
+	w := waiter{x: b.x, frame: own, held: held}
 	w.x.phase = phaseWaitNotify
 	p.mu.Lock()
 	usable := p.usable()
-	if usable == nil && (p.wantDial() || p.staying() > 0) {
+	if usable == nil && !p.closed && (p.wantDial() || p.staying() > 0) {
 		p.waiting = append(p.waiting, w)
 		p.mu.Unlock()
 		b.x.phase = phaseWaitNotify
@@ -269,7 +282,7 @@ func (b *batch) await(p *pool) bool {
 	}
 	closed := p.closed
 	p.mu.Unlock()
-	c.releasePending(n)
+	c.releasePending(held)
 	if !b.frame.owned {
 		b.f.buffers.Put(own)
 	}
@@ -280,9 +293,17 @@ func (b *batch) await(p *pool) bool {
 		b.hijack(wire.ConnectionClosed, ReasonDraining)
 	default:
 		c.stats.rejected.add(ReasonMaxConnections, 1)
-		b.hijack(wire.Busy, ReasonMaxConnections)
+		b.fail(ReasonMaxConnections)
 	}
 	return true
+}
+
+// held is what the frame under way takes up in memory while it waits.
+func (b *batch) held() int {
+	if b.frame.owned {
+		return cap(b.frame.bytes)
+	}
+	return conn.Capacity(len(b.frame.bytes))
 }
 
 func (c *upCluster) admitPending(bytes int) bool {
@@ -360,12 +381,24 @@ func (p *pool) expired(now int64, out []waiter) (_ []waiter, earliest int64) {
 	return out, earliest
 }
 
-// remove forgets a connection that has ended, and dials another one if somebody waits.
-func (p *pool) remove(u *upstream) {
+// remove forgets a connection that has ended. If somebody waits it dials another one; when that may not be, or the
+// endpoint was given up and no connection is left to wait for, it returns those that waited.
+func (p *pool) remove(u *upstream, givenUp bool) (waiting []waiter) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	conns := slices.DeleteFunc(slices.Clone(*p.conns.Load()), func(o *upstream) bool { return o == u })
 	p.conns.Store(&conns)
+	if len(p.waiting) == 0 || !givenUp && p.wantDial() || p.dialling || p.staying() > 0 {
+		return nil
+	}
+	waiting, p.waiting = p.waiting, nil
+	return waiting
+}
+
+// replace dials in the place of a connection that takes no more streams, if somebody waits.
+func (p *pool) replace() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if len(p.waiting) > 0 {
 		p.wantDial()
 	}
@@ -374,7 +407,7 @@ func (p *pool) remove(u *upstream) {
 // resume goes on with an exchange that waited, in a phase; reason is why, when that is phaseRetry.
 func (b *batch) resume(w *waiter, next phase, reason string) {
 	defer b.rescue()
-	w.x.target.cluster.releasePending(len(w.frame))
+	w.x.target.cluster.releasePending(w.held)
 	b.carry(w.x, w.frame)
 	b.x.phase, b.reason = next, reason
 	if b.now >= b.x.deadline {
@@ -394,14 +427,12 @@ func (b *batch) carry(x exchange, bytes []byte) {
 
 // resumeAll answers or retries exchanges that waited in vain.
 func (f *Forwarder) resumeAll(waiting []waiter, reason string) {
-	for len(waiting) > 0 {
-		n := min(len(waiting), maxBatch)
+	for batch := range slices.Chunk(waiting, maxBatch) {
 		b := f.batch()
-		for i := range waiting[:n] {
-			b.resume(&waiting[i], phaseRetry, reason)
+		for i := range batch {
+			b.resume(&batch[i], phaseRetry, reason)
 		}
 		b.done()
-		waiting = waiting[n:]
 	}
 }
 
@@ -417,8 +448,22 @@ func (c *upCluster) close() {
 			for _, u := range *p.conns.Load() {
 				u.conn.Close(ReasonStopping)
 			}
-			c.f.resumeAll(waiting, ReasonDraining)
+			c.f.concludeAll(waiting, wire.ConnectionClosed, ReasonDraining)
 		}
+	}
+}
+
+// concludeAll answers exchanges that waited.
+func (f *Forwarder) concludeAll(waiting []waiter, status wire.Status, reason string) {
+	for batch := range slices.Chunk(waiting, maxBatch) {
+		b := f.batch()
+		for i := range batch {
+			w := &batch[i]
+			w.x.target.cluster.releasePending(w.held)
+			f.buffers.Put(w.frame)
+			b.conclude(w.x, status, reason)
+		}
+		b.done()
 	}
 }
 

@@ -2,12 +2,10 @@ package forwarder_test
 
 import (
 	"context"
-	"net"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"go.uber.org/zap/zaptest"
 
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
 	"github.com/relevo-proxy/relevo/cmd/relevo/echo"
@@ -30,7 +28,7 @@ func spec(endpoints ...string) *forwarder.Spec {
 		Listeners: []forwarder.ListenerSpec{{
 			Name: "in", Network: "tcp", Address: "127.0.0.1:0", Codec: bolt.Codec{}, Routes: "rpc",
 			Limits:         wire.Limits{MaxFrame: 16 << 20, MaxHeader: 32767},
-			MaxConnections: 10000, MaxStreams: 4096, IdleTimeout: time.Minute, WriteTimeout: 10 * time.Second,
+			MaxConnections: 10000, MaxStreams: 4096, IdleTimeout: time.Minute, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second,
 			QueueHigh: 1 << 20, QueueLow: 512 << 10, MaxQueued: 16 << 20,
 		}},
 		Routes: []forwarder.RouteSpec{{Name: "rpc", Rules: []forwarder.RuleSpec{{
@@ -41,7 +39,7 @@ func spec(endpoints ...string) *forwarder.Spec {
 			Name: "echo", Codec: bolt.Codec{}, Limits: wire.Limits{MaxFrame: 16 << 20, MaxHeader: 32767},
 			Balancer: forwarder.BalancerLeastRequest, ConnectionsPerEndpoint: 1, MaxConnections: 64,
 			MaxPending: 1024, MaxPendingBytes: 64 << 20, MaxRequests: 100000, MaxQueued: 32 << 20,
-			ConnectTimeout: time.Second, WriteTimeout: 10 * time.Second, HeartbeatInterval: 30 * time.Second,
+			ConnectTimeout: time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, HeartbeatInterval: 30 * time.Second,
 			HeartbeatMisses: 3,
 		}},
 	}
@@ -54,19 +52,8 @@ func spec(endpoints ...string) *forwarder.Spec {
 // start runs a road until the test ends.
 func start(t *testing.T, s *forwarder.Spec) (f *forwarder.Forwarder, address string, reg *stats.Registry) {
 	t.Helper()
-	reg = stats.NewRegistry()
-	f, err := forwarder.New(s, 512<<20, reg, zaptest.NewLogger(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.Start()
-	t.Cleanup(func() {
-		f.Close()
-		if n := f.Buffered(); n != 0 {
-			t.Errorf("%d bytes of buffers are held after Close, want 0: a buffer was lost", n)
-		}
-	})
-	return f, f.Addresses()["in"].String(), reg
+	p := startProxy(t, s, 512<<20)
+	return p.Forwarder, p.address, p.reg
 }
 
 // startEcho runs an echo server until the test ends.
@@ -106,14 +93,4 @@ func TestForwardsAndVerifies(t *testing.T) {
 			}
 		})
 	}
-}
-
-func dial(t *testing.T, address string) net.Conn {
-	t.Helper()
-	c, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c
 }

@@ -155,6 +155,18 @@ func (f *Forwarder) bind(spec *ListenerSpec, slot int) (*listener, error) {
 // keepAlive finds peers that are gone without a word: after a minute of silence, within a minute.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
 
+// leave asks the server connections to end, and returns how many there are.
+func (s *snapshot) leave() int {
+	n := 0
+	for _, c := range s.order {
+		c.connections(func(u *upstream) {
+			u.conn.Leave()
+			n++
+		})
+	}
+	return n
+}
+
 // unsent is the number of bytes that wait to be sent to servers, in write queues or for a connection.
 func (s *snapshot) unsent() int64 {
 	var n int64

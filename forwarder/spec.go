@@ -29,6 +29,7 @@ type ListenerSpec struct {
 	MaxStreams       int // requests in flight on one connection
 	AcceptRate       int // connections a second; 0 means no bound
 	IdleTimeout      time.Duration
+	ReadTimeout      time.Duration // for the next byte of a frame that has begun
 	WriteTimeout     time.Duration
 	QueueHigh        int
 	QueueLow         int
@@ -66,7 +67,7 @@ type ClusterSpec struct {
 	Name                   string
 	Codec                  wire.Codec
 	Limits                 wire.Limits // of replies
-	Balancer               string      // one of cluster.Balancers
+	Balancer               string      // BalancerLeastRequest or BalancerRoundRobin
 	ConnectionsPerEndpoint int
 	MaxConnections         int // over all endpoints
 	MaxPending             int // exchanges that wait for a connection
@@ -74,6 +75,7 @@ type ClusterSpec struct {
 	MaxRequests            int // in flight
 	MaxQueued              int // of one connection's write queue
 	ConnectTimeout         time.Duration
+	ReadTimeout            time.Duration
 	WriteTimeout           time.Duration
 	HeartbeatInterval      time.Duration // idle time before a heartbeat; 0 means none
 	HeartbeatMisses        int

@@ -1,13 +1,10 @@
 package forwarder
 
 import (
-	"cmp"
 	"math"
 	"slices"
 	"sync/atomic"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/stream"
@@ -32,17 +29,16 @@ type sweeper struct {
 	// Owned by run.
 	tickAt  int64
 	tick    int64
-	gated   []*conn.Conn // whose read gate is shut for memory
+	overdue []overdue
 	expired []stream.Entry[exchange]
 	waited  []waiter
-	downs   []*downstream
+	memory  memory
 }
 
 // The bounds of the time between two looks at all connections.
 const (
 	minTick       = int64(10 * time.Millisecond)
 	maxTick       = int64(time.Second)
-	pressureLook  = int64(10 * time.Millisecond)
 	deadlineGrain = int64(time.Millisecond) // deadlines this close together are swept together
 )
 
@@ -87,7 +83,7 @@ func (s *sweeper) run() {
 		next = max(min(next, s.tickAt), now+deadlineGrain)
 		s.next.Store(next)
 		pressure := s.f.buffers.Pressure()
-		if len(s.gated) > 0 {
+		if s.memory.pressed {
 			pressure = nil // looked at by the tick
 		}
 		timer.Reset(time.Duration(min(next-now, int64(time.Hour))))
@@ -114,9 +110,11 @@ func (s *sweeper) tickTime() int64 {
 	for _, l := range snap.listeners {
 		shortest(l.connConfig.IdleTimeout)
 		shortest(l.connConfig.WriteTimeout)
+		shortest(l.connConfig.ReadTimeout)
 	}
 	for _, c := range snap.order {
 		shortest(c.spec.WriteTimeout)
+		shortest(c.spec.ReadTimeout)
 		shortest(c.spec.HeartbeatInterval)
 	}
 	return max(t, minTick)
@@ -167,22 +165,16 @@ func (s *sweeper) duties(now int64) {
 	if now < s.tickAt && s.tickAt != never {
 		return
 	}
+	s.asleep.Store(true) // before the look: who connects behind it rouses us again
 	snap := s.f.snap.Load()
 	open := 0
 	for _, l := range snap.listeners {
-		n, _ := l.connections()
-		open += n
-		s.downs = l.list(s.downs[:0], func(d *downstream) bool {
-			return d.conn.Overdue(now, d.inFlight.Load() > 0) != ""
-		})
-		for _, d := range s.downs {
-			reason := conn.ReasonWriteTimeout
-			if d.conn.Queued() == 0 {
-				reason = conn.ReasonIdle
+		l.each(func(d *downstream) {
+			open++
+			if reason := d.conn.Overdue(now, d.inFlight.Load() > 0); reason != "" {
+				s.overdue = append(s.overdue, overdue{d.conn, reason})
 			}
-			d.conn.Close(reason)
-		}
-		clear(s.downs)
+		})
 	}
 	for _, c := range snap.order {
 		c.connections(func(u *upstream) {
@@ -190,22 +182,38 @@ func (s *sweeper) duties(now int64) {
 			s.tend(u, now)
 		})
 	}
-	s.relieve(snap)
+	for _, o := range s.overdue {
+		o.conn.Close(o.reason)
+	}
+	clear(s.overdue)
+	s.overdue = s.overdue[:0]
+	pressed := s.relieve(snap, now)
 	switch {
-	case len(s.gated) > 0:
+	case pressed:
 		s.tickAt = now + pressureLook
 	case open > 0:
 		s.tickAt = now + s.tick
 	default:
 		s.tickAt = never
-		s.asleep.Store(true)
+		return
 	}
+	s.asleep.Store(false)
+}
+
+// overdue is a connection that is to be closed, and why.
+type overdue struct {
+	conn   *conn.Conn
+	reason string
 }
 
 // tend closes an overdue server connection, or sends it a heartbeat when it has been silent.
 func (s *sweeper) tend(u *upstream, now int64) {
+	if u.spent() { // its last stream has ended by its deadline, so that nothing was read since
+		s.overdue = append(s.overdue, overdue{u.conn, ReasonGoAway})
+		return
+	}
 	if reason := u.conn.Overdue(now, true); reason != "" {
-		u.conn.Close(reason)
+		s.overdue = append(s.overdue, overdue{u.conn, reason})
 		return
 	}
 	spec := &u.endpoint.cluster.spec
@@ -213,7 +221,7 @@ func (s *sweeper) tend(u *upstream, now int64) {
 	if interval == 0 {
 		return
 	}
-	read := u.conn.LastRead()
+	read := max(u.conn.LastRead(), u.conn.LastByte())
 	if read > u.lastBeat {
 		u.missed = 0
 	}
@@ -221,65 +229,16 @@ func (s *sweeper) tend(u *upstream, now int64) {
 		return
 	}
 	if u.missed >= spec.HeartbeatMisses {
-		u.conn.Close(ReasonHeartbeatTimeout)
+		s.overdue = append(s.overdue, overdue{u.conn, ReasonHeartbeatTimeout})
 		return
 	}
 	u.missed++
 	u.lastBeat = now
-	if u.conn.Append(u.codec.AppendHeartbeat(nil, u.table.Draw())) == conn.First {
+	switch u.conn.Append(u.codec.AppendHeartbeat(nil, u.table.Draw())) {
+	case conn.First:
 		u.conn.Flush()
-	}
-	u.endpoint.stats.beats.Add(1)
-}
-
-// relieve acts when buffers hold too much: above the high mark the largest holders among the clients are not
-// read from, at the limit the largest holders of all are closed, and below the low mark all are read again.
-func (s *sweeper) relieve(snap *snapshot) {
-	used, high, limit := s.f.buffers.Used(), s.f.buffers.High(), s.f.buffers.Max()
-	if used <= high {
-		if len(s.gated) > 0 && used <= high-high/8 {
-			for _, c := range s.gated {
-				c.GateMemory(false)
-			}
-			clear(s.gated)
-			s.gated = s.gated[:0]
-		}
-		return
-	}
-	var clients, all []*conn.Conn
-	for _, l := range snap.listeners {
-		l.each(func(d *downstream) { clients = append(clients, d.conn) })
-	}
-	byHeld := func(a, b *conn.Conn) int { return cmp.Compare(b.Held(), a.Held()) }
-	slices.SortFunc(clients, byHeld)
-	excess := used - high + high/8
-	for _, c := range clients {
-		if excess <= 0 || c.Held() == 0 {
-			break
-		}
-		excess -= c.Held()
-		if !c.Gated() {
-			c.GateMemory(true)
-			s.gated = append(s.gated, c)
-		}
-	}
-	if n, ok := s.f.warn("buffers", ReasonBufferPressure); ok {
-		s.f.log.Warn("buffers are nearly full: not reading from the largest holders", zap.Int64("used", used),
-			zap.Int64("max_buffered", limit), zap.Int("gated", len(s.gated)), zap.Uint64("suppressed", n))
-	}
-	if used < limit {
-		return
-	}
-	all = clients
-	for _, c := range snap.order {
-		c.connections(func(u *upstream) { all = append(all, u.conn) })
-	}
-	slices.SortFunc(all, byHeld)
-	for _, c := range all {
-		if used < high || c.Held() == 0 {
-			break
-		}
-		used -= c.Held()
-		c.Close(ReasonBufferPressure)
+		u.endpoint.stats.beats.Add(1)
+	case conn.Appended:
+		u.endpoint.stats.beats.Add(1)
 	}
 }

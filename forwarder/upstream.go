@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -22,6 +23,10 @@ type upstream struct {
 	codec    wire.Codec
 	conn     *conn.Conn
 	table    *stream.Table[exchange]
+	high     int64 // bytes queued above which exchanges wait
+
+	// Owned by the read loop.
+	proved bool // it has delivered a frame
 
 	// Owned by the sweeper.
 	lastBeat int64 // when the last heartbeat was sent
@@ -35,7 +40,14 @@ type upstream struct {
 }
 
 // takes says whether the connection can take another frame.
-func (u *upstream) takes() bool { return u.conn.Queued() <= queueHigh && !u.leaving.Load() }
+func (u *upstream) takes() bool {
+	return u.conn.Queued() <= u.high && !u.leaving.Load() && !u.conn.Closed()
+}
+
+// spent says whether the connection is to close and has nothing left to do.
+func (u *upstream) spent() bool {
+	return u.leaving.Load() && u.table.Len() == 0 && u.conn.Queued() == 0
+}
 
 func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 	sock, ok := c.(conn.Socket)
@@ -43,11 +55,12 @@ func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("taking over a %T: it is not a socket of the operating system", c)
 	}
-	u := &upstream{pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec}
 	spec := &p.endpoint.cluster.spec
+	high := min(queueHigh, spec.MaxQueued)
+	u := &upstream{pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec, high: int64(high)}
 	cc, err := conn.New(sock, p.endpoint.cluster.f.buffers, conn.Config{
-		High: queueHigh, Low: queueLow, Drained: p.serve,
-		MaxQueued: spec.MaxQueued, WriteTimeout: spec.WriteTimeout, Share: replyShare,
+		High: high, Low: high / 2, Drained: p.serve, MaxQueued: spec.MaxQueued,
+		WriteTimeout: spec.WriteTimeout, ReadTimeout: spec.ReadTimeout, Class: conn.Replies,
 	})
 	if err != nil {
 		_ = c.Close()
@@ -65,6 +78,10 @@ func (u *upstream) run() {
 	need := 1
 	for {
 		data, err := u.conn.Read(need)
+		if errors.Is(err, conn.ErrLeaving) {
+			_ = u.conn.Finish(ReasonStopping)
+			break
+		}
 		if err != nil {
 			break
 		}
@@ -75,7 +92,7 @@ func (u *upstream) run() {
 			u.broken(b, err)
 		}
 		b.done()
-		if u.leaving.Load() && u.table.Len() == 0 {
+		if u.spent() {
 			u.conn.Close(ReasonGoAway)
 		}
 	}
@@ -86,17 +103,28 @@ func (u *upstream) run() {
 func (b *batch) replies(u *upstream, data []byte) (need int, err error) {
 	b.own = u.endpoint.stats.own
 	b.data, b.used, need = data, 0, 1
-	defer b.rescue()
-	defer func() { u.conn.Advance(b.used) }()
+	defer func() {
+		if v := recover(); v != nil {
+			err = b.recovered(v)
+		}
+		u.conn.Advance(b.used)
+	}()
 	limits := u.endpoint.cluster.spec.Limits
 	for range maxBatch {
+		b.decoding = true
 		n, err := u.codec.Decode(&b.msg, b.data[b.used:], limits)
+		b.decoding = false
 		if err != nil {
 			return 1, err
 		}
 		if n > len(b.data)-b.used {
 			need = n
 			break
+		}
+		if !u.proved {
+			u.proved = true
+			u.endpoint.unproved.Store(0)
+			u.endpoint.policy.Connected()
 		}
 		b.used += n
 		b.frames++
@@ -133,6 +161,7 @@ func (b *batch) outbound(u *upstream) {
 		b.owe(u.conn, u.conn.Append(b.out))
 	case wire.GoAway:
 		u.leaving.Store(true)
+		u.pool.replace()
 	default:
 		cs.dropped.add(ReasonServerPush, 1)
 	}
@@ -151,25 +180,32 @@ func (u *upstream) broken(b *batch, err error) {
 	}
 }
 
+// maxUnproved is how many connections in a row an endpoint may end without having delivered a frame, like a
+// relay with nobody behind it: from then on it counts as failed, though it can be connected.
+const maxUnproved = 3
+
 // end cleans up behind a closed connection: what was never sent may be tried again, what was sent is answered.
 func (u *upstream) end() {
 	e := u.endpoint
 	f := e.cluster.f
 	reason := u.conn.Reason()
-	if reason == conn.ReasonWriteTimeout || reason == ReasonHeartbeatTimeout {
+	givenUp := reason == conn.ReasonWriteTimeout || reason == ReasonHeartbeatTimeout
+	if !u.proved && !f.draining.Load() {
+		givenUp = e.unproved.Add(1) >= maxUnproved || givenUp
+	}
+	if givenUp {
 		e.policy.Failed(f.now()) // it is there, and yet it is not: pass it over before its requests go elsewhere
 	}
-	rx, tx := u.conn.Bytes()
+	e.cluster.policy.Limits().Connections.Release(1) // first: whoever waits needs the place
+	u.leaving.Store(true)
+	u.retryUnsent()
 	e.mu.Lock()
+	rx, tx := u.conn.Bytes()
 	e.closedRX += rx
 	e.closedTX += tx
 	u.counted = true
 	e.mu.Unlock()
-	u.pool.remove(u)
-	e.cluster.policy.Limits().Connections.Release(1)
-	e.stats.closes.add(reason, 1)
-
-	unsent := u.liftUnsent()
+	waiting := u.pool.remove(u, givenUp)
 	for batch := range slices.Chunk(u.table.Close(nil), maxBatch) {
 		b := f.batch()
 		for i := range batch {
@@ -177,20 +213,14 @@ func (u *upstream) end() {
 		}
 		b.done()
 	}
-	for batch := range slices.Chunk(unsent, maxBatch) {
-		b := f.batch()
-		for i := range batch {
-			b.again(&batch[i])
-		}
-		b.done()
-	}
+	f.resumeAll(waiting, ReasonResetBeforeSend)
+	e.stats.closes.add(reason, 1)
 	u.conn.Release()
 }
 
-// liftUnsent takes the requests out of the write queue of which the kernel took no byte, with their exchanges.
-func (u *upstream) liftUnsent() []waiter {
-	var out []waiter
-	f := u.endpoint.cluster.f
+// retryUnsent takes the requests out of the write queue of which the kernel took no byte, and goes on with them.
+func (u *upstream) retryUnsent() {
+	b := u.endpoint.cluster.f.batch()
 	u.conn.Unsent(func(frames []byte, sent int) {
 		var m wire.Message
 		for at := 0; at < len(frames); {
@@ -199,31 +229,37 @@ func (u *upstream) liftUnsent() []waiter {
 				return // only whole frames are queued, so this is a defect; the table's end answers them
 			}
 			if at >= sent {
-				switch x, ok := u.table.Take(m.ID); {
-				case ok:
-					own := f.buffers.Get(n)[:n]
-					copy(own, frames[at:])
-					out = append(out, waiter{x: x, frame: own})
-				case m.Kind == wire.Oneway:
-					u.endpoint.cluster.stats.dropped.add(ReasonOneway, 1)
-				}
+				b.unsent(u, &m)
 			}
 			at += n
+			if b.frames++; b.frames%maxBatch == 0 {
+				b.done()
+				b = u.endpoint.cluster.f.batch()
+			}
 		}
 	})
-	return out
+	b.done()
 }
 
-// again goes on with an exchange whose connection broke before it was sent.
-func (b *batch) again(w *waiter) {
+// unsent takes one frame of a broken connection's queue that was never sent.
+func (b *batch) unsent(u *upstream, m *wire.Message) {
 	defer b.rescue()
-	b.carry(w.x, w.frame)
-	b.fail(ReasonResetBeforeSend)
-	if b.now >= b.x.deadline {
-		b.hijack(wire.Timeout, ReasonTimeout)
+	switch m.Kind {
+	case wire.Request:
+		x, ok := u.table.Take(m.ID)
+		if !ok {
+			return // its deadline has passed meanwhile
+		}
+		b.x, b.msg, b.frame = x, *m, frame{bytes: m.Frame}
+		b.fail(ReasonResetBeforeSend)
+		if b.now >= x.deadline {
+			b.hijack(wire.Timeout, ReasonTimeout)
+		}
+		b.run()
+	case wire.Oneway:
+		u.endpoint.cluster.stats.dropped.add(ReasonOneway, 1)
+	default: // a heartbeat, or our own answer to something that the server asked
 	}
-	b.run()
-	b.putBack()
 }
 
 // conclude answers here an exchange that was taken out of its container.

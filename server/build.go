@@ -50,7 +50,7 @@ func Spec(c *config.Config) (*forwarder.Spec, error) {
 		s.Listeners = append(s.Listeners, forwarder.ListenerSpec{
 			Name: l.Name, Network: network, Address: address, Codec: codec(l.VerifyCRC), Limits: limits,
 			Routes: l.Routes, MaxConnections: l.MaxConnections, MaxStreams: l.MaxStreams,
-			AcceptRate: max(0, int(l.AcceptRate)), IdleTimeout: l.IdleTimeout.D(), WriteTimeout: l.WriteTimeout.D(),
+			AcceptRate: max(0, int(l.AcceptRate)), IdleTimeout: l.IdleTimeout.D(), ReadTimeout: l.ReadTimeout.D(), WriteTimeout: l.WriteTimeout.D(),
 			QueueHigh: int(l.QueueHigh), QueueLow: int(l.QueueLow), MaxQueued: int(l.MaxQueued),
 		})
 	}
@@ -99,7 +99,7 @@ func clusterSpec(k *config.Cluster, codec wire.Codec, limits wire.Limits) forwar
 		Name: k.Name, Codec: codec, Limits: limits, Balancer: balancers[k.Balancer],
 		ConnectionsPerEndpoint: k.ConnectionsPerEndpoint, MaxConnections: k.MaxConnections,
 		MaxPending: k.MaxPending, MaxPendingBytes: int(k.MaxPendingBytes), MaxRequests: k.MaxRequests,
-		MaxQueued: int(k.MaxQueued), ConnectTimeout: k.ConnectTimeout.D(), WriteTimeout: k.WriteTimeout.D(),
+		MaxQueued: int(k.MaxQueued), ConnectTimeout: k.ConnectTimeout.D(), ReadTimeout: k.ReadTimeout.D(), WriteTimeout: k.WriteTimeout.D(),
 		HeartbeatInterval: k.HeartbeatInterval.D(), HeartbeatMisses: k.HeartbeatMisses,
 	}
 	for i := range k.Endpoints {

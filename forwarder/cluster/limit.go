@@ -60,5 +60,8 @@ func (l *Limit) Release(n int) {
 // Used is how much is taken.
 func (l *Limit) Used() int { return int(l.used.Load()) }
 
+// Left is how much may still be taken.
+func (l *Limit) Left() int { return int(l.max - l.used.Load()) }
+
 // Max is the bound.
 func (l *Limit) Max() int { return int(l.max) }

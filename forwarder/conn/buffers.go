@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -26,30 +27,42 @@ type Buffers struct {
 	// Atomic.
 	used    atomic.Int64
 	large   atomic.Int64 // the part of used that is in buffers above readSize
-	waiting atomic.Int32 // length of queue
+	waiting atomic.Int32 // tickets in queues
 
 	pools [5]sync.Pool
 
-	// Guarded by mu.
-	mu    sync.Mutex
-	queue []*ticket // reads that wait for memory, in order
+	// Guarded by mu, under which no other lock is taken.
+	mu      sync.Mutex
+	queues  [numClasses][]*ticket // large reads that wait for memory, in order
+	tickets uint64                // made so far
 }
+
+// Class is what a large read is for. What is on its way out makes room, what comes in takes it: so replies may
+// fill more of the budget than requests, and never stand behind them.
+type Class uint8
+
+// The classes, the one that is served first in front.
+const (
+	Replies Class = iota
+	Requests
+	numClasses
+)
+
+// share is the part of the budget, in percent, up to which large reads of a class may fill it with large
+// buffers. Small ones do not count: whoever waits holds one, and enough of them would leave no memory to wait for.
+// Both lie below the mark from which on connections are gated, at 80: large frames alone never gate anybody.
+var share = [numClasses]int64{Replies: 78, Requests: 60}
+
+// LeastBudget is the smallest budget with which a frame of n bytes can be read as a request, in bytes.
+func LeastBudget(n int64) int64 { return (n/share[Requests] + 1) * 100 }
 
 // ticket is a large read's place in the queue for memory.
 type ticket struct {
-	size    int64
-	limit   int64 // granted when large stays at or below it
-	granted atomic.Bool
-	look    chan struct{} // capacity 1: it was granted, or its connection's gate changed; never closed
-}
-
-// wake lets the read loop that waits look again. It takes no lock: a connection that gives a buffer back holds
-// its own lock, and another one may be waiting.
-func (t *ticket) wake() {
-	select {
-	case t.look <- struct{}{}:
-	default:
-	}
+	size  int64
+	class Class
+	seq   uint64        // 1 for the first ticket of all
+	turn  chan struct{} // receives once when it is granted, and whenever its connection has news; never closed
+	done  bool          // granted. Guarded by Buffers.mu
 }
 
 // NewBuffers returns a pool that may hand out up to limit bytes.
@@ -63,7 +76,7 @@ func NewBuffers(limit int64) *Buffers {
 	return b
 }
 
-// Used is the number of bytes handed out, Max the most that may be.
+// Used is the number of bytes handed out.
 func (b *Buffers) Used() int64 { return b.used.Load() }
 
 // Max is the budget in bytes.
@@ -74,6 +87,20 @@ func (b *Buffers) High() int64 { return b.high }
 
 // Pressure tells that more than High bytes are handed out. One receiver; never closed.
 func (b *Buffers) Pressure() <-chan struct{} { return b.full }
+
+// Next is the number of the large read of a class whose turn it is to get memory, counted from 1; 0 when none
+// waits.
+func (b *Buffers) Next(class Class) uint64 {
+	if b.waiting.Load() == 0 {
+		return 0
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.queues[class]) == 0 {
+		return 0
+	}
+	return b.queues[class][0].seq
+}
 
 // Get returns a buffer of at least n bytes, its length its capacity. It never waits: what must not pass the
 // budget is kept from it by gates, and by closing the largest holders.
@@ -91,16 +118,21 @@ func (b *Buffers) count(n int64) {
 }
 
 func (b *Buffers) charge(n int64) {
-	if used := b.used.Add(n); used > b.high {
-		select {
-		case b.full <- struct{}{}:
-		default:
-		}
+	if b.used.Add(n) > b.high {
+		b.press()
 	}
 }
 
-// capacity is the length of what alloc returns for n.
-func capacity(n int) int {
+// press wakes whoever relieves the pressure.
+func (b *Buffers) press() {
+	select {
+	case b.full <- struct{}{}:
+	default: // it knows already
+	}
+}
+
+// Capacity is the length of what Get returns for n.
+func Capacity(n int) int {
 	for _, size := range [...]int{size4K, size16K, size64K, size256K, size1M} {
 		if n <= size {
 			return size
@@ -145,75 +177,96 @@ func (b *Buffers) Put(buf []byte) {
 		b.pools[4].Put((*[size1M]byte)(buf))
 	}
 	b.used.Add(-int64(len(buf)))
-	if len(buf) > readSize {
-		b.large.Add(-int64(len(buf)))
-		if b.waiting.Load() > 0 {
-			b.grant()
-		}
+	if len(buf) <= readSize {
+		return
+	}
+	b.large.Add(-int64(len(buf)))
+	if b.waiting.Load() > 0 {
+		b.mu.Lock()
+		b.grant()
+		b.mu.Unlock()
 	}
 }
 
-// reserve asks for n bytes within the share, in percent of the budget, that large buffers have to themselves.
-// Small ones do not count: whoever waits holds one, and enough of them would leave no memory to wait for. It
-// returns a ticket, which may be granted already, or nil when the share can never hold that much. Every ticket
-// must be collected.
-func (b *Buffers) reserve(n, share int) *ticket {
-	t := &ticket{
-		size:  int64(capacity(n)),
-		limit: b.max / 100 * int64(share),
-		look:  make(chan struct{}, 1),
-	}
-	if t.size > t.limit {
+// reserve asks for n bytes. It returns a ticket, which may be granted already, or nil when the class can never
+// have that much. Every ticket must be collected.
+func (b *Buffers) reserve(n int, class Class) *ticket {
+	t := &ticket{size: int64(Capacity(n)), class: class, turn: make(chan struct{}, 1)}
+	if t.size > b.limit(class) {
 		return nil
 	}
 	b.mu.Lock()
-	b.queue = append(b.queue, t)
+	defer b.mu.Unlock()
+	b.tickets++
+	t.seq = b.tickets
+	b.queues[class] = append(b.queues[class], t)
 	b.waiting.Add(1)
-	b.mu.Unlock()
 	b.grant()
+	if !t.done {
+		b.press()
+	}
 	return t
 }
 
-// grant hands memory to those in front of the queue, as far as there is some. The bytes are counted here, so
-// that no two tickets get the same ones.
+func (b *Buffers) limit(class Class) int64 { return b.max / 100 * share[class] }
+
+// grant hands memory to those in front of the queues, as far as there is some; while one of a class waits, those
+// behind it get none, nor do the classes behind. The bytes are counted here, so that no two tickets get the same
+// ones. Called with mu held.
 func (b *Buffers) grant() {
-	for {
-		b.mu.Lock()
-		if len(b.queue) == 0 {
-			b.mu.Unlock()
-			return
-		}
-		t := b.queue[0]
-		for {
-			large := b.large.Load()
-			if large+t.size > t.limit {
-				b.mu.Unlock()
+	for class := range b.queues {
+		for len(b.queues[class]) > 0 {
+			t := b.queues[class][0]
+			if !b.take(t.size, b.limit(Class(class))) {
 				return
 			}
-			if b.large.CompareAndSwap(large, large+t.size) {
-				break
-			}
+			b.charge(t.size)
+			b.queues[class] = b.queues[class][1:]
+			b.waiting.Add(-1)
+			t.done = true
+			t.call()
 		}
-		b.queue = b.queue[1:]
-		b.waiting.Add(-1)
-		b.mu.Unlock()
-		b.charge(t.size)
-		t.granted.Store(true)
-		t.wake()
 	}
 }
 
-// collect returns a ticket's memory, or nil when it was not granted; then the ticket leaves the queue.
+// take counts n bytes of large buffers, if there are no more than limit then.
+func (b *Buffers) take(n, limit int64) bool {
+	for {
+		large := b.large.Load()
+		if large+n > limit {
+			return false
+		}
+		if b.large.CompareAndSwap(large, large+n) {
+			return true
+		}
+	}
+}
+
+// call lets the ticket's owner look.
+func (t *ticket) call() {
+	select {
+	case t.turn <- struct{}{}:
+	default: // a call is waiting for it already
+	}
+}
+
+// granted says whether the ticket's memory is its owner's.
+func (b *Buffers) granted(t *ticket) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return t.done
+}
+
+// collect ends a ticket: it returns its memory, or nil when it was not granted; then it leaves the queue.
 func (b *Buffers) collect(t *ticket) []byte {
 	b.mu.Lock()
-	for i, q := range b.queue {
-		if q == t {
-			b.queue = append(b.queue[:i], b.queue[i+1:]...)
-			b.waiting.Add(-1)
-			b.mu.Unlock()
-			b.grant() // the next one may fit where this one did not
-			return nil
-		}
+	if !t.done {
+		q := &b.queues[t.class]
+		*q = slices.DeleteFunc(*q, func(o *ticket) bool { return o == t })
+		b.waiting.Add(-1)
+		b.grant() // the next one may fit where this one did not
+		b.mu.Unlock()
+		return nil
 	}
 	b.mu.Unlock()
 	return b.alloc(int(t.size))

@@ -38,11 +38,12 @@ type Config struct {
 	MaxQueued int
 	// WriteTimeout is how long the peer may take no byte while some are queued.
 	WriteTimeout time.Duration
+	// ReadTimeout is how long the peer may send no byte of a frame that it has begun; 0 means for ever.
+	ReadTimeout time.Duration
 	// IdleTimeout is how long nothing may be read; 0 means for ever.
 	IdleTimeout time.Duration
-	// Share is the part of the buffer budget, in percent, that large frames may have together; past it the
-	// read of another one waits for memory.
-	Share int
+	// Class is what large frames that are read are for: it decides when there is memory for them.
+	Class Class
 }
 
 // The reasons for which a connection is closed by this package, or by whoever acts on its verdicts. They are
@@ -52,6 +53,7 @@ const (
 	ReasonReset        = "reset"         // the kernel reported an error
 	ReasonQueueFull    = "queue-full"    // more than MaxQueued is queued
 	ReasonWriteTimeout = "write-timeout" // the peer took no byte for WriteTimeout
+	ReasonReadTimeout  = "read-timeout"  // the peer sent no byte of a frame that it had begun for ReadTimeout
 	ReasonIdle         = "idle-timeout"  // nothing was read for IdleTimeout
 	ReasonNoMemory     = "no-memory"     // a frame larger than the whole share of the buffer budget
 )
@@ -61,6 +63,8 @@ var (
 	ErrClosed = errors.New("connection closed")
 	// ErrPaused is what Read returns while the connection is paused: the read loop must end.
 	ErrPaused = errors.New("connection paused")
+	// ErrLeaving is what Read returns, once, behind Leave when nothing is unread: the read loop may Finish.
+	ErrLeaving = errors.New("connection asked to leave")
 )
 
 // gate is a set of reasons for not reading. Reading goes on while it is empty.
@@ -68,9 +72,13 @@ type gate uint32
 
 const (
 	gateQueue  gate = 1 << iota // the write queue is above, and nobody but this connection's peer fills it
-	gateMemory                  // the process buffers too much, this connection much of it
+	gateMemory                  // the process buffers too much; shut between frames only
+	gateLeave                   // the read loop is asked to end; shut between frames only
 	gatePause                   // the connection is being detached
 	gateClosed                  // the connection is closed; never opens again
+
+	// betweenFrames are the gates that let a frame pass of which something is read already.
+	betweenFrames = gateMemory | gateLeave
 )
 
 // Conn is one connection. Objects are never reused: appending to a closed one is a no-op that says so.
@@ -87,7 +95,7 @@ type Conn struct {
 	// Owned by the read loop.
 	buf   []byte // nil while nothing is unread and the loop waits
 	r, w  int    // buf[r:w] is unread
-	want  int    // onRead fills buf up to here
+	most  int    // onRead leaves no more unread than this; 0 means what fits
 	readN int    // what onRead saw
 	readE error
 
@@ -96,18 +104,23 @@ type Conn struct {
 	mayEnd bool // onWrite ends at EAGAIN; only the writer waits instead
 	wrote  int  // what onWrite saw
 	writeE error
+	spent  [maxIOV][]byte // written, to be put back once no lock is held
 
 	// Owned by the caller of Overdue.
-	seenTx  uint64
-	stalled int64 // since when seenTx did not change while bytes were queued; 0 when it did
-	excused int64 // when the connection was last seen busy or gated
+	seenRX, seenTX uint64
+	rxAt           int64 // when seenRX changed
+	shortAt        int64 // the same, or later: when the peer last had no frame to go on with
+	txAt           int64 // when seenTX changed, or nothing was queued
+	excused        int64 // when the connection was last seen busy or gated
 
 	// Atomic.
 	gates    atomic.Uint32 // a gate; changed only under mu
 	lastRead atomic.Int64  // time of the last Touch
 	held     atomic.Int64  // bytes of buffers that this connection holds
-	rx, tx   atomic.Uint64 // bytes got from and taken by the kernel
+	got      atomic.Uint64 // bytes got from the kernel
+	taken    atomic.Uint64 // bytes taken by the kernel
 	backlog  atomic.Int64  // queued, for readers without the lock
+	partial  atomic.Bool   // the read loop waits for the rest of a frame that the peer has begun
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -148,7 +161,7 @@ func (c *Conn) Held() int64 { return c.held.Load() }
 func (c *Conn) Queued() int64 { return c.backlog.Load() }
 
 // Bytes are the numbers of bytes got from the kernel and taken by it, the life of the connection long.
-func (c *Conn) Bytes() (read, written uint64) { return c.rx.Load(), c.tx.Load() }
+func (c *Conn) Bytes() (read, written uint64) { return c.got.Load(), c.taken.Load() }
 
 // Gated says whether the read gate is closed.
 func (c *Conn) Gated() bool { return c.gates.Load() != 0 }
@@ -171,25 +184,45 @@ func (c *Conn) LastRead() int64 { return c.lastRead.Load() }
 
 // Overdue returns the reason for which the connection should be closed at this time, or "". A busy connection,
 // one with requests in flight, is never idle, nor is one whose gate is shut; its time begins when that ends.
-// One goroutine calls it, every now and then: a peer is given WriteTimeout from the first call that saw it take
+// One goroutine calls it, every now and then: a peer is given its time from the first call that saw it do
 // nothing.
 func (c *Conn) Overdue(now int64, busy bool) string {
-	if tx := c.tx.Load(); c.backlog.Load() == 0 {
-		c.stalled = 0
-	} else if c.stalled == 0 || tx != c.seenTx {
-		c.seenTx, c.stalled = tx, now
-	} else if now-c.stalled >= int64(c.cfg.WriteTimeout) {
-		return ReasonWriteTimeout
+	g := gate(c.gates.Load())
+	if rx := c.got.Load(); rx != c.seenRX {
+		c.seenRX, c.rxAt, c.shortAt = rx, now, now
 	}
-	if busy || c.gates.Load() != 0 {
+	if !c.partial.Load() || g&^betweenFrames != 0 {
+		c.shortAt = now // it is not the peer who keeps the frame waiting
+	}
+	if tx := c.taken.Load(); c.backlog.Load() == 0 {
+		c.txAt = 0
+	} else if tx != c.seenTX || c.txAt == 0 {
+		c.seenTX, c.txAt = tx, now
+	}
+	if busy || g != 0 {
 		c.excused = now
-		return ""
 	}
-	idle := int64(c.cfg.IdleTimeout)
-	if idle > 0 && now-max(c.lastRead.Load(), c.excused) >= idle {
+	idle := now - max(c.lastRead.Load(), c.rxAt, c.excused)
+	switch {
+	case c.txAt != 0 && now-c.txAt >= int64(c.cfg.WriteTimeout):
+		return ReasonWriteTimeout
+	case c.cfg.ReadTimeout > 0 && now-c.shortAt >= int64(c.cfg.ReadTimeout):
+		return ReasonReadTimeout
+	case c.cfg.IdleTimeout > 0 && idle >= int64(c.cfg.IdleTimeout):
 		return ReasonIdle
 	}
 	return ""
+}
+
+// LastByte is the time of the call of Overdue that last saw more bytes read than the one before.
+func (c *Conn) LastByte() int64 { return c.rxAt }
+
+// Stuck returns for how long, at this time, the connection has been in the middle of one frame; 0 when it is not.
+func (c *Conn) Stuck(now int64) int64 {
+	if !c.partial.Load() {
+		return 0
+	}
+	return now - c.lastRead.Load()
 }
 
 // Close closes the connection for a reason, a constant, of which only the first is kept; it reports whether
@@ -202,7 +235,7 @@ func (c *Conn) Close(reason string) bool {
 	}
 	c.reason = reason
 	c.gates.Or(uint32(gateClosed))
-	c.gateChanged()
+	c.news()
 	c.mu.Unlock()
 	_ = c.sock.Close() // wakes a parked reader and writer; nobody can use its error
 	return true
@@ -212,14 +245,15 @@ func (c *Conn) Close(reason string) bool {
 // Unsent where somebody wants what is queued. It waits for the writer, which a closed socket ends.
 func (c *Conn) Release() {
 	c.freeRead()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.awaitFlush()
-	for i := range c.queue {
-		c.put(c.queue[i].buf)
+	c.Unsent(func([]byte, int) {})
+}
+
+// news wakes whoever waits for a change of the connection's state. Called with mu held.
+func (c *Conn) news() {
+	c.cond.Broadcast()
+	if c.ticket != nil {
+		c.ticket.call()
 	}
-	c.queue, c.queued = nil, 0
-	c.backlog.Store(0)
 }
 
 // awaitFlush waits until nobody writes. Called with mu held.
@@ -245,28 +279,37 @@ func (c *Conn) setGate(g gate, shut bool) {
 	switch {
 	case c.finished && g != gatePause:
 		// The deadline is discard's.
-	case old == 0:
+	case shut:
 		_ = c.sock.SetReadDeadline(past)
 	case now == 0:
 		_ = c.sock.SetReadDeadline(time.Time{})
 	}
-	c.gateChanged()
+	c.news()
 }
 
-// gateChanged wakes whoever waits for the gate, or for memory. Called with mu held.
-func (c *Conn) gateChanged() {
-	c.cond.Broadcast()
-	if c.ticket != nil {
-		c.ticket.wake()
+// pass takes the deadline away with which a gate woke the read loop in the middle of a frame, which it lets pass.
+func (c *Conn) pass() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if gate(c.gates.Load())&^betweenFrames == 0 {
+		_ = c.sock.SetReadDeadline(time.Time{})
 	}
 }
 
 // past is a deadline that has passed whatever the clock says.
 var past = time.Unix(1, 0)
 
-// GateMemory shuts or opens the read gate because the process buffers too much.
+// GateMemory shuts or opens the read gate because the process buffers too much. A frame of which something is
+// read already is read on, because half a frame would hold its memory for nothing.
 func (c *Conn) GateMemory(shut bool) {
 	c.mu.Lock()
 	c.setGate(gateMemory, shut)
+	c.mu.Unlock()
+}
+
+// Leave asks the read loop to end: its next Read that finds nothing unread returns ErrLeaving.
+func (c *Conn) Leave() {
+	c.mu.Lock()
+	c.setGate(gateLeave, true)
 	c.mu.Unlock()
 }

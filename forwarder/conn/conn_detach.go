@@ -62,8 +62,8 @@ func (c *Conn) Detach() (Detached, bool) {
 		Socket:   c.sock,
 		Unread:   bytes.Clone(c.buf[c.r:c.w]),
 		LastRead: c.lastRead.Load(),
-		RX:       c.rx.Load(),
-		TX:       c.tx.Load(),
+		RX:       c.got.Load(),
+		TX:       c.taken.Load(),
 	}
 	for _, ch := range c.queue {
 		d.Unsent = append(d.Unsent, Queued{Frames: bytes.Clone(ch.buf), Sent: ch.sent})
@@ -87,8 +87,8 @@ func adopt(d Detached, sys system, buffers *Buffers, cfg Config) (*Conn, error) 
 		c.w = copy(c.buf, d.Unread)
 	}
 	c.lastRead.Store(d.LastRead)
-	c.rx.Store(d.RX)
-	c.tx.Store(d.TX)
+	c.got.Store(d.RX)
+	c.taken.Store(d.TX)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, q := range d.Unsent {

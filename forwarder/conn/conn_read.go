@@ -2,18 +2,17 @@ package conn
 
 import (
 	"errors"
-	"io"
 	"os"
 	"syscall"
 )
 
 // Read returns all unread bytes once there are at least need of them; it waits for the peer, for the gate and,
 // when need is large, for memory. The bytes are valid until the next Read, Own or Release. The error is
-// ErrClosed or ErrPaused. Only the read loop calls Read, Advance and Own.
+// ErrClosed, ErrPaused or ErrLeaving. Only the read loop calls Read, Advance and Own.
 func (c *Conn) Read(need int) ([]byte, error) {
 	need = max(need, 1)
 	for {
-		if c.gates.Load() != 0 {
+		if c.shut() != 0 {
 			if err := c.awaitGate(); err != nil {
 				return nil, err
 			}
@@ -22,26 +21,47 @@ func (c *Conn) Read(need int) ([]byte, error) {
 			return c.buf[c.r:c.w], nil
 		}
 		if !c.room(need) {
-			continue // the gate was shut or the connection closed while we waited for memory
+			continue // closed or paused while we waited for memory
 		}
-		c.readN, c.readE = 0, nil
-		if err := c.raw.Read(c.onRead); err != nil {
-			// A deadline in the past is how a gate wakes us: go and look at it.
+		if err := c.fill(); err != nil {
 			if !errors.Is(err, os.ErrDeadlineExceeded) {
 				c.Close(ReasonReset)
+			} else if c.shut() == 0 {
+				c.pass()
 			}
-			continue
+			continue // a deadline in the past is how a gate wakes us: go and look at it
 		}
 		switch {
 		case c.readN > 0:
 			c.w += c.readN
-			c.rx.Add(uint64(c.readN))
+			c.got.Add(uint64(c.readN))
 		case c.readE == nil:
 			c.Close(ReasonPeerClosed)
 		default:
 			c.Close(ReasonReset)
 		}
 	}
+}
+
+// fill reads once, waiting for the peer.
+func (c *Conn) fill() error {
+	c.readN, c.readE = 0, nil
+	if c.w == c.r {
+		return c.raw.Read(c.onRead)
+	}
+	c.partial.Store(true)
+	err := c.raw.Read(c.onRead)
+	c.partial.Store(false)
+	return err
+}
+
+// shut is the set of gates that stop the read loop now: some are shut between frames only.
+func (c *Conn) shut() gate {
+	g := gate(c.gates.Load())
+	if c.w > c.r {
+		g &^= betweenFrames
+	}
+	return g
 }
 
 // Advance marks the first n unread bytes as read.
@@ -51,9 +71,6 @@ func (c *Conn) Advance(n int) {
 		c.r, c.w = 0, 0
 	}
 }
-
-// Unread is the number of bytes that are read from the kernel and not yet marked as read.
-func (c *Conn) Unread() int { return c.w - c.r }
 
 // Own gives the read buffer away when the unread bytes are one frame of n bytes that has a large buffer to
 // itself: the caller hands it on to AppendOwned of some connection instead of copying it. It returns nil when
@@ -70,17 +87,20 @@ func (c *Conn) Own(n int) []byte {
 
 // awaitGate waits until the gate is open.
 func (c *Conn) awaitGate() error {
-	if c.w == 0 {
+	if c.w == c.r {
 		c.freeRead()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
-		switch g := gate(c.gates.Load()); {
+		switch g := c.shut(); {
 		case g&gateClosed != 0:
 			return ErrClosed
 		case g&gatePause != 0:
 			return ErrPaused
+		case g&gateLeave != 0:
+			c.setGate(gateLeave, false)
+			return ErrLeaving
 		case g == 0:
 			return nil
 		}
@@ -109,36 +129,46 @@ func (c *Conn) room(need int) bool {
 		c.w = copy(c.buf, c.buf[c.r:c.w])
 		c.r = 0
 	}
-	c.want = len(c.buf)
-	if len(c.buf) > readSize {
-		c.want = c.r + need // nothing behind the frame: so that the buffer can be given away
+	c.most = 0
+	if len(c.buf) > readSize || gate(c.gates.Load())&betweenFrames != 0 {
+		// Nothing behind the frame: so that a large buffer can be given away, and so that the read loop comes to
+		// be between frames, where a gate can stop it.
+		c.most = need
 	}
 	return true
 }
 
-// readOnce is the body of RawConn.Read: one read without waiting. An idle connection holds no buffer: it is
-// taken here, once there may be something to read, and given back before the wait.
+// readOnce is the body of RawConn.Read: one read without waiting. While a connection waits it holds no buffer,
+// or, in the middle of a frame, a small one: the large one is taken here, once there may be something to read,
+// and given back before the wait.
 func (c *Conn) readOnce(fd uintptr) bool {
-	if c.buf == nil {
-		c.buf = c.get(readSize)
-		c.want = len(c.buf)
+	if len(c.buf) < readSize {
+		c.move(readSize)
 	}
-	n, err := c.sys.read(fd, c.buf[c.w:c.want])
+	end := len(c.buf)
+	if c.most > 0 {
+		end = min(end, c.r+c.most)
+	}
+	n, err := c.sys.read(fd, c.buf[c.w:end])
 	if err == syscall.EAGAIN {
-		if c.w == 0 {
+		switch unread := c.w - c.r; {
+		case unread == 0:
 			c.freeRead()
+		case unread <= size4K && len(c.buf) == readSize:
+			c.move(size4K)
 		}
 		return false
 	}
-	if n == 0 && err == nil {
-		c.readE = nil // end of file
-		return true
-	}
 	c.readN, c.readE = max(n, 0), err
-	if err == nil && n < 0 {
-		c.readE = io.ErrUnexpectedEOF
-	}
 	return true
+}
+
+// move puts what is unread into a buffer of another size.
+func (c *Conn) move(size int) {
+	buf := c.get(size)
+	n := copy(buf, c.buf[c.r:c.w])
+	c.freeRead()
+	c.buf, c.w = buf, n
 }
 
 // freeRead gives the read buffer back, and what is unread with it.
@@ -155,18 +185,18 @@ func (c *Conn) reserve(n int) []byte {
 	if len(c.buf) > readSize {
 		return c.get(n) // an adopted part of a large frame: others may be waiting for the memory that it has
 	}
-	t := c.buffers.reserve(n, c.cfg.Share)
+	t := c.buffers.reserve(n, c.cfg.Class)
 	if t == nil {
 		c.Close(ReasonNoMemory)
 		return nil
 	}
 	c.mu.Lock()
 	c.ticket = t
-	for !t.granted.Load() && gate(c.gates.Load())&(gateClosed|gatePause) == 0 {
-		c.mu.Unlock()
-		<-t.look
-		c.mu.Lock()
+	c.mu.Unlock()
+	for !c.buffers.granted(t) && gate(c.gates.Load())&(gateClosed|gatePause) == 0 {
+		<-t.turn // a grant, a close or a pause: whoever brings one calls
 	}
+	c.mu.Lock()
 	c.ticket = nil
 	c.mu.Unlock()
 	buf := c.buffers.collect(t)

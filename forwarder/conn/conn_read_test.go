@@ -46,7 +46,7 @@ func TestIdleConnectionHoldsNoBuffer(t *testing.T) {
 		startRead(c, 4)
 		holds(0, "before the first byte")
 		k.send([]byte("ab"))
-		holds(readSize, "with half a frame")
+		holds(size4K, "with the beginning of a frame")
 		k.send([]byte("cd"))
 		synctest.Wait()
 		startRead(c, 4)

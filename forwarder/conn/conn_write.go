@@ -145,6 +145,18 @@ func (c *Conn) endFlush() {
 	c.cond.Broadcast()
 }
 
+// putSpent gives written buffers back. Called without mu: that may let another connection's read go on; and with
+// flushing set: who waits for the flush finds them back.
+func (c *Conn) putSpent() {
+	for i, buf := range c.spent {
+		if buf == nil {
+			return
+		}
+		c.spent[i] = nil
+		c.put(buf)
+	}
+}
+
 // writeRound makes one write of what is in front of the queue and reports whether the kernel took all of it.
 // Called with mu held and flushing set; it gives mu up while it writes.
 func (c *Conn) writeRound(try bool) bool {
@@ -165,12 +177,16 @@ func (c *Conn) writeRound(try bool) bool {
 	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		c.Close(ReasonReset)
 	}
-	c.tx.Add(uint64(c.wrote))
+	c.taken.Add(uint64(c.wrote))
 	c.mu.Lock()
 	c.took(c.wrote)
-	if c.fall() {
+	drained := c.fall()
+	if drained || c.spent[0] != nil {
 		c.mu.Unlock()
-		c.cfg.Drained()
+		c.putSpent()
+		if drained {
+			c.cfg.Drained()
+		}
 		c.mu.Lock()
 	}
 	return c.wrote == size
@@ -203,7 +219,7 @@ func (c *Conn) took(n int) {
 			break
 		}
 		n -= left
-		c.put(ch.buf)
+		c.spent[done] = ch.buf // at most maxIOV: no more were written
 		done++
 	}
 	if done > 0 {
@@ -273,7 +289,7 @@ func (c *Conn) discard() {
 		return
 	}
 	for got := 0; got < lingerBytes && !c.Closed(); got += c.readN {
-		c.r, c.w, c.want = 0, 0, len(c.buf)
+		c.r, c.w, c.most = 0, 0, 0
 		c.readN, c.readE = 0, nil
 		if err := c.raw.Read(c.onRead); err != nil || c.readN == 0 {
 			return

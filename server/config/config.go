@@ -55,6 +55,8 @@ type Listener struct {
 	AcceptRate Rate `json:"accept_rate" default:"5000" min:"1" max:"1000000" cfg:"none"`
 	// IdleTimeout closes a connection on which nothing was read or written for so long.
 	IdleTimeout Duration `json:"idle_timeout" default:"15m" min:"1s" max:"168h" cfg:"none"`
+	// ReadTimeout closes a connection whose peer has begun a frame and sends no byte of it for so long.
+	ReadTimeout Duration `json:"read_timeout" default:"10s" min:"10ms" max:"10m"`
 	// WriteTimeout closes a connection whose peer takes no byte for so long.
 	WriteTimeout Duration `json:"write_timeout" default:"10s" min:"10ms" max:"10m"`
 	// QueueLow is the length in bytes at which a connection's reply queue opens the read gate again.
@@ -144,6 +146,8 @@ type Cluster struct {
 	HeartbeatInterval Duration `json:"heartbeat_interval" default:"30s" min:"10ms" max:"1h" cfg:"none"`
 	// HeartbeatMisses is the number of unanswered heartbeats in a row that closes a connection.
 	HeartbeatMisses int `json:"heartbeat_misses" default:"3" min:"1" max:"100"`
+	// ReadTimeout closes a connection whose peer has begun a frame and sends no byte of it for so long.
+	ReadTimeout Duration `json:"read_timeout" default:"10s" min:"10ms" max:"10m"`
 	// WriteTimeout closes a connection whose peer takes no byte for so long.
 	WriteTimeout Duration `json:"write_timeout" default:"10s" min:"10ms" max:"10m"`
 	// MaxQueued is the length of a connection's write queue, in bytes.

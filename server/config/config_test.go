@@ -127,7 +127,7 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 		Listeners: []Listener{{
 			Name: "client", Address: "127.0.0.1:12220", Protocol: Bolt, Routes: "rpc",
 			MaxConnections: 10000, MaxStreams: 4096, MaxFrame: 16 << 20, MaxHeader: 32767, AcceptRate: 5000,
-			IdleTimeout: Duration(15 * time.Minute), WriteTimeout: Duration(10 * time.Second),
+			IdleTimeout: Duration(15 * time.Minute), ReadTimeout: Duration(10 * time.Second), WriteTimeout: Duration(10 * time.Second),
 			QueueLow: 512 << 10, QueueHigh: 1 << 20, MaxQueued: 16 << 20,
 		}},
 		Routes: []RouteTable{{Name: "rpc", Rules: []Rule{{
@@ -137,7 +137,7 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 		Clusters: []Cluster{{
 			Name: "order", Protocol: Bolt, Balancer: LeastRequest, ConnectionsPerEndpoint: 1, MaxConnections: 1024,
 			MaxPending: 1024, MaxPendingBytes: 64 << 20, MaxRequests: 100000, ConnectTimeout: Duration(time.Second),
-			HeartbeatInterval: Duration(30 * time.Second), HeartbeatMisses: 3, WriteTimeout: Duration(10 * time.Second),
+			HeartbeatInterval: Duration(30 * time.Second), HeartbeatMisses: 3, ReadTimeout: Duration(10 * time.Second), WriteTimeout: Duration(10 * time.Second),
 			MaxQueued: 32 << 20, Endpoints: []Endpoint{{Address: "127.0.0.1:12200", Weight: 100}},
 		}},
 		StopTimeout: Duration(30 * time.Second), MaxTimeout: Duration(10 * time.Minute),

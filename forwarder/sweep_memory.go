@@ -1,0 +1,131 @@
+package forwarder
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+)
+
+// memory is what the sweeper remembers of the pressure on buffers.
+type memory struct {
+	pressed  bool         // there is something to look at again soon
+	gated    []*conn.Conn // not read from, between frames
+	reply    turn
+	request  turn
+	closedAt int64 // when a connection was closed for memory
+}
+
+// turn is for how long a large read has been the next to get memory.
+type turn struct {
+	read  uint64 // its number; 0 when none waits
+	since int64
+}
+
+// wait returns for how long it has been this read's turn.
+func (t *turn) wait(read uint64, now int64) int64 {
+	if read != t.read || read == 0 {
+		t.read, t.since = read, now
+	}
+	return now - t.since
+}
+
+// How long memory may be short before connections are closed for it. A large reply that waits holds up all
+// replies behind it, so its patience is short. Then one connection is closed at a time, and its memory is given
+// the time to come back.
+const (
+	pressureLook    = int64(10 * time.Millisecond)
+	replyPatience   = int64(250 * time.Millisecond)
+	requestPatience = int64(5 * time.Second)
+	closePause      = int64(250 * time.Millisecond)
+)
+
+// relieve acts when buffers hold too much. Above the high mark the largest holders among the clients are not
+// read from between frames, below it all are read again. At the limit, or when a large frame waits for memory
+// for too long, connections are closed. It reports whether to look again soon.
+func (s *sweeper) relieve(snap *snapshot, now int64) bool {
+	m := &s.memory
+	buffers := s.f.buffers
+	used, high := buffers.Used(), buffers.High()
+	reply := m.reply.wait(buffers.Next(conn.Replies), now)
+	request := m.request.wait(buffers.Next(conn.Requests), now)
+	if used > high {
+		s.gate(snap, used-high+high/8)
+	} else {
+		for _, c := range m.gated {
+			c.GateMemory(false)
+		}
+		clear(m.gated)
+		m.gated = m.gated[:0]
+	}
+	switch full := used >= buffers.Max(); {
+	case !full && now-m.closedAt < closePause:
+	case full, reply >= replyPatience:
+		s.closeOne(snap, now, (*conn.Conn).Held)
+	case request >= requestPatience:
+		// Whoever has been at one frame for longest keeps the others from theirs.
+		s.closeOne(snap, now, func(c *conn.Conn) int64 {
+			if c.Held() < largeFrame {
+				return 0
+			}
+			return c.Stuck(now)
+		})
+	}
+	m.pressed = used > high || m.reply.read != 0 || m.request.read != 0 || len(m.gated) > 0
+	return m.pressed
+}
+
+// gate shuts the gates of the clients that hold most, until they hold excess together.
+func (s *sweeper) gate(snap *snapshot, excess int64) {
+	var clients []*conn.Conn
+	for _, l := range snap.listeners {
+		l.each(func(d *downstream) { clients = append(clients, d.conn) })
+	}
+	slices.SortFunc(clients, func(a, b *conn.Conn) int { return cmp.Compare(b.Held(), a.Held()) })
+	for _, c := range clients {
+		if excess <= 0 || c.Held() == 0 {
+			break
+		}
+		excess -= c.Held()
+		if !c.Gated() {
+			c.GateMemory(true)
+			s.memory.gated = append(s.memory.gated, c)
+		}
+	}
+	if n, ok := s.f.warn("buffers", ReasonBufferPressure); ok {
+		s.f.log.Warn("buffers are nearly full: the largest holders are not read from",
+			zap.Int64("used", s.f.buffers.Used()), zap.Int64("max_buffered", s.f.buffers.Max()),
+			zap.Int("gated", len(s.memory.gated)), zap.Uint64("suppressed", n))
+	}
+}
+
+// closeOne closes the connection with the highest rank, if any has one above 0.
+func (s *sweeper) closeOne(snap *snapshot, now int64, rank func(*conn.Conn) int64) {
+	var worst *conn.Conn
+	most := int64(0)
+	look := func(c *conn.Conn) {
+		if n := rank(c); n > most && !c.Closed() {
+			worst, most = c, n
+		}
+	}
+	for _, l := range snap.listeners {
+		l.each(func(d *downstream) { look(d.conn) })
+	}
+	for _, c := range snap.order {
+		c.connections(func(u *upstream) { look(u.conn) })
+	}
+	if worst == nil {
+		return
+	}
+	held := worst.Held()
+	worst.Close(ReasonBufferPressure)
+	s.memory.closedAt = now
+	if n, ok := s.f.warn("buffers", "closed"); ok {
+		s.f.log.Warn("closed a connection to make room in the buffers", zap.Int64("held", held),
+			zap.Int64("used", s.f.buffers.Used()), zap.Int64("max_buffered", s.f.buffers.Max()),
+			zap.Uint64("suppressed", n))
+	}
+}
