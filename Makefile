@@ -24,7 +24,7 @@ help: ## This list
 
 .PHONY: build
 build: ## Build bin/relevo
-	go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/relevo ./cmd/relevo
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/relevo ./cmd/relevo
 
 .PHONY: run
 run: build ## Build, then run a proxy with an echo server behind it, to try out
@@ -37,7 +37,8 @@ demo: build ## Build, then show what it does, step by step, in this terminal
 .PHONY: test
 test: ## All tests, with the race detector and in random order (needs gcc; neither root nor systemd)
 	@.ci/need gcc:gcc+libc6-dev
-	CGO_ENABLED=1 go test -race -shuffle=on -timeout=5m ./...
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout=10m ./...
+	go test -shuffle=on -run='Alloc' ./forwarder/... # the race detector itself allocates
 
 .PHONY: check
 check: format tidy vet fix lint fuzz-short test ## Everything that must hold before a change lands

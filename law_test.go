@@ -29,7 +29,7 @@ var mayImport = map[string][]string{
 		"server", "server/config", "admin", "forwarder/wire", "forwarder/wire/bolt",
 	},
 	"cmd/relevo/bench":         {"forwarder/wire", "forwarder/wire/bolt"},
-	"cmd/relevo/bench/compare": {"cmd/relevo/bench"},
+	"cmd/relevo/bench/compare": {"cmd/relevo/bench", "forwarder/wire/bolt"},
 	"cmd/relevo/call":          {"forwarder/wire", "forwarder/wire/bolt"},
 	"cmd/relevo/demo": {
 		"cmd/relevo/bench", "cmd/relevo/echo", "examples", "server/config",
@@ -62,13 +62,16 @@ var mayImport = map[string][]string{
 var road = []string{
 	"forwarder/conn/conn_read.go",
 	"forwarder/downstream.go",
+	"forwarder/batch.go",
 	"forwarder/wire/bolt/decode.go",
 	"forwarder/exchange.go",
-	"forwarder/route/match.go",
-	"forwarder/cluster/cluster.go",
-	"forwarder/upstream.go",
+	"forwarder/route/table.go",
+	"forwarder/cluster/balancer_least_request.go",
+	"forwarder/pool.go",
 	"forwarder/stream/table.go",
+	"forwarder/wire/bolt/patch.go",
 	"forwarder/conn/conn_write.go",
+	"forwarder/upstream.go",
 }
 
 const (

@@ -103,8 +103,11 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Warn("closing connections with requests under way", zap.Error(err))
 	}
 	closeErr := s.Close()
-	<-served
-	return errors.Join(fileErr, closeErr)
+	err := <-served
+	if errors.Is(err, http.ErrServerClosed) {
+		err = nil // it was told to stop, and says so
+	}
+	return errors.Join(fileErr, closeErr, err)
 }
 
 // Close closes the listener and every connection at once, and removes the socket file. It does not wait for

@@ -81,7 +81,7 @@ func TestChecksumVerified(t *testing.T) {
 
 // TestClientEndsAtEveryByte: by end of file and by a reset, at every byte of a request, the last one included.
 func TestClientEndsAtEveryByte(t *testing.T) {
-	for name, end := range map[string]func(*peer){"end-of-file": func(c *peer) { c.Close() }, "reset": (*peer).reset} {
+	for name, end := range endings {
 		t.Run(name, func(t *testing.T) {
 			p := startProxy(t, withSteady(t, spec(serveEach(t, echoEach).address)), 512<<20)
 			frame := frameOf(t, 1, "never read")
@@ -126,13 +126,16 @@ func TestClientGone(t *testing.T) {
 
 // TestServerEndsAtEveryByte: by a reset or gently, at every byte of a reply.
 func TestServerEndsAtEveryByte(t *testing.T) {
-	for name, end := range map[string]func(*peer){"end-of-file": func(c *peer) { c.Close() }, "reset": (*peer).reset} {
+	for name, end := range endings {
 		t.Run(name, func(t *testing.T) {
 			cuts := make(chan int, 1)
 			server := serveEach(t, func(c *peer, m wire.Message) error {
+				if string(m.Content()) == "hello" {
+					return echoEach(c, m)
+				}
 				b, err := (&bolt.Response{Version: bolt.VersionOf(&m), Codec: 1, ID: m.ID, Content: []byte("the reply")}).Append(nil)
-				if err == nil { // behind a frame that shows that the server works, lest it be passed over
-					_, err = c.Write(append(bolt.Codec{}.AppendHeartbeat(nil, 1), b[:min(<-cuts, len(b))]...))
+				if err == nil {
+					_, err = c.Write(b[:min(<-cuts, len(b))])
 				}
 				end(c)
 				if err != nil {
@@ -149,6 +152,7 @@ func TestServerEndsAtEveryByte(t *testing.T) {
 				r := request(uint32(cut), "x")
 				r.Version = bolt.Version(cut % 3)
 				length := []int{20, 22, 26}[r.Version] + len("the reply")
+				wantEcho(t, c.call(request(99, "hello")), "hello")
 				cuts <- cut
 				m := c.call(r)
 				switch {
@@ -186,21 +190,35 @@ func TestCrookedServers(t *testing.T) {
 		count  float64
 		logged string
 	}{
-		{"twice", func(c *peer, m wire.Message) error { c.send(reply(m, m.ID), reply(m, m.ID)); return nil },
-			wire.Success, "relevo_cluster_dropped_total", forwarder.ReasonNoStream, 1, ""},
-		{"wrong-id", func(c *peer, m wire.Message) error { c.send(reply(m, m.ID+64)); return nil },
-			wire.Timeout, "relevo_cluster_dropped_total", forwarder.ReasonNoStream, 1, forwarder.ReasonTimeout},
-		{"id-0", func(c *peer, m wire.Message) error { c.send(reply(m, 0)); return nil },
-			wire.Timeout, "relevo_cluster_dropped_total", forwarder.ReasonNoStream, 1, forwarder.ReasonTimeout},
+		{
+			"twice", func(c *peer, m wire.Message) error { c.send(reply(m, m.ID), reply(m, m.ID)); return nil },
+			wire.Success, "relevo_cluster_dropped_total", forwarder.ReasonNoStream, 1, "",
+		},
+		{
+			"wrong-id", func(c *peer, m wire.Message) error { c.send(reply(m, m.ID+64)); return nil },
+			wire.Timeout, "relevo_cluster_dropped_total", forwarder.ReasonNoStream, 1, forwarder.ReasonTimeout,
+		},
+		{
+			"id-0", func(c *peer, m wire.Message) error { c.send(reply(m, 0)); return nil },
+			wire.Timeout, "relevo_cluster_dropped_total", forwarder.ReasonNoStream, 1, forwarder.ReasonTimeout,
+		},
 		{"never", silentEach, wire.Timeout, "relevo_listener_local_replies_total", forwarder.ReasonTimeout, 1, forwarder.ReasonTimeout},
-		{"half", func(c *peer, m wire.Message) error { b := reply(m, m.ID); c.send(b[:len(b)/2]); return nil },
-			wire.Timeout, "relevo_listener_local_replies_total", forwarder.ReasonTimeout, 1, forwarder.ReasonTimeout},
-		{"half-then-close", func(c *peer, m wire.Message) error { b := reply(m, m.ID); c.send(b[:len(b)/2]); return errStop },
-			wire.ErrorComm, "relevo_endpoint_closes_total", conn.ReasonPeerClosed, 1, forwarder.ReasonUpstreamClosed},
-		{"garbage", func(c *peer, _ wire.Message) error { c.send([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")); return nil },
-			wire.ErrorComm, "relevo_endpoint_closes_total", wire.ReasonBadProtocol, 1, wire.ReasonBadProtocol},
-		{"type", func(c *peer, _ wire.Message) error { c.send([]byte("\x01\x09")); return nil },
-			wire.ErrorComm, "relevo_endpoint_closes_total", wire.ReasonBadType, 1, wire.ReasonBadType},
+		{
+			"half", func(c *peer, m wire.Message) error { b := reply(m, m.ID); c.send(b[:len(b)/2]); return nil },
+			wire.Timeout, "relevo_listener_local_replies_total", forwarder.ReasonTimeout, 1, forwarder.ReasonTimeout,
+		},
+		{
+			"half-then-close", func(c *peer, m wire.Message) error { b := reply(m, m.ID); c.send(b[:len(b)/2]); return errStop },
+			wire.ErrorComm, "relevo_endpoint_closes_total", conn.ReasonPeerClosed, 1, forwarder.ReasonUpstreamClosed,
+		},
+		{
+			"garbage", func(c *peer, _ wire.Message) error { c.send([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")); return nil },
+			wire.ErrorComm, "relevo_endpoint_closes_total", wire.ReasonBadProtocol, 1, wire.ReasonBadProtocol,
+		},
+		{
+			"type", func(c *peer, _ wire.Message) error { c.send([]byte("\x01\x09")); return nil },
+			wire.ErrorComm, "relevo_endpoint_closes_total", wire.ReasonBadType, 1, wire.ReasonBadType,
+		},
 		{"too-large", func(c *peer, _ wire.Message) error {
 			c.send([]byte("\x01\x00\x00\x02\x01\x00\x00\x00\x01\x01\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff"))
 			return nil

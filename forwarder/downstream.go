@@ -49,7 +49,7 @@ func (d *downstream) run() {
 			if !d.idle() {
 				continue // a request came in meanwhile: Drain asks again when it has ended
 			}
-			_ = d.conn.Finish(ReasonDrained)
+			_ = d.conn.Finish(ReasonDrained) // as below
 			break
 		}
 		if err != nil {
@@ -63,9 +63,12 @@ func (d *downstream) run() {
 		}
 		b.done()
 		if err != nil {
-			d.conn.Finish(reasonOf(err))
+			_ = d.conn.Finish(reasonOf(err)) // paused meanwhile: the connection is looked at below
 			break
 		}
+	}
+	if !d.conn.Closed() {
+		return // paused: whoever did that has the state now, and runs it again or hands it on
 	}
 	d.conn.Release()
 	d.listener.gone(d)
@@ -73,8 +76,7 @@ func (d *downstream) run() {
 
 // reasonOf is the reason that a decode error closes a connection for.
 func reasonOf(err error) string {
-	var bad *wire.DecodeError
-	if errors.As(err, &bad) {
+	if bad, ok := errors.AsType[*wire.DecodeError](err); ok {
 		return bad.Reason
 	}
 	return wire.ReasonBadProtocol

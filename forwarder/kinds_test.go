@@ -137,6 +137,7 @@ func TestServerAsks(t *testing.T) {
 			return echoEach(c, m)
 		case wire.Reply, wire.Ack:
 			answers <- m
+		default:
 		}
 		return nil
 	})
@@ -159,8 +160,10 @@ func TestClientAnswers(t *testing.T) {
 	p := startProxy(t, spec(serveEach(t, echoEach).address), 512<<20)
 	c := dial(t, p.address)
 	for _, q := range []parts{
-		{layout: v1Response, command: 2, serial: 1, id: 1}, {layout: v2Response, command: 2, ver1: 1, serial: 1, id: 1},
-		{layout: v1Response, command: 0, serial: 1, id: 1}, {layout: v1Request, typ: 1, command: 100, serial: 1, id: 1},
+		{layout: v1Response, command: 2, serial: 1, id: 1},
+		{layout: v2Response, command: 2, ver1: 1, serial: 1, id: 1},
+		{layout: v1Response, command: 0, serial: 1, id: 1},
+		{layout: v1Request, typ: 1, command: 100, serial: 1, id: 1},
 	} {
 		c.send(q.frame())
 	}

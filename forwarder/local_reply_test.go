@@ -192,7 +192,7 @@ func TestPendingLimits(t *testing.T) {
 		change func(*forwarder.ClusterSpec)
 	}{
 		{"number", func(c *forwarder.ClusterSpec) { c.MaxPending = 2 }},
-		{"bytes", func(c *forwarder.ClusterSpec) { c.MaxPendingBytes = 2*4096 + 400 }},
+		{"bytes", func(c *forwarder.ClusterSpec) { c.MaxPendingBytes = 10_000 }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := spec(hole)
@@ -240,7 +240,7 @@ func TestConnectTimeout(t *testing.T) {
 func TestClusterConnections(t *testing.T) {
 	s := spec(serveEach(t, echoEach).address, serveEach(t, echoEach).address)
 	s.Clusters[0].Balancer, s.Clusters[0].MaxConnections = forwarder.BalancerRoundRobin, 1
-	s.Routes[0].Rules[0].Attempts = 1 // with more, the endpoint that has the connection is tried next
+	s.Routes[0].Rules[0].Attempts = 1
 	p := startProxy(t, s, 512<<20)
 	c := dial(t, p.address)
 	wantEcho(t, c.call(request(1, "the first")), "the first")
@@ -248,6 +248,19 @@ func TestClusterConnections(t *testing.T) {
 	p.wantCount(1, "relevo_cluster_rejections_total", "reason="+forwarder.ReasonMaxConnections)
 	p.wantCount(1, "relevo_cluster_connections")
 	wantEcho(t, c.call(request(3, "the first again")), "the first again")
+}
+
+// TestClusterConnectionsRetried: a request that may be tried again goes to the endpoint that has the connection.
+func TestClusterConnectionsRetried(t *testing.T) {
+	s := spec(serveEach(t, echoEach).address, serveEach(t, echoEach).address)
+	s.Clusters[0].Balancer, s.Clusters[0].MaxConnections = forwarder.BalancerRoundRobin, 1
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	for i := range uint32(20) {
+		wantEcho(t, c.call(request(i, "whichever")), "whichever")
+	}
+	p.wantSome("relevo_cluster_rejections_total", "reason="+forwarder.ReasonMaxConnections)
+	p.wantCount(1, "relevo_cluster_connections")
 }
 
 // TestOnlyConnectionBreaks: with one connection allowed, those that wait for room on it get the one that replaces it.

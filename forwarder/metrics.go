@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"maps"
+	"slices"
 	"sync/atomic"
 
 	"github.com/relevo-proxy/relevo/forwarder/stats"
@@ -60,7 +61,7 @@ func (v *byReason) add(reason string, n uint64) {
 
 // with returns labels and one more.
 func with(labels []stats.Label, name, value string) []stats.Label {
-	return append(labels[:len(labels):len(labels)], stats.Label{Name: name, Value: value})
+	return append(slices.Clip(labels), stats.Label{Name: name, Value: value})
 }
 
 // listenerStats are the handles of one listener.

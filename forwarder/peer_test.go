@@ -96,7 +96,7 @@ func (p *peer) wantEnd() {
 	case isTimeout(err):
 		p.t.Fatalf("got nothing for %v, want the end of the connection", patience)
 	}
-	p.Close()
+	p.hangUp()
 }
 
 func isTimeout(err error) bool {
@@ -129,8 +129,11 @@ func (p *peer) call(r bolt.Request) wire.Message {
 // reset closes the connection so that the other end gets a reset.
 func (p *peer) reset() {
 	_ = p.SetLinger(0)
-	p.Close()
+	p.hangUp()
 }
+
+// hangUp closes the connection; it may be called twice.
+func (p *peer) hangUp() { _ = p.Close() }
 
 // reply answers a request with a status and content, in its version.
 func (p *peer) reply(m wire.Message, status wire.Status, content []byte) error {
@@ -177,7 +180,7 @@ type server struct {
 	address  string
 	accepted atomic.Int64
 	frames   atomic.Int64 // that serveEach's scripts have got
-	listener *net.TCPListener
+	listener net.Listener
 	group    sync.WaitGroup
 
 	// Guarded by mu.
@@ -192,10 +195,10 @@ func serve(t *testing.T, script func(*peer)) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveOn(t, l.(*net.TCPListener), script)
+	return serveOn(t, l, script)
 }
 
-func serveOn(t *testing.T, l *net.TCPListener, script func(*peer)) *server {
+func serveOn(t *testing.T, l net.Listener, script func(*peer)) *server {
 	s := &server{address: l.Addr().String(), listener: l, conns: make(map[net.Conn]struct{})}
 	s.group.Go(func() { s.accept(t, script) }) // ends when the listener is closed
 	t.Cleanup(s.stop)
@@ -204,11 +207,11 @@ func serveOn(t *testing.T, l *net.TCPListener, script func(*peer)) *server {
 
 func (s *server) accept(t *testing.T, script func(*peer)) {
 	for {
-		c, err := s.listener.AcceptTCP()
+		c, err := s.listener.Accept()
 		if err != nil {
 			return
 		}
-		p := &peer{TCPConn: c, t: t, number: int(s.accepted.Add(1))}
+		p := &peer{TCPConn: c.(*net.TCPConn), t: t, number: int(s.accepted.Add(1))}
 		s.mu.Lock()
 		s.conns[c] = struct{}{}
 		s.mu.Unlock()
@@ -267,8 +270,9 @@ func echoEach(p *peer, m wire.Message) error {
 	case wire.Heartbeat:
 		_, err := p.Write(bolt.Codec{}.AppendReply(nil, m.Tag, m.ID, wire.Success))
 		return err
+	default:
+		return nil
 	}
-	return nil
 }
 
 // silentEach reads and never answers.
@@ -293,7 +297,11 @@ func serveHeld(t *testing.T) *hold {
 		}
 		return nil
 	})
-	t.Cleanup(func() { h.release(); group.Wait() })
+	t.Cleanup(func() {
+		h.release()
+		h.stop() // first: what still comes in would start another one
+		group.Wait()
+	})
 	return h
 }
 
@@ -328,3 +336,6 @@ func deadAddress(t *testing.T) string {
 }
 
 var errStop = errors.New("the script ends here")
+
+// endings are the ways in which a peer goes.
+var endings = map[string]func(*peer){"end-of-file": (*peer).hangUp, "reset": (*peer).reset}

@@ -13,8 +13,9 @@ import (
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
-// flood is a client that sends n requests of 32 KiB and reads nothing until it is told to.
-func flood(t *testing.T, address string, n int) (c *peer, content string) {
+// flood is a client that sends n requests of 32 KiB and reads nothing. Where done is set it tells how many have been
+// served, and only some are sent ahead of that, so that few are in flight when the gate shuts.
+func flood(t *testing.T, address string, n int, done func() int64) (c *peer, content string) {
 	t.Helper()
 	c = dial(t, address)
 	if err := c.SetReadBuffer(64 << 10); err != nil {
@@ -22,16 +23,22 @@ func flood(t *testing.T, address string, n int) (c *peer, content string) {
 	}
 	content = strings.Repeat("x", 32<<10)
 	var group sync.WaitGroup
+	var ended atomic.Bool
 	group.Go(func() { // ends with the last byte, or the connection
 		frame := frameOf(t, 0, content)
+		tick := time.NewTicker(200 * time.Microsecond)
+		defer tick.Stop()
 		for i := range n {
+			for done != nil && done() < int64(i-32) && !ended.Load() {
+				<-tick.C
+			}
 			copy(frame[5:], []byte{0, 0, byte(i >> 8), byte(i)})
 			if _, err := c.Write(frame); err != nil {
 				return
 			}
 		}
 	})
-	t.Cleanup(func() { c.Close(); group.Wait() })
+	t.Cleanup(func() { ended.Store(true); c.hangUp(); group.Wait() })
 	return c, content
 }
 
@@ -45,7 +52,7 @@ func TestClientNeverReads(t *testing.T) {
 	p := startProxy(t, s, 64<<20)
 	others := startNeighbours(t, p.address, steadyService)
 	const n = 500
-	c, content := flood(t, p.address, n)
+	c, content := flood(t, p.address, n, server.frames.Load)
 	p.wantCount(1, "relevo_listener_connections", "state=gated")
 	p.wantCount(0, "relevo_cluster_in_flight", "cluster=echo")
 	served, held := server.frames.Load(), p.Buffered()
@@ -76,7 +83,7 @@ func TestClientThatNeverReadsIsClosed(t *testing.T) {
 	s.Listeners[0].WriteTimeout = 100 * time.Millisecond
 	p := startProxy(t, s, 512<<20)
 	others := startNeighbours(t, p.address, service)
-	flood(t, p.address, 500)
+	flood(t, p.address, 500, nil)
 	p.wantCount(1, "relevo_listener_closes_total", "reason="+conn.ReasonWriteTimeout)
 	others.goOn()
 }
@@ -88,7 +95,7 @@ func TestHardCap(t *testing.T) {
 	s.Listeners[0].MaxQueued = 1 << 20
 	p := startProxy(t, s, 512<<20)
 	others := startNeighbours(t, p.address, steadyService)
-	flood(t, p.address, 400)
+	flood(t, p.address, 400, nil)
 	h.got(t, 400)
 	h.release()
 	p.wantCount(1, "relevo_listener_closes_total", "reason="+conn.ReasonQueueFull)
@@ -115,6 +122,31 @@ func TestIdleClientIsClosed(t *testing.T) {
 	wantEcho(t, busy.receive(), "waits")
 	busy.wantEnd()
 	p.wantCount(2, "relevo_listener_closes_total", "reason="+conn.ReasonIdle)
+}
+
+// TestHalfAFrame: a peer that begins a frame and does not go on is closed after read_timeout.
+func TestHalfAFrame(t *testing.T) {
+	server := serveEach(t, func(c *peer, m wire.Message) error {
+		if string(m.Content()) == "hello" {
+			return echoEach(c, m)
+		}
+		_, err := c.Write([]byte{1, 0})
+		return err
+	})
+	s := withSteady(t, spec(server.address))
+	s.Listeners[0].ReadTimeout, s.Clusters[0].ReadTimeout = 80*time.Millisecond, 80*time.Millisecond
+	s.Routes[0].Rules[0].Timeout = time.Minute
+	p := startProxy(t, s, 512<<20)
+	others := startNeighbours(t, p.address, steadyService)
+	c := dial(t, p.address)
+	c.send(frameOf(t, 1, "x")[:30])
+	c.wantEnd()
+	p.wantCount(1, "relevo_listener_closes_total", "reason="+conn.ReasonReadTimeout)
+	c = dial(t, p.address)
+	wantEcho(t, c.call(request(1, "hello")), "hello")
+	p.wantLocal(c.call(request(2, "half a reply")), wire.ErrorComm, forwarder.ReasonUpstreamClosed, 1)
+	p.wantCount(1, "relevo_endpoint_closes_total", "reason="+conn.ReasonReadTimeout)
+	others.goOn()
 }
 
 // TestServerNeverReads: its queue fills to the high mark, then exchanges wait, then they are refused; write_timeout
@@ -187,13 +219,14 @@ func watch(p *proxy) (most func() int64) {
 func TestOneOfManyNeverReads(t *testing.T) {
 	silent := serveEach(t, silentEach)
 	s := spec(silent.address, serveEach(t, echoEach).address, serveEach(t, echoEach).address)
-	s.Routes[0].Rules[0].Timeout = 300 * time.Millisecond
+	s.Routes[0].Rules[0].Timeout = time.Second
 	s.Listeners[0].WriteTimeout = time.Minute
 	s.Clusters[0].WriteTimeout = time.Minute
 	const limit = 64 << 20
 	p := startProxy(t, s, limit)
 	most := watch(p)
-	flood(t, p.address, 500)
+	replies := func() int64 { return int64(p.value("relevo_listener_replies_total")) }
+	flood(t, p.address, 5000, replies) // more than any kernel takes; it ends when the gate shuts
 	p.wantCount(1, "relevo_listener_connections", "state=gated")
 	var group sync.WaitGroup
 	for i := range 63 {

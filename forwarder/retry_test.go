@@ -15,7 +15,7 @@ import (
 )
 
 // narrow is a listener whose connections take little before somebody reads.
-func narrow(t *testing.T) *net.TCPListener {
+func narrow(t *testing.T) net.Listener {
 	t.Helper()
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
@@ -24,7 +24,7 @@ func narrow(t *testing.T) *net.TCPListener {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return l.(*net.TCPListener)
+	return l
 }
 
 // TestRefusedThenRetried: the endpoint that refuses is passed over within the request.
@@ -70,7 +70,7 @@ func TestStartsWithEveryEndpointDown(t *testing.T) {
 	if err != nil {
 		t.Skip("another process has taken the port: ", err)
 	}
-	server := serveOn(t, l.(*net.TCPListener), func(c *peer) {
+	server := serveOn(t, l, func(c *peer) {
 		for m, err := c.next(); err == nil && echoEach(c, m) == nil; m, err = c.next() {
 			continue
 		}
@@ -82,19 +82,26 @@ func TestStartsWithEveryEndpointDown(t *testing.T) {
 
 // TestUpstreamCloses with a request in flight, gently and by a reset.
 func TestUpstreamCloses(t *testing.T) {
-	for name, end := range map[string]func(*peer){"end-of-file": func(c *peer) { c.Close() }, "reset": (*peer).reset} {
+	for name, end := range endings {
 		t.Run(name, func(t *testing.T) {
-			server := serveEach(t, func(c *peer, _ wire.Message) error { end(c); return errStop })
+			server := serveEach(t, func(c *peer, m wire.Message) error {
+				if string(m.Content()) == "hello" {
+					return echoEach(c, m)
+				}
+				end(c)
+				return errStop
+			})
 			p := startProxy(t, withSteady(t, spec(server.address)), 512<<20)
 			others := startNeighbours(t, p.address, steadyService)
 			c := dial(t, p.address)
 			for i := range 3 {
+				wantEcho(t, c.call(request(9, "hello")), "hello")
 				p.wantLocal(c.call(request(uint32(i), "x")), wire.ErrorComm, forwarder.ReasonUpstreamClosed, float64(i+1))
 			}
 			p.wantCount(0, "relevo_route_retries_total", "route=rpc/echo")
 			p.wantCount(3, "relevo_endpoint_closes_total", "endpoint="+server.address)
-			if n := server.frames.Load(); n != 3 {
-				t.Errorf("got %d frames at the server, want each of the 3 requests once: what was sent is never sent again", n)
+			if n := server.frames.Load(); n != 6 {
+				t.Errorf("got %d frames at the server, want each of the 6 requests once: what was sent is never sent again", n)
 			}
 			others.goOn()
 		})
@@ -147,7 +154,7 @@ func TestResetBeforeSend(t *testing.T) {
 // TestAcceptsAndCloses: a server that closes each connection unread. Every request ends, once; with the other endpoint
 // there, those of which nothing was sent succeed.
 func TestAcceptsAndCloses(t *testing.T) {
-	for name, end := range map[string]func(*peer){"end-of-file": func(c *peer) { c.Close() }, "reset": (*peer).reset} {
+	for name, end := range endings {
 		t.Run(name, func(t *testing.T) {
 			bad := serve(t, end)
 			s := spec(bad.address, serveEach(t, echoEach).address)

@@ -3,7 +3,10 @@ package forwarder
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
+	"os"
+	"syscall"
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/filter"
@@ -56,15 +59,13 @@ func (f *Forwarder) build(spec *Spec) (*snapshot, error) {
 		r, err := f.buildRoutes(&spec.Routes[i], s.clusters)
 		if err != nil {
 			errs = append(errs, err)
-			continue
 		}
-		tables[spec.Routes[i].Name] = r
+		tables[spec.Routes[i].Name] = r // nil for one that is wrong: that it is missing would be a second fault
 	}
 	for i := range spec.Listeners {
 		r, err := buildRoad(&spec.Listeners[i], tables, spec.MaxTimeout)
 		if err != nil {
 			errs = append(errs, err)
-			continue
 		}
 		s.roads = append(s.roads, r)
 	}
@@ -117,11 +118,14 @@ func (f *Forwarder) buildRoutes(spec *RouteSpec, clusters map[string]*upCluster)
 	return r, nil
 }
 
-// buildRoad completes a listener's road from its route table.
+// buildRoad completes a listener's road from its route table. The road is nil where the table is wrong.
 func buildRoad(spec *ListenerSpec, tables map[string]*road, maxTimeout time.Duration) (*road, error) {
-	t := tables[spec.Routes]
-	if t == nil {
+	t, ok := tables[spec.Routes]
+	if !ok {
 		return nil, fmt.Errorf("listener %s: there is no route table %q", spec.Name, spec.Routes)
+	}
+	if t == nil {
+		return nil, nil // the table's own fault is reported
 	}
 	for _, x := range t.targets {
 		if x.cluster.codec.Name() != spec.Codec.Name() {
@@ -146,10 +150,27 @@ func buildRoad(spec *ListenerSpec, tables map[string]*road, maxTimeout time.Dura
 func (f *Forwarder) bind(spec *ListenerSpec, slot int) (*listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
 	socket, err := lc.Listen(f.ctx, spec.Network, spec.Address)
+	if spec.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) && stale(spec.Address) {
+		if err = os.Remove(spec.Address); err == nil {
+			socket, err = lc.Listen(f.ctx, spec.Network, spec.Address)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listener %s: %w", spec.Name, err)
 	}
 	return newListener(f, spec, socket, slot), nil
+}
+
+// stale says whether a path is a socket at which nobody listens: what a process leaves that was killed.
+func stale(path string) bool {
+	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != fs.ModeSocket {
+		return false
+	}
+	c, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		_ = c.Close() // somebody does listen
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // keepAlive finds peers that are gone without a word: after a minute of silence, within a minute.

@@ -27,18 +27,20 @@ type sweeper struct {
 	asleep atomic.Bool  // there was no connection when it looked
 
 	// Owned by run.
-	tickAt  int64
-	tick    int64
-	overdue []overdue
-	expired []stream.Entry[exchange]
-	waited  []waiter
-	memory  memory
+	tickAt    int64
+	trimmedAt int64
+	tick      int64
+	overdue   []overdue
+	expired   []stream.Entry[exchange]
+	waited    []waiter
+	memory    memory
 }
 
 // The bounds of the time between two looks at all connections.
 const (
 	minTick       = int64(10 * time.Millisecond)
 	maxTick       = int64(time.Second)
+	trimEvery     = int64(5 * time.Second)
 	deadlineGrain = int64(time.Millisecond) // deadlines this close together are swept together
 )
 
@@ -195,9 +197,14 @@ func (s *sweeper) duties(now int64) {
 		s.tickAt = now + s.tick
 	default:
 		s.tickAt = never
+		s.f.buffers.Trim(true)
 		return
 	}
 	s.asleep.Store(false)
+	if now-s.trimmedAt >= trimEvery {
+		s.trimmedAt = now
+		s.f.buffers.Trim(false)
+	}
 }
 
 // overdue is a connection that is to be closed, and why.
@@ -240,5 +247,6 @@ func (s *sweeper) tend(u *upstream, now int64) {
 		u.endpoint.stats.beats.Add(1)
 	case conn.Appended:
 		u.endpoint.stats.beats.Add(1)
+	default: // closed, or too much is queued: then it is not silent
 	}
 }

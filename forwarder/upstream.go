@@ -23,7 +23,6 @@ type upstream struct {
 	codec    wire.Codec
 	conn     *conn.Conn
 	table    *stream.Table[exchange]
-	high     int64 // bytes queued above which exchanges wait
 
 	// Owned by the read loop.
 	proved bool // it has delivered a frame
@@ -41,7 +40,7 @@ type upstream struct {
 
 // takes says whether the connection can take another frame.
 func (u *upstream) takes() bool {
-	return u.conn.Queued() <= u.high && !u.leaving.Load() && !u.conn.Closed()
+	return !u.conn.Above() && !u.leaving.Load() && !u.conn.Closed()
 }
 
 // spent says whether the connection is to close and has nothing left to do.
@@ -57,7 +56,7 @@ func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 	}
 	spec := &p.endpoint.cluster.spec
 	high := min(queueHigh, spec.MaxQueued)
-	u := &upstream{pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec, high: int64(high)}
+	u := &upstream{pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec}
 	cc, err := conn.New(sock, p.endpoint.cluster.f.buffers, conn.Config{
 		High: high, Low: high / 2, Drained: p.serve, MaxQueued: spec.MaxQueued,
 		WriteTimeout: spec.WriteTimeout, ReadTimeout: spec.ReadTimeout, Class: conn.Replies,
@@ -79,7 +78,7 @@ func (u *upstream) run() {
 	for {
 		data, err := u.conn.Read(need)
 		if errors.Is(err, conn.ErrLeaving) {
-			_ = u.conn.Finish(ReasonStopping)
+			_ = u.conn.Finish(ReasonStopping) // paused meanwhile: the connection is looked at below
 			break
 		}
 		if err != nil {
@@ -95,6 +94,9 @@ func (u *upstream) run() {
 		if u.spent() {
 			u.conn.Close(ReasonGoAway)
 		}
+	}
+	if !u.conn.Closed() {
+		return // paused, as in downstream.run
 	}
 	u.end()
 }

@@ -30,7 +30,7 @@ func maxBuffered(c *config.Config) (int64, error) {
 	}
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
-		if least := conn.LeastBudget(int64(l.MaxFrame)); limit < least {
+		if least := conn.LeastBudget(int(l.MaxFrame)); limit < least {
 			return 0, fmt.Errorf("%s is %v: a frame as large as max_frame (%v) of listener %s needs at least %v",
 				from, config.Size(limit), l.MaxFrame, l.Name, config.Size(least))
 		}

@@ -9,6 +9,7 @@ func (s *Server) Ready() (bool, []string) {
 		return false, []string{"not accepting yet"}
 	case stageStopping:
 		return false, []string{"stopping"}
+	case stageServing:
 	}
 	var missing []string
 	for _, l := range s.road.Status().Listeners {

@@ -35,6 +35,9 @@ type Buffers struct {
 	mu      sync.Mutex
 	queues  [numClasses][]*ticket // large reads that wait for memory, in order
 	tickets uint64                // made so far
+	spare   [][]byte              // buffers above size1M that nobody uses; oldest first
+	spared  int64                 // bytes of them
+	unused  int                   // the least number of them since the last Trim
 }
 
 // Class is what a large read is for. What is on its way out makes room, what comes in takes it: so replies may
@@ -54,7 +57,7 @@ const (
 var share = [numClasses]int64{Replies: 78, Requests: 60}
 
 // LeastBudget is the smallest budget with which a frame of n bytes can be read as a request, in bytes.
-func LeastBudget(n int64) int64 { return (n/share[Requests] + 1) * 100 }
+func LeastBudget(n int) int64 { return (int64(Capacity(n))/share[Requests] + 1) * 100 }
 
 // ticket is a large read's place in the queue for memory.
 type ticket struct {
@@ -138,7 +141,7 @@ func Capacity(n int) int {
 			return size
 		}
 	}
-	return n
+	return (n + size1M - 1) &^ (size1M - 1) // whole ones, so that the next frame about as long finds a spare one
 }
 
 func (b *Buffers) alloc(n int) []byte {
@@ -154,8 +157,55 @@ func (b *Buffers) alloc(n int) []byte {
 	case n <= size1M:
 		return b.pools[4].Get().(*[size1M]byte)[:]
 	default:
-		return make([]byte, n)
+		return b.allocSpare(Capacity(n))
 	}
+}
+
+// maxSpare is the number of buffers above size1M that are kept for reuse.
+const maxSpare = 64
+
+// allocSpare returns a spare buffer of n bytes, or makes one. To make one for each large frame costs more than
+// to carry the frame: its memory must be zeroed, and comes back by the garbage collector only.
+func (b *Buffers) allocSpare(n int) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, buf := range slices.Backward(b.spare) {
+		if len(buf) == n {
+			b.dropSpare(i)
+			return buf
+		}
+	}
+	return make([]byte, n)
+}
+
+// putSpare keeps a buffer for reuse, within the budget. Called with mu held.
+func (b *Buffers) putSpare(buf []byte) {
+	if len(b.spare) < maxSpare && b.used.Load()+b.spared+int64(len(buf)) <= b.max {
+		b.spare = append(b.spare, buf)
+		b.spared += int64(len(buf))
+	}
+}
+
+// dropSpare forgets a spare buffer. Called with mu held.
+func (b *Buffers) dropSpare(i int) {
+	b.spared -= int64(len(b.spare[i]))
+	b.spare = slices.Delete(b.spare, i, i+1)
+	b.unused = min(b.unused, len(b.spare))
+}
+
+// Trim gives the garbage collector the spare buffers that were not needed since the last Trim; all of them when
+// nobody will need any.
+func (b *Buffers) Trim(all bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	drop := b.unused
+	if all {
+		drop = len(b.spare)
+	}
+	for range drop {
+		b.dropSpare(0)
+	}
+	b.unused = len(b.spare)
 }
 
 // Put takes back a buffer that came from Get or from a read, at whatever length it is now.
@@ -181,11 +231,15 @@ func (b *Buffers) Put(buf []byte) {
 		return
 	}
 	b.large.Add(-int64(len(buf)))
-	if b.waiting.Load() > 0 {
-		b.mu.Lock()
-		b.grant()
-		b.mu.Unlock()
+	if len(buf) <= size1M && b.waiting.Load() == 0 {
+		return
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(buf) > size1M {
+		b.putSpare(buf)
+	}
+	b.grant()
 }
 
 // reserve asks for n bytes. It returns a ticket, which may be granted already, or nil when the class can never

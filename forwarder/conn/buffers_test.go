@@ -39,8 +39,8 @@ func TestBuffersCountWhatTheyHandOut(t *testing.T) {
 	})
 }
 
-// large is the size of the frames below: above 1 MiB a buffer has exactly the size of its frame.
-const large = 1<<20 + 4<<10
+// large is the size of the frames below: a whole number of MiB, so that a buffer has exactly that size.
+const large = 2 << 20
 
 // halfLarge returns n connections, each of which has got the first bytes of a large frame and reads it. They ask for memory
 // one after another.
@@ -81,7 +81,7 @@ func granted(conns []*Conn) (who []int) {
 func TestLargeFramesWaitInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		buffers := newBuffers(t, 8*large+200) // a share of 50 % is four of them
+		buffers := newBuffers(t, 7*large) // the share of requests is four of them
 		const conns = 12
 		kernels, cs, reads := halfLarge(t, buffers, conns)
 		for next := range conns {
@@ -175,7 +175,7 @@ func TestTheNextMayFitWhereTheFirstDidNot(t *testing.T) {
 func TestFrameOfTheWholeShare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		buffers := newBuffers(t, ((large+100)/60+1)*100)
-		share := int(buffers.limit(Requests))
+		share := int(buffers.limit(Requests)) &^ (1<<20 - 1) // buffers have whole MiB
 		for _, test := range []struct {
 			need int
 			want string

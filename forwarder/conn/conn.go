@@ -121,6 +121,7 @@ type Conn struct {
 	taken    atomic.Uint64 // bytes taken by the kernel
 	backlog  atomic.Int64  // queued, for readers without the lock
 	partial  atomic.Bool   // the read loop waits for the rest of a frame that the peer has begun
+	above    atomic.Bool   // the queue went above High and has not come down to Low since; changed only under mu
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -129,7 +130,6 @@ type Conn struct {
 	queued   int     // bytes in queue that the kernel has not taken
 	lastSize int     // what the last flush found queued: the next first chunk's size
 	noted    bool    // somebody has promised to call Flush
-	above    bool    // the queue went above High and has not come down to Low since
 	flushing bool    // one goroutine writes
 	sealed   bool    // nobody may start to write: Pause
 	finished bool    // the peer was told that no more follows: Finish
@@ -159,6 +159,9 @@ func (c *Conn) Held() int64 { return c.held.Load() }
 
 // Queued is the number of bytes that the kernel has not taken yet.
 func (c *Conn) Queued() int64 { return c.backlog.Load() }
+
+// Above says whether the write queue went above its high watermark and has not come down to the low one since.
+func (c *Conn) Above() bool { return c.above.Load() }
 
 // Bytes are the numbers of bytes got from the kernel and taken by it, the life of the connection long.
 func (c *Conn) Bytes() (read, written uint64) { return c.got.Load(), c.taken.Load() }

@@ -3,8 +3,13 @@ package conn
 import (
 	"errors"
 	"os"
+	"runtime"
 	"syscall"
 )
+
+// maxOnce is the most that one system call copies. A larger piece of a large frame would keep a processor for as
+// long as others wait for it; behind each piece of this size the loop lets them go first.
+const maxOnce = 256 << 10
 
 // Read returns all unread bytes once there are at least need of them; it waits for the peer, for the gate and,
 // when need is large, for memory. The bytes are valid until the next Read, Own or Release. The error is
@@ -35,6 +40,9 @@ func (c *Conn) Read(need int) ([]byte, error) {
 		case c.readN > 0:
 			c.w += c.readN
 			c.got.Add(uint64(c.readN))
+			if c.readN == maxOnce {
+				runtime.Gosched()
+			}
 		case c.readE == nil:
 			c.Close(ReasonPeerClosed)
 		default:
@@ -149,7 +157,7 @@ func (c *Conn) readOnce(fd uintptr) bool {
 	if c.most > 0 {
 		end = min(end, c.r+c.most)
 	}
-	n, err := c.sys.read(fd, c.buf[c.w:end])
+	n, err := c.sys.read(fd, c.buf[c.w:min(end, c.w+maxOnce)])
 	if err == syscall.EAGAIN {
 		switch unread := c.w - c.r; {
 		case unread == 0:

@@ -3,6 +3,7 @@ package conn
 import (
 	"errors"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -85,8 +86,8 @@ func (c *Conn) queuedMore(n int) Verdict {
 
 // rise and fall watch the queue cross its watermarks. Called with mu held.
 func (c *Conn) rise() {
-	if !c.above && c.queued > c.cfg.High {
-		c.above = true
+	if c.queued > c.cfg.High && !c.above.Load() {
+		c.above.Store(true)
 		if c.cfg.Drained == nil {
 			c.setGate(gateQueue, true)
 		}
@@ -94,10 +95,10 @@ func (c *Conn) rise() {
 }
 
 func (c *Conn) fall() (drained bool) {
-	if !c.above || c.queued > c.cfg.Low {
+	if c.queued > c.cfg.Low || !c.above.Load() {
 		return false
 	}
-	c.above = false
+	c.above.Store(false)
 	if c.cfg.Drained == nil {
 		c.setGate(gateQueue, false)
 		return false
@@ -122,8 +123,8 @@ func (c *Conn) Flush() {
 			c.endFlush()
 			return
 		}
-		if !whole {
-			break
+		if !whole || c.wrote == maxOnce {
+			break // the kernel is full, or it is a large frame: that is the writer's
 		}
 	}
 	go c.writer() // ends when all is written, or the connection is closed or paused; awaitFlush waits for it
@@ -134,7 +135,11 @@ func (c *Conn) writer() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for c.queued > 0 && !c.Closed() && !c.sealed {
-		c.writeRound(false)
+		if c.writeRound(false) {
+			c.mu.Unlock()
+			runtime.Gosched()
+			c.mu.Lock()
+		}
 	}
 	c.endFlush()
 }
@@ -161,9 +166,10 @@ func (c *Conn) putSpent() {
 // Called with mu held and flushing set; it gives mu up while it writes.
 func (c *Conn) writeRound(try bool) bool {
 	n, size := 0, 0
-	for i := range min(len(c.queue), maxIOV) {
-		c.out[i] = c.queue[i].buf[c.queue[i].sent:]
-		size += len(c.out[i])
+	for n < min(len(c.queue), maxIOV) && size < maxOnce {
+		c.out[n] = c.queue[n].buf[c.queue[n].sent:]
+		c.out[n] = c.out[n][:min(len(c.out[n]), maxOnce-size)]
+		size += len(c.out[n])
 		n++
 	}
 	c.mu.Unlock()

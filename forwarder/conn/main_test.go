@@ -70,7 +70,7 @@ func appendFrame(to []byte, who, serial, size int) []byte {
 
 // noise has no period that a buffer has.
 var noise = func() []byte {
-	p := make([]byte, 2<<20)
+	p := make([]byte, 3<<20)
 	for i := range p {
 		p[i] = byte(i % 251)
 	}
@@ -88,7 +88,7 @@ func checkFrame(p []byte) (who, serial, size int, err error) {
 	size = int(binary.BigEndian.Uint32(p))
 	who = int(binary.BigEndian.Uint32(p[4:]))
 	serial = int(binary.BigEndian.Uint32(p[8:]))
-	if size < frameHead || size > 1<<20+1<<19 {
+	if size < frameHead || size > 3<<20 {
 		return 0, 0, 0, fmt.Errorf("got a frame of %d bytes where one must begin: a byte was lost, doubled or mixed up", size)
 	}
 	if len(p) < size {

@@ -8,6 +8,7 @@ package filter
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
@@ -74,7 +75,6 @@ type Chain struct {
 	before []BeforeRoute
 	after  []AfterRoute
 	reply  []OnReply
-	blocks bool
 }
 
 // NewChain sorts filters, which keep their order within each phase.
@@ -90,15 +90,9 @@ func NewChain(filters ...Filter) *Chain {
 		if f, ok := f.(OnReply); ok {
 			c.reply = append(c.reply, f)
 		}
-		if _, ok := f.(Blocking); ok {
-			c.blocks = true
-		}
 	}
 	return c
 }
-
-// Blocks says whether a filter of the chain may block.
-func (c *Chain) Blocks() bool { return c != nil && c.blocks }
 
 // HasBeforeRoute says whether any filter wants to see requests before their route is known.
 func (c *Chain) HasBeforeRoute() bool { return c != nil && len(c.before) > 0 }
@@ -131,8 +125,8 @@ func (c *Chain) AfterRoute(x *Exchange) Verdict {
 
 // OnReply asks the filters in reverse order, up to the first that stops.
 func (c *Chain) OnReply(x *Exchange) Verdict {
-	for i := len(c.reply) - 1; i >= 0; i-- {
-		if v := c.reply[i].OnReply(x); v.Stopped() {
+	for _, f := range slices.Backward(c.reply) {
+		if v := f.OnReply(x); v.Stopped() {
 			return v
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 type value struct {
 	serial int64
-	rest   [7]int64
+	_      [7]int64 // as large as what the road keeps for a request
 }
 
 func entriesByID[T any](entries []Entry[T]) map[uint32]Entry[T] {

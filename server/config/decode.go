@@ -133,7 +133,7 @@ func (d *decoder) texts(p place, n node, v reflect.Value) {
 
 // setScalar sets v, which is settable, from a scalar.
 func setScalar(n node, v reflect.Value) error {
-	if u, ok := v.Addr().Interface().(unit); ok {
+	if u, ok := reflect.TypeAssert[unit](v.Addr()); ok {
 		return u.set(n)
 	}
 	switch v.Kind() {

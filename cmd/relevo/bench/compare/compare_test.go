@@ -65,7 +65,7 @@ func TestDocumentComparesMediansWithThoseOfHaproxy(t *testing.T) {
 		run(haproxyName, 4, 400, 0), run(haproxyName, 4, 400, 0), run(haproxyName, 1, 400, 0),
 		{Workload: w.name, Target: directName, Report: bench.Report{Throughput: 5000}},
 	}
-	page := document(options{rounds: 3, duration: time.Second}, "a machine", targets, []workload{w}, results)
+	page := document(options{rounds: 3, duration: time.Second}, "a machine", targets, []workload{w}, results, nil)
 	for _, want := range []string{
 		"| 8x64x1K | relevo | 2.00 | 0.50 | 0.8 | 1000 | 0.100 | 0.300 | 4 |\n",
 		"|  | haproxy tcp | 4.00 | 1.00 |  | 1000 | 0.100 | 0.400 | 0 |\n",

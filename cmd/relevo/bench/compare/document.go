@@ -22,8 +22,8 @@ whether or not replies do, and latency counts from when a request was due.
 
 `
 
-// document is the page: what was measured, on what, and the table.
-func document(o options, machine string, targets []*target, chosen []workload, results []result) string {
+// document is the page: what was measured, on what, and the tables.
+func document(o options, machine string, targets []*target, chosen []workload, results []result, beside []neighbourResult) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, explanation, o.rounds, o.duration)
 
@@ -56,6 +56,10 @@ func document(o options, machine string, targets []*target, chosen []workload, r
 		}
 	}
 
+	if len(beside) > 0 {
+		b.WriteString(neighbourhoodSection(beside))
+	}
+
 	fmt.Fprintf(&b, "\nMeasured on %s with:\n\n", time.Now().UTC().Format(time.DateOnly))
 	fmt.Fprintf(&b, "- %s\n", machine)
 	for _, t := range targets {
@@ -75,6 +79,9 @@ func command(o options) string {
 	}
 	if !o.direct {
 		line += " -direct=false"
+	}
+	if !o.beside {
+		line += " -neighbours=false"
 	}
 	if o.out != "" {
 		line += " -out docs/benchmarks.md"

@@ -28,6 +28,7 @@ type options struct {
 	out      string
 	raw      string
 	direct   bool
+	beside   bool
 }
 
 func main() {
@@ -39,6 +40,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "the Markdown file to write (default: standard output)")
 	flag.StringVar(&o.raw, "raw", "bin/benchmarks.json", "where each run's report goes")
 	flag.BoolVar(&o.direct, "direct", true, "measure the echo server without a proxy, too")
+	flag.BoolVar(&o.beside, "neighbours", true, "measure what bad neighbours cost the others, too")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -82,20 +84,37 @@ func compare(ctx context.Context, o options) (err error) {
 		return err
 	}
 
-	raw, err := json.MarshalIndent(results, "", "  ")
+	var beside []neighbourResult
+	if o.beside {
+		n, err := settle(yard, o)
+		if err != nil {
+			return err
+		}
+		if beside, err = measureNeighbours(ctx, o, n); err != nil {
+			return err
+		}
+	}
+
+	raw, err := json.MarshalIndent(everything{results, beside}, "", "  ")
 	if err != nil {
 		return err
 	}
 	if err := writeFile(o.raw, append(raw, '\n')); err != nil {
 		return err
 	}
-	page := document(o, machine(ctx), targets, chosen, results)
+	page := document(o, machine(ctx), targets, chosen, results, beside)
 	if o.out == "" {
 		_, err = os.Stdout.WriteString(page)
 	} else {
 		err = writeFile(o.out, []byte(page))
 	}
-	return errors.Join(err, failed(results))
+	return errors.Join(err, failed(results), failedBeside(beside))
+}
+
+// everything is what the raw file holds.
+type everything struct {
+	Runs       []result          `json:"runs"`
+	Neighbours []neighbourResult `json:"neighbours,omitempty"`
 }
 
 // failed says so when a request failed: such a run is written down, but it compares nothing.

@@ -53,17 +53,14 @@ func measure(ctx context.Context, o options, targets []*target, chosen []workloa
 }
 
 func run(ctx context.Context, o options, t *target, w workload) (report bench.Report, err error) {
-	command := append([]string{
-		o.relevo, "bench", "bolt", "-o", "json", "--addr", t.address, "--service", service,
-		"--warmup", warmup.String(), "--duration", o.duration.String(),
+	args := append([]string{
+		"--addr", t.address, "--service", service, "--warmup", warmup.String(), "--duration", o.duration.String(),
 	}, w.args()...)
 	if t.proc != nil {
-		command = append(command, "--pid", strconv.Itoa(t.proc.pid))
+		args = append(args, "--pid", strconv.Itoa(t.proc.pid))
 	}
-	// The generator ends with an error when a request failed, and reports all the same.
-	out, _, failure := output(ctx, o.duration+slack, command...)
-	if err := json.Unmarshal(out, &report); err != nil {
-		return report, fmt.Errorf("%s on %s: %w", w.name, t.name, errors.Join(failure, err))
+	if report, err = generate(ctx, o, o.duration, args...); err != nil {
+		return report, fmt.Errorf("%s on %s: %w", w.name, t.name, err)
 	}
 	if t.proc == nil {
 		return report, nil
@@ -72,6 +69,17 @@ func run(ctx context.Context, o options, t *target, w workload) (report bench.Re
 		return report, fmt.Errorf("%s on %s: no CPU time was measured", w.name, t.name)
 	}
 	return report, t.proc.alive()
+}
+
+// generate runs the load generator to its end and returns its report.
+func generate(ctx context.Context, o options, length time.Duration, args ...string) (report bench.Report, err error) {
+	command := append([]string{o.relevo, "bench", "bolt", "-o", "json"}, args...)
+	// The generator ends with an error when a request failed, and reports all the same.
+	out, _, failure := output(ctx, length+slack, command...)
+	if err := json.Unmarshal(out, &report); err != nil {
+		return report, errors.Join(failure, err)
+	}
+	return report, nil
 }
 
 // figures are what the table shows of a run, or the medians of several.

@@ -1,0 +1,144 @@
+package forwarder_test
+
+import (
+	"fmt"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
+
+// TestBalance sends one request after the other to three servers of weights 1, 2 and 3.
+func TestBalance(t *testing.T) {
+	for _, balancer := range []string{forwarder.BalancerRoundRobin, forwarder.BalancerLeastRequest} {
+		t.Run(balancer, func(t *testing.T) {
+			servers := []*server{serveEach(t, echoEach), serveEach(t, echoEach), serveEach(t, echoEach)}
+			s := spec(servers[0].address, servers[1].address, servers[2].address)
+			s.Clusters[0].Balancer = balancer
+			for i := range servers {
+				s.Clusters[0].Endpoints[i].Weight = i + 1
+			}
+			p := startProxy(t, s, 512<<20)
+			c := dial(t, p.address)
+			const n = 3000
+			for i := range n {
+				wantEcho(t, c.call(request(uint32(i), "one")), "one")
+			}
+			for i, server := range servers {
+				share := float64(i+1) / 6
+				slack := 0.0 // round robin is exact
+				if balancer == forwarder.BalancerLeastRequest {
+					slack = 6 * math.Sqrt(n*share*(1-share)) // six times the standard deviation
+				}
+				if got := float64(server.frames.Load()); math.Abs(got-n*share) > slack {
+					t.Errorf("got %v of %d requests at the server of weight %d, want %v give or take %.0f", got, n, i+1, n*share, slack)
+				}
+			}
+		})
+	}
+}
+
+// TestLeastRequestsAvoidsTheBusy: who has requests under way gets no more while others have none.
+func TestLeastRequestsAvoidsTheBusy(t *testing.T) {
+	h := serveHeld(t)
+	good := serveEach(t, echoEach)
+	p := startProxy(t, spec(h.address, good.address), 512<<20)
+	c := dial(t, p.address)
+	for id := uint32(1); h.frames.Load() == 0; id++ {
+		c.send(frameOf(t, id, "which one?"))
+		p.wantCount(float64(id), "relevo_endpoint_requests_total")
+		eventually(t, func() bool { return h.frames.Load()+good.frames.Load() >= int64(id) }, say("request %d at a server", id))
+		if h.frames.Load() == 0 {
+			c.receive()
+		}
+	}
+	for i := range uint32(100) {
+		wantEcho(t, c.call(request(1000+i, "the other")), "the other")
+	}
+	h.release()
+	wantEcho(t, c.receive(), "which one?")
+	if got := h.frames.Load(); got != 1 {
+		t.Errorf("got %d requests at the busy server, want 1: the other one was always idle", got)
+	}
+}
+
+// TestConnectionsPerEndpoint are opened by need: none before the first request, one while one is enough, and never more
+// than may be.
+func TestConnectionsPerEndpoint(t *testing.T) {
+	h := serveHeld(t)
+	s := spec(h.address)
+	s.Clusters[0].ConnectionsPerEndpoint = 4
+	s.Routes[0].Rules[0].Timeout = time.Minute
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	c.send(heartbeat(t, 0, 0))
+	c.receive()
+	if got := h.accepted.Load(); got != 0 {
+		t.Fatalf("got %d connections to the server before the first request, want none", got)
+	}
+	c.send(frameOf(t, 1, "held"))
+	h.got(t, 1)
+	p.wantCount(1, "relevo_cluster_connections")
+	sent := 1
+	for p.value("relevo_endpoint_connections", "state=ready") < 4 { // each dial is asked for by a request that finds all busy
+		if sent++; sent > 1000 {
+			t.Fatalf("got %v connections after %d requests in flight, want 4", p.value("relevo_endpoint_connections", "state=ready"), sent)
+		}
+		c.send(frameOf(t, uint32(sent), "held"))
+		h.got(t, int64(sent))
+		p.wantCount(0, "relevo_endpoint_connections", "state=dialling")
+	}
+	for range 20 {
+		sent++
+		c.send(frameOf(t, uint32(sent), "held"))
+	}
+	h.got(t, int64(sent))
+	p.wantCount(4, "relevo_cluster_connections")
+	h.release()
+	for _, m := range c.receiveByID(sent) {
+		wantEcho(t, m, "held")
+	}
+	if got := h.accepted.Load(); got != 4 {
+		t.Errorf("got %d connections to the server, want the 4 that may be", got)
+	}
+}
+
+// TestOneConnectionIsEnough: one request at a time needs one connection, however many may be.
+func TestOneConnectionIsEnough(t *testing.T) {
+	server := serveEach(t, echoEach)
+	s := spec(server.address)
+	s.Clusters[0].ConnectionsPerEndpoint = 4
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	for i := range 200 {
+		wantEcho(t, c.call(request(uint32(i), "one")), "one")
+	}
+	if got := server.accepted.Load(); got != 1 {
+		t.Errorf("got %d connections for a client that sends one request at a time, want 1", got)
+	}
+}
+
+// TestOneDialAtATime, however many wait for it.
+func TestOneDialAtATime(t *testing.T) {
+	s := spec(blackhole(t))
+	s.Clusters[0].ConnectionsPerEndpoint, s.Clusters[0].ConnectTimeout = 4, 300*time.Millisecond
+	p := startProxy(t, s, 512<<20)
+	const n = 50
+	var clients []*peer
+	for i := range n {
+		c := dial(t, p.address)
+		c.send(frameOf(t, uint32(i), fmt.Sprint("waits ", i)))
+		clients = append(clients, c)
+	}
+	p.wantCount(n, "relevo_cluster_pending")
+	p.wantCount(1, "relevo_endpoint_connections", "state=dialling")
+	p.wantCount(1, "relevo_cluster_connections")
+	for _, c := range clients {
+		if m := c.receive(); m.Status != wire.ErrorComm {
+			t.Errorf("got status %v, want ERROR_COMM: the endpoint cannot be connected", m.Status)
+		}
+	}
+	p.wantCount(1, "relevo_endpoint_connect_failures_total")
+}
