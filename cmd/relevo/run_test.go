@@ -114,11 +114,10 @@ func TestTrialWithAllPortsTaken(t *testing.T) {
 	}
 	status, out, errOut = relevo(t, "", "call", "bolt", "--addr", address, "--content-hex", "ca fe", "--version", "v2-crc", "-o", "json")
 	var reply struct {
-		Status, Version string
-		Body            []byte
+		Status, Version, Body string
 	}
 	if err := json.Unmarshal([]byte(out), &reply); err != nil || status != exitDone ||
-		reply.Status != "SUCCESS" || reply.Version != "v2-crc" || !bytes.Equal(reply.Body, []byte{0xca, 0xfe}) {
+		reply.Status != "SUCCESS" || reply.Version != "v2-crc" || reply.Body != "cafe" {
 		t.Errorf("call -o json: exit status %d, stdout %q, stderr %q, %v; want the echo", status, out, errOut, err)
 	}
 	for _, flag := range []string{"--heartbeat", "--oneway"} {
