@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type Buffers struct {
 	max  int64
 	high int64 // from here on Pressure tells
 	full chan struct{}
+	bulk chan struct{} // holds one for each piece of a large frame that is being copied; never closed
 
 	// Atomic.
 	used    atomic.Int64
@@ -71,6 +73,7 @@ type ticket struct {
 // NewBuffers returns a pool that may hand out up to limit bytes.
 func NewBuffers(limit int64) *Buffers {
 	b := &Buffers{max: limit, high: limit / 10 * 8, full: make(chan struct{}, 1)}
+	b.bulk = make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))
 	b.pools[0].New = func() any { return new([size4K]byte) }
 	b.pools[1].New = func() any { return new([size16K]byte) }
 	b.pools[2].New = func() any { return new([size64K]byte) }
@@ -78,6 +81,12 @@ func NewBuffers(limit int64) *Buffers {
 	b.pools[4].New = func() any { return new([size1M]byte) }
 	return b
 }
+
+// enterBulk waits for its turn to copy a piece of a large frame, and leaveBulk ends it. A piece takes a processor
+// for as long as many small frames: were all large frames copied at once, small ones would queue behind every one
+// of them. So large pieces take half of the processors at most, in turns. Nobody waits for a peer in a turn.
+func (b *Buffers) enterBulk() { b.bulk <- struct{}{} }
+func (b *Buffers) leaveBulk() { <-b.bulk }
 
 // Used is the number of bytes handed out.
 func (b *Buffers) Used() int64 { return b.used.Load() }

@@ -157,7 +157,14 @@ func (c *Conn) readOnce(fd uintptr) bool {
 	if c.most > 0 {
 		end = min(end, c.r+c.most)
 	}
+	large := len(c.buf) > readSize
+	if large {
+		c.buffers.enterBulk()
+	}
 	n, err := c.sys.read(fd, c.buf[c.w:min(end, c.w+maxOnce)])
+	if large {
+		c.buffers.leaveBulk()
+	}
 	if err == syscall.EAGAIN {
 		switch unread := c.w - c.r; {
 		case unread == 0:

@@ -204,7 +204,14 @@ func (c *Conn) writeOnce(fd uintptr) bool {
 	for n < maxIOV && c.out[n] != nil {
 		n++
 	}
+	large := cap(c.out[0]) > readSize
+	if large {
+		c.buffers.enterBulk()
+	}
 	wrote, err := c.sys.write(fd, c.out[:n])
+	if large {
+		c.buffers.leaveBulk()
+	}
 	if err == syscall.EAGAIN {
 		return c.mayEnd
 	}
