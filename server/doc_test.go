@@ -5,12 +5,15 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/relevo-proxy/relevo/cmd/relevo/call"
 	"github.com/relevo-proxy/relevo/cmd/relevo/echo"
 )
 
@@ -77,6 +80,26 @@ func reasonConstants(t *testing.T, dir string) map[string]string {
 		t.Fatalf("no reasons found in %s", dir)
 	}
 	return out
+}
+
+// What is exposed is what Prometheus' own checker accepts.
+func TestMetricsPassPromtool(t *testing.T) {
+	promtool, err := exec.LookPath("promtool")
+	if err != nil {
+		t.Skip("promtool is not installed (Debian's package prometheus has it)")
+	}
+	s, _ := run(t, parse(t, oneHop, startEcho(t, echo.Options{})))
+	for _, service := range []string{"com.example.Echo:1.0", "com.example.Nobody:1.0"} { // so that what counts lazily is there too
+		if _, err := call.Do(t.Context(), call.Options{Addr: s.Addresses()["in"].String(), Service: service, Timeout: 5 * time.Second}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, page := get(t, s.MetricsAddress(), "/metrics")
+	check := exec.CommandContext(t.Context(), promtool, "check", "metrics")
+	check.Stdin = strings.NewReader(page)
+	if out, err := check.CombinedOutput(); err != nil || len(out) > 0 {
+		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	}
 }
 
 // Every metric that docs/limits.md sends people to exists.
