@@ -331,6 +331,7 @@ func TestStatus(t *testing.T) {
           "address": "127.0.0.1:12200",
           "weight": 100,
           "usable": true,
+          "failures": 0,
           "connections": 1,
           "in_flight": 3
         },
@@ -338,6 +339,7 @@ func TestStatus(t *testing.T) {
           "address": "127.0.0.1:12201",
           "weight": 50,
           "usable": false,
+          "failures": 0,
           "reason": "connect-failure",
           "connections": 0,
           "in_flight": 0

@@ -46,6 +46,7 @@ type EndpointStatus struct {
 	Address     string `json:"address"`
 	Weight      int    `json:"weight"`
 	Usable      bool   `json:"usable"`           // false: passed over
+	Failures    int    `json:"failures"`         // in a row; 0 once it has worked
 	Reason      string `json:"reason,omitempty"` // why it is passed over
 	Connections int    `json:"connections"`
 	InFlight    int    `json:"in_flight"`

@@ -84,10 +84,17 @@ func reasonOf(err error) string {
 
 // refuse answers, where that is possible, the frame that could not be decoded, and logs it.
 func (d *downstream) refuse(b *batch, err error) {
+	defer b.rescue()
 	reason := reasonOf(err)
 	l := d.listener
-	if b.msg.Kind == wire.Request {
+	switch b.msg.Kind {
+	case wire.Request:
 		b.debts.request(l.stats)
+	case wire.Oneway:
+		l.stats.oneways.Add(1)
+	default:
+	}
+	if b.msg.Kind == wire.Request || b.msg.Kind == wire.Oneway {
 		b.x = newExchange(d, &b.msg, b.now)
 		b.hijack(wire.CodecException, reason)
 		b.run()

@@ -397,7 +397,7 @@ func (b *batch) answer() {
 			t.stats.total.Observe(time.Duration(b.now - x.start))
 		}
 	}
-	if b.reason != ReasonDownstreamGone {
+	if b.reason != ReasonDownstreamGone && b.reason != ReasonStopping {
 		b.warnLocal()
 	}
 	b.end()
@@ -407,22 +407,38 @@ func (b *batch) answer() {
 func (b *batch) warnLocal() {
 	x := &b.x
 	l := x.down.listener
-	about, clusterName, endpoint := l.name, "", ""
-	if t := x.target; t != nil {
-		about, clusterName = t.name, t.cluster.policy.Name()
-		if x.endpoint >= 0 {
-			endpoint = t.cluster.endpoints[x.endpoint].policy.Address()
-		}
+	about := l.name
+	if x.target != nil {
+		about = x.target.name
 	}
 	suppressed, ok := b.f.warn(about, b.reason)
 	if !ok {
 		return
 	}
-	b.f.log.Warn("request answered here",
-		zap.String("reason", b.reason), zap.Stringer("status", b.status), zap.String("check", advice[b.reason]),
-		zap.String("service", b.service()), zap.String("listener", l.name), zap.Stringer("client", x.down.client),
-		zap.String("route", about), zap.String("cluster", clusterName), zap.String("endpoint", endpoint),
+	fields := make([]zap.Field, 0, 12)
+	known := func(key, value string) {
+		if value != "" {
+			fields = append(fields, zap.String(key, value))
+		}
+	}
+	known("reason", b.reason)
+	known("status", b.status.String())
+	known("check", advice[b.reason])
+	known("service", b.service())
+	known("listener", l.name)
+	known("client", x.down.client.String())
+	known("routes", b.road().name)
+	if t := x.target; t != nil {
+		known("route", t.name)
+		known("cluster", t.cluster.policy.Name())
+		if x.endpoint >= 0 {
+			known("endpoint", t.cluster.endpoints[x.endpoint].address)
+		}
+		fields = append(fields, zap.Duration("deadline", time.Duration(x.deadline-x.start)))
+	}
+	fields = append(fields, zap.Duration("age", time.Duration(b.now-x.start)),
 		zap.Bool("oneway", x.kind == wire.Oneway), zap.Uint64("suppressed", suppressed))
+	b.f.log.Warn("request answered here", fields...)
 }
 
 // serviceKey is the header that names the service, in Bolt as in its relatives.

@@ -3,10 +3,10 @@
 //
 //	downstream.go   one client connection: its read loop
 //	batch.go        what one read brought, and the scratch of the goroutine that carries it along the road
-//	exchange*.go    the life of one request as a list of phases
-//	pool.go         the connections to one endpoint, and the exchanges that wait for one
+//	exchange.go     the life of one request as a list of phases
+//	pool*.go        the connections to one endpoint, and the exchanges that wait for one
 //	upstream.go     one server connection: its stream table and its read loop
-//	sweep.go        deadlines, timeouts, heartbeats, memory pressure: the only clockwork
+//	sweep*.go       deadlines, timeouts, heartbeats, memory pressure: the only clockwork
 //	snapshot.go     one built, immutable configuration
 //
 // It chooses no codec, filter or address: Spec brings them. Its goroutines are one accept loop a listener, one
@@ -115,7 +115,7 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	for {
 		open := 0
 		for _, l := range snap.listeners {
-			open += l.leaveIdle()
+			open += l.leaveIdle(f.now())
 		}
 		if open == 0 && snap.unsent() == 0 {
 			if open = snap.leave(); open == 0 {
@@ -130,8 +130,12 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	}
 }
 
-// drainLook is how often Drain looks for connections that have finished.
-const drainLook = 5 * time.Millisecond
+// drainLook is how often Drain looks for connections that have finished; drainQuiet is for how long one that has
+// nothing in flight must have sent nothing to be taken for finished, in nanoseconds.
+const (
+	drainLook  = 5 * time.Millisecond
+	drainQuiet = int64(100 * time.Millisecond)
+)
 
 // Close closes everything and waits for every goroutine of the road. It may be called twice.
 func (f *Forwarder) Close() {

@@ -116,7 +116,7 @@ func TestHeartbeatUpstream(t *testing.T) {
 				p.wantCount(0, "relevo_endpoint_closes_total")
 				return
 			}
-			p.wantLocal(c.call(request(2, "unanswered")), wire.ErrorComm, forwarder.ReasonUpstreamClosed, 1)
+			p.wantLocal(c.call(request(2, "unanswered")), wire.ErrorComm, forwarder.ReasonUpstreamBroken, 1)
 			p.wantCount(1, "relevo_endpoint_closes_total", "reason="+forwarder.ReasonHeartbeatTimeout)
 			p.wantCount(3, "relevo_endpoint_requests_total", "kind=heartbeat")
 		})

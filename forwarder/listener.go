@@ -138,6 +138,7 @@ func (l *listener) admit(c net.Conn) {
 		l.stats.rejected.add(ReasonMaxConnections, 1)
 		if n, ok := l.f.warn(l.name, ReasonMaxConnections); ok {
 			l.f.log.Warn("connection refused: the listener has its most", zap.String("listener", l.name),
+				zap.Stringer("client", d.client), zap.String("check", "max_connections of the listener, or clients that do not close"),
 				zap.Int("max_connections", l.maxConnections), zap.Uint64("suppressed", n))
 		}
 		return
@@ -211,9 +212,11 @@ func (l *listener) stop() {
 }
 
 // leaveIdle asks the connections that have nothing in flight and nothing to write to end, and returns how many
-// are open.
-func (l *listener) leaveIdle() int {
-	for _, d := range l.list(nil, func(d *downstream) bool { return d.idle() }) {
+// are open. A client that calls all the time gets answers, CONNECTION_CLOSED, until it pauses: closing between two
+// of its calls would lose the one that is on its way.
+func (l *listener) leaveIdle(now int64) int {
+	quiet := func(d *downstream) bool { return d.idle() && now-d.conn.LastRead() >= drainQuiet }
+	for _, d := range l.list(nil, quiet) {
 		d.conn.Leave()
 	}
 	open, _ := l.connections()

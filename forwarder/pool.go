@@ -111,14 +111,28 @@ func newPool(e *upEndpoint) *pool {
 	return p
 }
 
-// pool is the pool for a frame of this size. Where the cluster has no connection left for large ones, they share
+// pool is the pool for a frame of this size. Where there is no connection to be had for large ones, they share
 // those of the small ones.
 func (e *upEndpoint) pool(size int) *pool {
-	if size >= largeFrame && (e.large.staying() > 0 || e.cluster.policy.Limits().Connections.Left() > 0) {
+	if size >= largeFrame && e.large.promising() {
 		return e.large
 	}
 	return e.small
 }
+
+// promising says whether the pool has a connection, or may get one.
+func (p *pool) promising() bool {
+	if p.staying() > 0 {
+		return true
+	}
+	c := p.endpoint.cluster
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.dialling || c.policy.Limits().Connections.Left() > 0 && c.f.now() >= p.notBefore
+}
+
+// works says whether there is a connection to the endpoint.
+func (e *upEndpoint) works() bool { return e.small.staying() > 0 || e.large.staying() > 0 }
 
 // pools are both pools, for those that concern all connections.
 func (e *upEndpoint) pools() [2]*pool { return [2]*pool{e.small, e.large} }
@@ -183,7 +197,7 @@ func (p *pool) wantDial() bool {
 		return true
 	case p.closed, p.staying() >= c.spec.ConnectionsPerEndpoint:
 		return false
-	case p.notBefore > 0 && p.staying() > 0 && c.f.now() < p.notBefore:
+	case p.notBefore > 0 && p.endpoint.works() && c.f.now() < p.notBefore:
 		return false
 	case c.policy.Limits().Connections.TryAcquire(1) == 0:
 		return false
@@ -230,12 +244,12 @@ func (p *pool) failed(err error) {
 	f := e.cluster.f
 	e.cluster.policy.Limits().Connections.Release(1)
 	if f.ctx.Err() == nil {
-		if e.small.staying() == 0 && e.large.staying() == 0 {
+		if !e.works() {
 			e.policy.Failed(f.now()) // else it works, and does just not take more connections
 		}
 		e.stats.failures.Add(1)
 		if n, ok := f.warn(e.address, ReasonConnectFailure); ok {
-			f.log.Warn("connecting an endpoint", zap.String("cluster", e.cluster.policy.Name()),
+			f.log.Warn("an endpoint cannot be connected", zap.String("check", advice[ReasonConnectFailure]), zap.String("cluster", e.cluster.policy.Name()),
 				zap.String("endpoint", e.address), zap.Error(err), zap.Uint64("suppressed", n))
 		}
 	}
@@ -246,7 +260,11 @@ func (p *pool) failed(err error) {
 		waiting, p.waiting = p.waiting, nil
 	}
 	p.mu.Unlock()
-	f.resumeAll(waiting, ReasonConnectFailure)
+	if p == e.large && e.small.staying() > 0 {
+		f.resumeAll(waiting, phaseSend, "") // they share after all
+		return
+	}
+	f.resumeAll(waiting, phaseRetry, ReasonConnectFailure)
 }
 
 // extraDialPause is how long a pool that has connections waits behind a failed dial for one more.

@@ -12,7 +12,7 @@ import (
 func (b *batch) await(p *pool) bool {
 	c := p.endpoint.cluster
 	held := b.held()
-	if !c.admitPending(held) {
+	if b.f.buffers.Used() > b.f.buffers.High() || !c.admitPending(held) {
 		c.stats.rejected.add(ReasonMaxPending, 1)
 		b.hijack(wire.Busy, ReasonMaxPending)
 		return true
@@ -131,7 +131,9 @@ func (p *pool) expired(now int64, out []waiter) (_ []waiter, earliest int64) {
 		kept = append(kept, w)
 	}
 	clear(p.waiting[len(kept):])
-	p.waiting = kept
+	if p.waiting = kept; len(kept) == 0 {
+		p.waiting = nil
+	}
 	return out, earliest
 }
 
@@ -179,12 +181,12 @@ func (b *batch) carry(x exchange, bytes []byte) {
 	}
 }
 
-// resumeAll answers or retries exchanges that waited in vain.
-func (f *Forwarder) resumeAll(waiting []waiter, reason string) {
+// resumeAll goes on with exchanges that waited in vain.
+func (f *Forwarder) resumeAll(waiting []waiter, next phase, reason string) {
 	for batch := range slices.Chunk(waiting, maxBatch) {
 		b := f.batch()
 		for i := range batch {
-			b.resume(&batch[i], phaseRetry, reason)
+			b.resume(&batch[i], next, reason)
 		}
 		b.done()
 	}

@@ -144,7 +144,7 @@ func TestHalfAFrame(t *testing.T) {
 	p.wantCount(1, "relevo_listener_closes_total", "reason="+conn.ReasonReadTimeout)
 	c = dial(t, p.address)
 	wantEcho(t, c.call(request(1, "hello")), "hello")
-	p.wantLocal(c.call(request(2, "half a reply")), wire.ErrorComm, forwarder.ReasonUpstreamClosed, 1)
+	p.wantLocal(c.call(request(2, "half a reply")), wire.ErrorComm, forwarder.ReasonUpstreamBroken, 1)
 	p.wantCount(1, "relevo_endpoint_closes_total", "reason="+conn.ReasonReadTimeout)
 	others.goOn()
 }
@@ -186,7 +186,7 @@ func TestServerNeverReads(t *testing.T) {
 		statuses[wire.Success]+statuses[wire.Busy]+statuses[wire.ErrorComm] != n {
 		t.Errorf("got %v of %d requests, want SUCCESS for the good endpoint's half and for all that were not sent, BUSY for those refused, ERROR_COMM for those sent", statuses, n)
 	}
-	p.wantCount(float64(statuses[wire.ErrorComm]), "relevo_listener_local_replies_total", "reason="+forwarder.ReasonUpstreamClosed)
+	p.wantCount(float64(statuses[wire.ErrorComm]), "relevo_listener_local_replies_total", "reason="+forwarder.ReasonUpstreamBroken)
 	if got := bad.accepted.Load(); got != 1 {
 		t.Errorf("got %d connections to the server that does not read, want 1: it is passed over once it is known", got)
 	}

@@ -17,7 +17,8 @@ const (
 	ReasonMaxConnections  = "max-connections"   // the listener's, or the cluster's connections are used up
 	ReasonNoEndpoint      = "no-endpoint"       // every endpoint is passed over
 	ReasonConnectFailure  = "connect-failure"   // the endpoint could not be connected
-	ReasonUpstreamClosed  = "upstream-closed"   // the connection broke with the request in flight
+	ReasonUpstreamClosed  = "upstream-closed"   // the server closed the connection with the request in flight
+	ReasonUpstreamBroken  = "upstream-broken"   // Relevo closed it with the request in flight, for a reason of its own
 	ReasonResetBeforeSend = "reset-before-send" // the connection broke before the request was sent
 	ReasonTimeout         = "timeout"           // the deadline passed while a reply was awaited
 	ReasonPendingTimeout  = "pending-timeout"   // the deadline passed while a connection was awaited
@@ -25,7 +26,7 @@ const (
 	ReasonPanic           = "panic"             // a defect of Relevo or of a filter, recovered
 
 	// Closes, beside those of package conn and the decode errors of package wire.
-	ReasonStopping         = "stopping"          // the process ended
+	ReasonStopping         = "stopping"          // the process ended; also of a local reply, which hardly anybody gets
 	ReasonBufferPressure   = "buffer-pressure"   // max_buffered was reached and this one held most
 	ReasonHeartbeatTimeout = "heartbeat-timeout" // an upstream did not answer heartbeats
 	ReasonGoAway           = "goaway"            // an upstream asked for it, and its last stream has ended
@@ -43,13 +44,14 @@ const (
 var advice = map[string]string{
 	ReasonNoRoute:              "no rule of the route table matches: compare the service with the rules",
 	ReasonUnknownCommand:       "the client speaks an extension of the protocol that is not forwarded",
-	ReasonMaxStreams:           "the listener's max_streams, or a client that never waits",
+	ReasonMaxStreams:           "the listener's max_streams, a client that never waits, or a route that leads back to its own listener",
 	ReasonMaxRequests:          "the cluster's max_requests, or servers that have become slow",
 	ReasonMaxPending:           "the cluster's max_pending and max_pending_bytes, or endpoints that cannot be connected",
 	ReasonMaxConnections:       "the cluster's max_connections",
-	ReasonNoEndpoint:           "all endpoints failed to connect lately: are the servers up, is the address right?",
+	ReasonNoEndpoint:           "all endpoints failed lately: are the servers up, are the addresses right, do they speak the protocol?",
 	ReasonConnectFailure:       "is the server up, is the endpoint's address right, does a firewall stand between?",
 	ReasonUpstreamClosed:       "the server closed the connection with requests in flight: look at its log",
+	ReasonUpstreamBroken:       "the server connection was closed here, see the endpoint's closes by reason: it sent no frames, or was silent or stuck",
 	ReasonResetBeforeSend:      "the server closed the connection; retries were used up",
 	ReasonTimeout:              "the server did not answer in time: its load, or the route's timeout",
 	ReasonPendingTimeout:       "no connection in time: the endpoint's reachability, or connect_timeout",

@@ -24,6 +24,7 @@ type snapshot struct {
 
 // road is what the requests of one listener meet.
 type road struct {
+	name       string // of the route table
 	codec      wire.Codec
 	limits     wire.Limits
 	chain      *filter.Chain
@@ -91,7 +92,7 @@ func (f *Forwarder) build(spec *Spec) (*snapshot, error) {
 
 // buildRoutes resolves one route table.
 func (f *Forwarder) buildRoutes(spec *RouteSpec, clusters map[string]*upCluster) (*road, error) {
-	r := &road{}
+	r := &road{name: spec.Name}
 	matches := make([]route.Match, len(spec.Rules))
 	for i := range spec.Rules {
 		rule := &spec.Rules[i]

@@ -31,6 +31,7 @@ type EndpointStatus struct {
 	Address     string
 	Weight      int
 	Usable      bool // false while it is passed over
+	Failures    int  // in a row; 0 once it has delivered a frame
 	Connections int
 	InFlight    int
 }
@@ -55,7 +56,7 @@ func (f *Forwarder) Status() Status {
 		for _, e := range c.endpoints {
 			ready, _, _ := e.connections()
 			cs.Endpoints = append(cs.Endpoints, EndpointStatus{
-				Address: e.address, Weight: e.policy.Weight(), Usable: e.policy.Usable(f.now()),
+				Address: e.address, Weight: e.policy.Weight(), Usable: e.policy.Usable(f.now()), Failures: e.policy.Failures(),
 				Connections: ready, InFlight: e.policy.Active(),
 			})
 		}
@@ -148,6 +149,8 @@ func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {
 		}
 		return 1
 	}, labels...)
+	f.reg.GaugeFunc("relevo_endpoint_failures", "Failures of an endpoint in a row; 0 once it has delivered a frame.",
+		func() float64 { return float64(e.policy.Failures()) }, labels...)
 	const bytes, help = "relevo_endpoint_bytes_total", "Bytes read from and written to an endpoint."
 	f.reg.CounterFunc(bytes, help, func() float64 { rx, _ := e.bytes(); return float64(rx) }, with(labels, "direction", "read")...)
 	f.reg.CounterFunc(bytes, help, func() float64 { _, tx := e.bytes(); return float64(tx) }, with(labels, "direction", "written")...)

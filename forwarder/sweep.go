@@ -29,6 +29,7 @@ type sweeper struct {
 	// Owned by run.
 	tickAt    int64
 	trimmedAt int64
+	lookedAt  int64 // when duties last looked
 	tick      int64
 	overdue   []overdue
 	expired   []stream.Entry[exchange]
@@ -95,7 +96,7 @@ func (s *sweeper) run() {
 		case <-s.wake:
 		case <-timer.C:
 		case <-pressure:
-			s.tickAt = 0
+			s.tickAt = min(s.tickAt, s.lookedAt+pressureLook)
 		}
 	}
 }
@@ -167,13 +168,14 @@ func (s *sweeper) duties(now int64) {
 	if now < s.tickAt && s.tickAt != never {
 		return
 	}
+	s.lookedAt = now
 	s.asleep.Store(true) // before the look: who connects behind it rouses us again
 	snap := s.f.snap.Load()
 	open := 0
 	for _, l := range snap.listeners {
 		l.each(func(d *downstream) {
 			open++
-			if reason := d.conn.Overdue(now, d.inFlight.Load() > 0); reason != "" {
+			if reason := d.conn.Overdue(now, !d.idle()); reason != "" {
 				s.overdue = append(s.overdue, overdue{d.conn, reason})
 			}
 		})
@@ -239,14 +241,17 @@ func (s *sweeper) tend(u *upstream, now int64) {
 		s.overdue = append(s.overdue, overdue{u.conn, ReasonHeartbeatTimeout})
 		return
 	}
-	u.missed++
-	u.lastBeat = now
+	if u.conn.Queued() > 0 {
+		return // it would be sent behind all that: whether the server takes bytes is Overdue's question
+	}
 	switch u.conn.Append(u.codec.AppendHeartbeat(nil, u.table.Draw())) {
 	case conn.First:
 		u.conn.Flush()
-		u.endpoint.stats.beats.Add(1)
 	case conn.Appended:
-		u.endpoint.stats.beats.Add(1)
-	default: // closed, or too much is queued: then it is not silent
+	default: // closed
+		return
 	}
+	u.missed++
+	u.lastBeat = now
+	u.endpoint.stats.beats.Add(1)
 }

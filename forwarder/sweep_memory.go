@@ -34,12 +34,12 @@ func (t *turn) wait(read uint64, now int64) int64 {
 }
 
 // How long memory may be short before connections are closed for it. A large reply that waits holds up all
-// replies behind it, so its patience is short. Then one connection is closed at a time, and its memory is given
-// the time to come back.
+// replies behind it, so its patience is short; a request may be in the middle of a large frame for some time when
+// others wait for theirs. Then one connection is closed at a time, and its memory is given the time to come back.
 const (
 	pressureLook    = int64(10 * time.Millisecond)
 	replyPatience   = int64(250 * time.Millisecond)
-	requestPatience = int64(5 * time.Second)
+	requestPatience = int64(10 * time.Second)
 	closePause      = int64(250 * time.Millisecond)
 )
 
@@ -51,8 +51,10 @@ func (s *sweeper) relieve(snap *snapshot, now int64) bool {
 	buffers := s.f.buffers
 	used, high := buffers.Used(), buffers.High()
 	reply := m.reply.wait(buffers.Next(conn.Replies), now)
-	request := m.request.wait(buffers.Next(conn.Requests), now)
+	m.request.wait(buffers.Next(conn.Requests), now)
 	if used > high {
+		buffers.Trim(true)
+		m.gated = slices.DeleteFunc(m.gated, (*conn.Conn).Closed)
 		s.gate(snap, used-high+high/8)
 	} else {
 		for _, c := range m.gated {
@@ -61,17 +63,21 @@ func (s *sweeper) relieve(snap *snapshot, now int64) bool {
 		clear(m.gated)
 		m.gated = m.gated[:0]
 	}
-	switch full := used >= buffers.Max(); {
-	case !full && now-m.closedAt < closePause:
-	case full, reply >= replyPatience:
-		s.closeOne(snap, now, (*conn.Conn).Held)
-	case request >= requestPatience:
-		// Whoever has been at one frame for longest keeps the others from theirs.
-		s.closeOne(snap, now, func(c *conn.Conn) int64 {
-			if c.Held() < largeFrame {
-				return 0
+	switch {
+	case used >= buffers.Max():
+		s.closeWorst(snap, used-buffers.Max()+1, (*conn.Conn).Held)
+	case now-m.closedAt < closePause:
+	case reply >= replyPatience:
+		m.closedAt = now
+		s.closeWorst(snap, 1, (*conn.Conn).Held)
+	case m.request.read != 0:
+		// Whoever has been at one large frame for long keeps the others from theirs.
+		m.closedAt = now
+		s.closeWorst(snap, 1, func(c *conn.Conn) int64 {
+			if stuck := c.Stuck(now); stuck >= requestPatience && c.Held() >= largeFrame {
+				return stuck
 			}
-			return c.Stuck(now)
+			return 0
 		})
 	}
 	m.pressed = used > high || m.reply.read != 0 || m.request.read != 0 || len(m.gated) > 0
@@ -102,13 +108,16 @@ func (s *sweeper) gate(snap *snapshot, excess int64) {
 	}
 }
 
-// closeOne closes the connection with the highest rank, if any has one above 0.
-func (s *sweeper) closeOne(snap *snapshot, now int64, rank func(*conn.Conn) int64) {
-	var worst *conn.Conn
-	most := int64(0)
+// closeWorst closes the connections with the highest ranks above 0, until they held enough together.
+func (s *sweeper) closeWorst(snap *snapshot, enough int64, rank func(*conn.Conn) int64) {
+	type ranked struct {
+		conn *conn.Conn
+		rank int64
+	}
+	var all []ranked
 	look := func(c *conn.Conn) {
-		if n := rank(c); n > most && !c.Closed() {
-			worst, most = c, n
+		if n := rank(c); n > 0 && !c.Closed() {
+			all = append(all, ranked{c, n})
 		}
 	}
 	for _, l := range snap.listeners {
@@ -117,15 +126,22 @@ func (s *sweeper) closeOne(snap *snapshot, now int64, rank func(*conn.Conn) int6
 	for _, c := range snap.order {
 		c.connections(func(u *upstream) { look(u.conn) })
 	}
-	if worst == nil {
+	slices.SortFunc(all, func(a, b ranked) int { return cmp.Compare(b.rank, a.rank) })
+	closed, held := 0, int64(0)
+	for _, r := range all {
+		if held >= enough {
+			break
+		}
+		held += r.conn.Held()
+		r.conn.Close(ReasonBufferPressure)
+		closed++
+	}
+	if closed == 0 {
 		return
 	}
-	held := worst.Held()
-	worst.Close(ReasonBufferPressure)
-	s.memory.closedAt = now
 	if n, ok := s.f.warn("buffers", "closed"); ok {
-		s.f.log.Warn("closed a connection to make room in the buffers", zap.Int64("held", held),
-			zap.Int64("used", s.f.buffers.Used()), zap.Int64("max_buffered", s.f.buffers.Max()),
-			zap.Uint64("suppressed", n))
+		s.f.log.Warn("closed connections to make room in the buffers", zap.Int("connections", closed),
+			zap.Int64("held", held), zap.Int64("used", s.f.buffers.Used()),
+			zap.Int64("max_buffered", s.f.buffers.Max()), zap.Uint64("suppressed", n))
 	}
 }

@@ -125,8 +125,7 @@ func (b *batch) replies(u *upstream, data []byte) (need int, err error) {
 		}
 		if !u.proved {
 			u.proved = true
-			u.endpoint.unproved.Store(0)
-			u.endpoint.policy.Connected()
+			u.prove()
 		}
 		b.used += n
 		b.frames++
@@ -138,6 +137,18 @@ func (b *batch) replies(u *upstream, data []byte) (need int, err error) {
 		b.putBack()
 	}
 	return need, nil
+}
+
+// prove notes that the endpoint works: it has delivered a frame.
+func (u *upstream) prove() {
+	e := u.endpoint
+	e.unproved.Store(0)
+	if e.policy.Failures() > 0 {
+		e.cluster.f.log.Info("an endpoint that had failed works again",
+			zap.String("cluster", e.cluster.policy.Name()), zap.String("endpoint", e.address),
+			zap.Int("failures", e.policy.Failures()))
+	}
+	e.policy.Connected()
 }
 
 // outbound takes one frame that a server sent.
@@ -176,6 +187,7 @@ func (u *upstream) broken(b *batch, err error) {
 	if n, ok := f.warn(u.endpoint.address, reason); ok {
 		bytes := b.data[b.used:]
 		f.log.Warn("closing a server connection: its bytes are not a frame",
+			zap.String("check", "what answers at the endpoint's address does not speak the cluster's protocol"),
 			zap.String("cluster", u.endpoint.cluster.policy.Name()), zap.String("endpoint", u.endpoint.address),
 			zap.String("reason", reason), zap.Error(err),
 			zap.String("bytes", hex.EncodeToString(bytes[:min(len(bytes), 16)])), zap.Uint64("suppressed", n))
@@ -208,14 +220,22 @@ func (u *upstream) end() {
 	u.counted = true
 	e.mu.Unlock()
 	waiting := u.pool.remove(u, givenUp)
+	status, why := wire.ErrorComm, ReasonUpstreamClosed
+	switch reason {
+	case conn.ReasonPeerClosed, conn.ReasonReset:
+	case ReasonStopping:
+		status, why = wire.ConnectionClosed, ReasonStopping
+	default:
+		why = ReasonUpstreamBroken
+	}
 	for batch := range slices.Chunk(u.table.Close(nil), maxBatch) {
 		b := f.batch()
 		for i := range batch {
-			b.conclude(batch[i].Value, wire.ErrorComm, ReasonUpstreamClosed)
+			b.conclude(batch[i].Value, status, why)
 		}
 		b.done()
 	}
-	f.resumeAll(waiting, ReasonResetBeforeSend)
+	f.resumeAll(waiting, phaseRetry, ReasonResetBeforeSend)
 	e.stats.closes.add(reason, 1)
 	u.conn.Release()
 }

@@ -155,7 +155,11 @@ func (s *Server) Run(ctx context.Context) error {
 		errs = append(errs, <-failed)
 	}
 	err := errors.Join(errs...)
-	s.log.Info("stopped", zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Error(err))
+	log := s.log.Info
+	if err != nil {
+		log = s.log.Warn
+	}
+	log("stopped", zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Error(err))
 	return err
 }
 
@@ -192,7 +196,7 @@ func (s *Server) logStart() {
 	for _, w := range s.cfg.Warnings() {
 		s.log.Warn("configuration", zap.String("path", w.Path), zap.String("warning", w.Message))
 	}
-	s.log.Info("serving", zap.Int64("max_buffered", s.maxBuffered))
+	s.log.Info("serving", zap.Stringer("max_buffered", config.Size(s.maxBuffered)))
 }
 
 // Addresses are the addresses of the listeners, as bound, by name.

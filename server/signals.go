@@ -14,12 +14,13 @@ import (
 const maxStacks = 16 << 20
 
 // Signals returns a context that ends with the first SIGTERM or SIGINT; the second one ends the process at
-// once, with status 1. SIGQUIT writes the stacks of all goroutines to the log and changes nothing. Until stop
-// is called, which waits for the goroutine behind it, no signal has its default effect.
+// once, with status 1. SIGQUIT writes the stacks of all goroutines to the log and changes nothing, SIGHUP says
+// that there is nothing to reload. Until stop is called, which waits for the goroutine behind it, none of these
+// has its default effect.
 func Signals(log *zap.Logger) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 4) // never closed
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() { // ends with stop
 		defer close(done)
@@ -29,6 +30,8 @@ func Signals(log *zap.Logger) (ctx context.Context, stop func()) {
 				return
 			case s := <-signals:
 				switch {
+				case s == syscall.SIGHUP:
+					log.Warn("SIGHUP: nothing to do; a changed configuration takes effect at a restart")
 				case s == syscall.SIGQUIT:
 					log.Warn("stacks of all goroutines", zap.String("stacks", string(stacks())))
 				case ctx.Err() == nil:

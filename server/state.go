@@ -33,10 +33,11 @@ func (s *Server) Status() admin.Status {
 		cs := admin.ClusterStatus{Name: c.Name, Protocol: c.Protocol, InFlight: c.InFlight, Waiting: c.Pending}
 		for _, e := range c.Endpoints {
 			es := admin.EndpointStatus{
-				Address: e.Address, Weight: e.Weight, Usable: e.Usable, Connections: e.Connections, InFlight: e.InFlight,
+				Address: e.Address, Weight: e.Weight, Usable: e.Usable, Failures: e.Failures,
+				Connections: e.Connections, InFlight: e.InFlight,
 			}
 			if !e.Usable {
-				es.Reason = "passed over: it could not be connected lately"
+				es.Reason = "passed over for now"
 			}
 			cs.Endpoints = append(cs.Endpoints, es)
 		}

@@ -18,7 +18,7 @@ const (
 // either side, so that the endpoints that fell together, and the proxies that saw it, do not all probe together.
 const (
 	firstBackOff = int64(100 * time.Millisecond)
-	lastBackOff  = int64(10 * time.Second)
+	lastBackOff  = int64(2 * time.Second)
 )
 
 // Endpoint is one address of a cluster, with what is known of its load and health.
@@ -123,6 +123,14 @@ func (e *Endpoint) Connected() {
 func (e *Endpoint) Usable(now int64) bool {
 	f := e.health.Load()
 	return f == nil || now >= f.until
+}
+
+// Failures is the number of failures in a row, 0 once it has worked.
+func (e *Endpoint) Failures() int {
+	if f := e.health.Load(); f != nil {
+		return f.inARow
+	}
+	return 0
 }
 
 // PassedOverUntil is the end of the back-off that the endpoint's last failure cost, 0 if it has connected since.

@@ -177,13 +177,14 @@ const maxSpare = 64
 // to carry the frame: its memory must be zeroed, and comes back by the garbage collector only.
 func (b *Buffers) allocSpare(n int) []byte {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	for i, buf := range slices.Backward(b.spare) {
 		if len(buf) == n {
 			b.dropSpare(i)
+			b.mu.Unlock()
 			return buf
 		}
 	}
+	b.mu.Unlock()
 	return make([]byte, n)
 }
 

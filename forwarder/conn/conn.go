@@ -110,7 +110,8 @@ type Conn struct {
 	seenRX, seenTX uint64
 	rxAt           int64 // when seenRX changed
 	shortAt        int64 // the same, or later: when the peer last had no frame to go on with
-	txAt           int64 // when seenTX changed, or nothing was queued
+	txAt           int64 // when seenTX changed, the peer took some of the kernel's bytes, or nothing was queued
+	seenUnsent     int
 	excused        int64 // when the connection was last seen busy or gated
 
 	// Atomic.
@@ -198,8 +199,8 @@ func (c *Conn) Overdue(now int64, busy bool) string {
 		c.shortAt = now // it is not the peer who keeps the frame waiting
 	}
 	if tx := c.taken.Load(); c.backlog.Load() == 0 {
-		c.txAt = 0
-	} else if tx != c.seenTX || c.txAt == 0 {
+		c.txAt, c.seenUnsent = 0, 0
+	} else if tx != c.seenTX || c.txAt == 0 || c.drains() {
 		c.seenTX, c.txAt = tx, now
 	}
 	if busy || g != 0 {
@@ -215,6 +216,18 @@ func (c *Conn) Overdue(now int64, busy bool) string {
 		return ReasonIdle
 	}
 	return ""
+}
+
+// drains says whether the peer has taken bytes of the kernel's since the last look. A slow peer's reads show there
+// long before the kernel has room for more of ours.
+func (c *Conn) drains() bool {
+	unsent := 0
+	if c.raw.Control(func(fd uintptr) { unsent = c.sys.unsent(fd) }) != nil {
+		return false // closed
+	}
+	less := unsent < c.seenUnsent
+	c.seenUnsent = unsent
+	return less
 }
 
 // LastByte is the time of the call of Overdue that last saw more bytes read than the one before.

@@ -169,8 +169,8 @@ func (c *Conn) readOnce(fd uintptr) bool {
 		switch unread := c.w - c.r; {
 		case unread == 0:
 			c.freeRead()
-		case unread <= size4K && len(c.buf) == readSize:
-			c.move(size4K)
+		case Capacity(unread) < len(c.buf) && len(c.buf) == readSize:
+			c.move(Capacity(unread))
 		}
 		return false
 	}
@@ -199,6 +199,9 @@ func (c *Conn) freeRead() {
 func (c *Conn) reserve(n int) []byte {
 	if len(c.buf) > readSize {
 		return c.get(n) // an adopted part of a large frame: others may be waiting for the memory that it has
+	}
+	if unread := c.w - c.r; Capacity(unread) < len(c.buf) {
+		c.move(Capacity(unread)) // whoever waits for memory holds no more than it needs
 	}
 	t := c.buffers.reserve(n, c.cfg.Class)
 	if t == nil {

@@ -32,6 +32,14 @@ const (
 
 // Append copies a whole frame into the write queue. It never waits. The caller may reuse frame.
 func (c *Conn) Append(frame []byte) Verdict {
+	if len(frame) > size64K {
+		own := append(c.buffers.Get(len(frame))[:0], frame...) // not under the lock: it is long
+		v := c.AppendOwned(own)
+		if v != Appended && v != First {
+			c.buffers.Put(own)
+		}
+		return v
+	}
 	c.mu.Lock()
 	if v := c.admit(); v != Appended {
 		c.mu.Unlock()
@@ -204,7 +212,10 @@ func (c *Conn) writeOnce(fd uintptr) bool {
 	for n < maxIOV && c.out[n] != nil {
 		n++
 	}
-	large := cap(c.out[0]) > readSize
+	large := false
+	for _, piece := range c.out[:n] {
+		large = large || cap(piece) > readSize
+	}
 	if large {
 		c.buffers.enterBulk()
 	}
@@ -288,7 +299,7 @@ func (c *Conn) Finish(reason string) error {
 	clean := c.finished
 	c.mu.Unlock()
 	if clean {
-		_ = c.raw.Control(func(fd uintptr) { _ = syscall.Shutdown(int(fd), syscall.SHUT_WR) })
+		_ = c.raw.Control(c.sys.finish)
 		c.discard()
 	}
 	c.Close(reason)

@@ -387,3 +387,38 @@ func TestUnsentTellsWhatWasSent(t *testing.T) {
 		})
 	})
 }
+
+// TestOverdueSparesASlowPeer: one that takes bytes of the kernel's, though the kernel has no room for ours, is not stuck.
+func TestOverdueSparesASlowPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := roomy
+		cfg.WriteTimeout = 10 * time.Second
+		k := newKernel(1000)
+		c := k.conn(t, newBuffers(t, 1<<20), cfg)
+		defer release(t, c)
+		c.Append(make([]byte, 2000))
+		c.Flush()
+		synctest.Wait()
+		k.change(func() { k.window = 0 }) // a kernel that waits for more room before it takes more of ours
+		now := int64(time.Hour)
+		taken := c.taken.Load()
+		for second := range 60 {
+			if got := c.Overdue(now+int64(second)*int64(time.Second), true); got != "" {
+				t.Fatalf("got verdict %q after %d s of a peer that takes a byte a second, want none", got, second)
+			}
+			k.change(func() { k.out = k.out[min(1, len(k.out)):] })
+			synctest.Wait()
+		}
+		if c.taken.Load() != taken {
+			t.Errorf("got %d bytes taken by the kernel, want %d as before: this test does not test", c.taken.Load(), taken)
+		}
+		for _, second := range []time.Duration{60, 69} { // the last byte is seen at 60
+			if got := c.Overdue(now+int64(second*time.Second), true); got != "" {
+				t.Errorf("got verdict %q at %d s, want none yet", got, second)
+			}
+		}
+		if got := c.Overdue(now+int64(70*time.Second), true); got != ReasonWriteTimeout {
+			t.Errorf("got verdict %q 11 s after the last byte that the peer took, want %q", got, ReasonWriteTimeout)
+		}
+	})
+}

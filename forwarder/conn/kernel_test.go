@@ -48,7 +48,9 @@ func newKernel(window int) *kernel {
 	return k
 }
 
-func (k *kernel) system() system { return system{read: k.sysRead, write: k.sysWrite} }
+func (k *kernel) system() system {
+	return system{read: k.sysRead, write: k.sysWrite, unsent: k.sysUnsent, finish: k.sysFinish}
+}
 
 // conn returns a connection on k.
 func (k *kernel) conn(t reporter, buffers *Buffers, cfg Config) *Conn {
@@ -195,8 +197,13 @@ func (r rawKernel) Read(f func(uintptr) bool) error  { return r.k.poll(reading, 
 func (r rawKernel) Write(f func(uintptr) bool) error { return r.k.poll(writing, f) }
 
 func (r rawKernel) Control(f func(uintptr)) error {
+	r.k.mu.Lock()
+	err := r.k.refusal(reading)
+	r.k.mu.Unlock()
+	if errors.Is(err, net.ErrClosed) {
+		return err
+	}
 	f(fakeFD)
-	r.k.change(func() { r.k.finished = true })
 	return nil
 }
 
@@ -301,4 +308,12 @@ func startRead(c *Conn, need int) *call[readResult] {
 		}
 		return r
 	})
+}
+
+func (k *kernel) sysFinish(uintptr) { k.change(func() { k.finished = true }) }
+
+func (k *kernel) sysUnsent(uintptr) int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.out)
 }
