@@ -12,7 +12,8 @@ Relevo beside haproxy in TCP mode, measured in turns in one run: medians of %d r
 proxy and the echo server share the cores of one machine, on the loopback interface.
 
 The figure that counts is **CPU µs/request**: the proxy's own CPU time, user and system, per request and its reply. It does not
-depend on who else uses the cores. **x haproxy** is its ratio to haproxy's in the same run, and **goal** the ratio to reach.
+depend on who else uses the cores. **x haproxy** is its ratio to haproxy's in the same run, and **goal** the ratio that the project
+wants to reach; what is above it is work to come.
 Throughput and latency are those of a machine with nothing to spare in the closed loops; ` + "`direct`" + ` is the echo server without a
 proxy. haproxy forwards bytes (layer 4); Relevo decodes each frame, picks a route by its service, numbers it anew on one shared
 connection and matches its reply (layer 7).
