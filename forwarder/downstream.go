@@ -36,6 +36,14 @@ func newDownstream(l *listener, c *conn.Conn, peer net.Addr) *downstream {
 	return d
 }
 
+// name is the client's address, for the log.
+func (d *downstream) name() string {
+	if !d.client.IsValid() {
+		return "unix socket"
+	}
+	return d.client.String()
+}
+
 // idle says whether nothing is in flight and nothing is queued.
 func (d *downstream) idle() bool { return d.inFlight.Load() == 0 && d.conn.Queued() == 0 }
 
@@ -102,7 +110,7 @@ func (d *downstream) refuse(b *batch, err error) {
 	if n, ok := l.f.warn(l.name, reason); ok {
 		first := b.data[b.used:]
 		l.f.log.Warn("closing a client connection: its bytes are not a frame",
-			zap.String("listener", l.name), zap.Stringer("client", d.client), zap.String("reason", reason),
+			zap.String("listener", l.name), zap.String("client", d.name()), zap.String("reason", reason),
 			zap.Error(err), zap.Uint64("frames_before", d.frames),
 			zap.String("bytes", hex.EncodeToString(first[:min(len(first), 16)])),
 			zap.String("check", advice[reason]), zap.Uint64("suppressed", n))

@@ -218,7 +218,11 @@ func (b *batch) chooseEndpoint() {
 	}
 	i := c.policy.Pick(b.now, int(x.endpoint))
 	if i < 0 {
-		b.hijack(wire.ErrorComm, ReasonNoEndpoint)
+		reason := ReasonNoEndpoint
+		if x.attempts > 0 {
+			reason = b.reason // what became of the try before says more
+		}
+		b.hijack(wire.ErrorComm, reason)
 		return
 	}
 	x.endpoint = int32(i)
@@ -426,7 +430,7 @@ func (b *batch) warnLocal() {
 	known("check", advice[b.reason])
 	known("service", b.service())
 	known("listener", l.name)
-	known("client", x.down.client.String())
+	known("client", x.down.name())
 	known("routes", b.road().name)
 	if t := x.target; t != nil {
 		known("route", t.name)

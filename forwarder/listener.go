@@ -138,7 +138,7 @@ func (l *listener) admit(c net.Conn) {
 		l.stats.rejected.add(ReasonMaxConnections, 1)
 		if n, ok := l.f.warn(l.name, ReasonMaxConnections); ok {
 			l.f.log.Warn("connection refused: the listener has its most", zap.String("listener", l.name),
-				zap.Stringer("client", d.client), zap.String("check", "max_connections of the listener, or clients that do not close"),
+				zap.String("client", d.name()), zap.String("check", "max_connections of the listener, or clients that do not close"),
 				zap.Int("max_connections", l.maxConnections), zap.Uint64("suppressed", n))
 		}
 		return
@@ -146,6 +146,7 @@ func (l *listener) admit(c net.Conn) {
 	l.open[d] = struct{}{}
 	l.mu.Unlock()
 	l.stats.accepted.Add(1)
+	l.f.log.Debug("client connected", zap.String("listener", l.name), zap.String("client", d.name()))
 	l.f.sweep.connected()
 	l.f.group.Go(d.run) // ends when the connection is closed
 }
@@ -159,6 +160,8 @@ func (l *listener) gone(d *downstream) {
 	l.closedTX += tx
 	l.mu.Unlock()
 	l.stats.closes.add(d.conn.Reason(), 1)
+	l.f.log.Debug("client connection closed", zap.String("listener", l.name), zap.String("client", d.name()),
+		zap.String("reason", d.conn.Reason()))
 }
 
 // each calls fn for every open connection, under the listener's lock: fn takes no other.

@@ -224,6 +224,7 @@ func (p *pool) dial() {
 		return
 	}
 	e.stats.dials.Add(1)
+	f.log.Debug("endpoint connected", zap.String("cluster", e.cluster.policy.Name()), zap.String("endpoint", e.address))
 	p.mu.Lock()
 	p.dialling, p.notBefore = false, 0
 	closed := p.closed

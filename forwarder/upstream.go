@@ -237,6 +237,8 @@ func (u *upstream) end() {
 	}
 	f.resumeAll(waiting, phaseRetry, ReasonResetBeforeSend)
 	e.stats.closes.add(reason, 1)
+	f.log.Debug("endpoint connection closed", zap.String("cluster", e.cluster.policy.Name()),
+		zap.String("endpoint", e.address), zap.String("reason", reason))
 	u.conn.Release()
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"os"
 	"os/signal"
@@ -33,7 +34,9 @@ func Signals(log *zap.Logger) (ctx context.Context, stop func()) {
 				case s == syscall.SIGHUP:
 					log.Warn("SIGHUP: nothing to do; a changed configuration takes effect at a restart")
 				case s == syscall.SIGQUIT:
-					log.Warn("stacks of all goroutines", zap.String("stacks", string(stacks())))
+					for stack := range bytes.SplitSeq(stacks(), []byte("\n\n")) { // a line each
+						log.Warn("stack", zap.ByteString("goroutine", stack))
+					}
 				case ctx.Err() == nil:
 					log.Info("signal: stopping", zap.Stringer("signal", s))
 					cancel()

@@ -73,7 +73,7 @@ func callBolt() *cobra.Command {
 		body  content
 	)
 	f := cmd.Flags()
-	f.StringVar(&o.Addr, "addr", "", "whom to call, HOST:PORT")
+	f.StringVar(&o.Addr, "addr", "", "whom to call, HOST:PORT or unix:/PATH")
 	f.StringVar(&o.Service, "service", "", "value of the header service")
 	f.Var(&pairs, "header", "a further header; may be given often")
 	f.StringVar(&body.text, "content", "", "what the request carries, as text")
@@ -87,7 +87,12 @@ func callBolt() *cobra.Command {
 	cmd.RunE = verb(func(cmd *cobra.Command) (err error) {
 		ctx, stop := interruptible(cmd)
 		defer stop()
-		if err := errors.Join(checkAddresses("addr", o.Addr), refuseZero(cmd, "timeout")); err != nil {
+		if path, unix := strings.CutPrefix(o.Addr, "unix:"); unix && path != "" {
+			err = refuseZero(cmd, "timeout")
+		} else {
+			err = errors.Join(checkAddresses("addr", o.Addr), refuseZero(cmd, "timeout"))
+		}
+		if err != nil {
 			return err
 		}
 		if o.Content, err = body.bytes(cmd); err != nil {

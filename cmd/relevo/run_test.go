@@ -210,7 +210,7 @@ func TestQuitSignalWritesStacksAndGoesOn(t *testing.T) {
 	s := upstream(t, echo.Options{})
 	p, address := forward(t, s.Addr().String())
 	p.signal(t, syscall.SIGQUIT)
-	p.err.find(t, `"stacks":"goroutine `)
+	p.err.find(t, `"goroutine":"goroutine `)
 	r, err := call.Do(t.Context(), call.Options{Addr: address, Timeout: patience})
 	if err != nil || r.Failed() {
 		t.Errorf("after SIGQUIT a request got %+v, %v; want SUCCESS", r, err)

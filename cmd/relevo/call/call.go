@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"strings"
 	"os"
 	"time"
 
@@ -31,7 +32,7 @@ const (
 
 // Options say whom to call, and with what.
 type Options struct {
-	Addr    string // host:port
+	Addr    string // host:port, or unix: and a path
 	Service string // value of the header "service"; empty for none
 	Headers []bolt.Pair
 	Version bolt.Version
@@ -74,7 +75,11 @@ func Do(ctx context.Context, o Options) (*Result, error) {
 	timeout := o.timeout()
 	start := time.Now()
 	d := net.Dialer{Timeout: timeout}
-	nc, err := d.DialContext(ctx, "tcp", o.Addr)
+	network, address := "tcp", o.Addr
+	if path, ok := strings.CutPrefix(o.Addr, "unix:"); ok {
+		network, address = "unix", path
+	}
+	nc, err := d.DialContext(ctx, network, address)
 	if err != nil && ctx.Err() != nil {
 		return nil, &Error{"connecting", o.Addr, false, context.Cause(ctx)}
 	}
