@@ -237,6 +237,14 @@ func TestCrookedServers(t *testing.T) {
 			if tc.logged != "" {
 				p.wantLogged(tc.logged)
 			}
+			if tc.want == wire.ErrorComm {
+				closer := forwarder.ReasonUpstreamBroken
+				if tc.reason == conn.ReasonPeerClosed {
+					closer = forwarder.ReasonUpstreamClosed
+				}
+				p.wantCount(1, "relevo_listener_local_replies_total", "reason="+closer)
+				p.wantLogged(closer)
+			}
 			others.goOn()
 		})
 	}

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,6 +53,63 @@ func TestDrain(t *testing.T) {
 		t.Errorf("got %v from Drain, want nil: everything has ended", err)
 	}
 	p.wantCount(2, "relevo_listener_closes_total", "reason="+forwarder.ReasonDrained)
+}
+
+// TestDrainUnderCalls: clients that call one time after the other are answered, SUCCESS or CONNECTION_CLOSED, and lose
+// no call, until they stop calling; then Drain returns.
+func TestDrainUnderCalls(t *testing.T) {
+	const quiet = 100 * time.Millisecond // a client that was kept from calling for as long counts as one that stopped
+	p := startProxy(t, spec(serveEach(t, echoEach).address), 512<<20)
+	var group sync.WaitGroup
+	var served, refused, paused atomic.Int64
+	clients := make([]*peer, 8)
+	for i := range clients {
+		c := dial(t, p.address)
+		clients[i] = c
+		_ = c.SetDeadline(time.Now().Add(2 * patience))
+		frame := frameOf(t, 1, "again")
+		group.Go(func() { // ends with its 20th refusal
+			before := time.Now()
+			for told := 0; told < 20; {
+				began := time.Now()
+				_, err := c.Write(frame)
+				var m wire.Message
+				if err == nil {
+					m, err = c.next()
+				}
+				switch {
+				case err != nil && time.Since(before) >= quiet && !isTimeout(err):
+					paused.Add(1)
+					return
+				case err != nil:
+					t.Errorf("client %d: got %v after %d times CONNECTION_CLOSED, want each call answered", i, err, told)
+					return
+				case m.Status == wire.ConnectionClosed:
+					told++
+					refused.Add(1)
+				case m.Status == wire.Success:
+					served.Add(1)
+				default:
+					t.Errorf("client %d: got status %v, want SUCCESS or CONNECTION_CLOSED", i, m.Status)
+					return
+				}
+				before = began
+			}
+		})
+	}
+	eventually(t, func() bool { return served.Load() >= 100 }, say("some calls before the drain"))
+	if err := p.Drain(t.Context()); err != nil {
+		t.Errorf("got %v from Drain, want nil: the clients have stopped calling", err)
+	}
+	group.Wait()
+	for _, c := range clients {
+		c.wantEnd()
+	}
+	t.Logf("%d served, %d refused, %d of %d clients were kept from calling", served.Load(), refused.Load(), paused.Load(), len(clients))
+	p.wantCount(float64(len(clients)), "relevo_listener_closes_total", "reason="+forwarder.ReasonDrained)
+	if got := p.value("relevo_listener_local_replies_total", "reason="+forwarder.ReasonDraining); got < float64(refused.Load()) {
+		t.Errorf("got %v local replies counted, want at least the %d that clients got", got, refused.Load())
+	}
 }
 
 // TestDrainIsCutShort: with its context's end it returns an error, and Close cuts what is left.

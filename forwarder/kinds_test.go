@@ -56,6 +56,8 @@ func TestOnewayErrors(t *testing.T) {
 	c.wantEnd()
 	p.wantCount(1, "relevo_listener_closes_total", "reason="+wire.ReasonFrameTooLarge)
 	p.wantCount(0, "relevo_listener_local_replies_total", "reason="+wire.ReasonFrameTooLarge)
+	p.wantCount(5, "relevo_listener_dropped_total", "reason="+forwarder.ReasonOneway)
+	p.wantCount(5, "relevo_listener_requests_total", "kind=oneway")
 }
 
 // heartbeat is a client's heartbeat in a version.

@@ -111,13 +111,25 @@ func newPool(e *upEndpoint) *pool {
 	return p
 }
 
-// pool is the pool for a frame of this size. Where there is no connection to be had for large ones, they share
-// those of the small ones.
+// pool is the pool for a frame of this size. Where there is no connection to be had for its kind, it shares those
+// of the other.
 func (e *upEndpoint) pool(size int) *pool {
-	if size >= largeFrame && e.large.promising() {
-		return e.large
+	p := e.small
+	if size >= largeFrame {
+		p = e.large
 	}
-	return e.small
+	if other := p.other(); !p.promising() && other.staying() > 0 {
+		return other
+	}
+	return p
+}
+
+// other is the endpoint's other pool.
+func (p *pool) other() *pool {
+	if p == p.endpoint.small {
+		return p.endpoint.large
+	}
+	return p.endpoint.small
 }
 
 // promising says whether the pool has a connection, or may get one.
@@ -261,7 +273,7 @@ func (p *pool) failed(err error) {
 		waiting, p.waiting = p.waiting, nil
 	}
 	p.mu.Unlock()
-	if p == e.large && e.small.staying() > 0 {
+	if p.other().staying() > 0 {
 		f.resumeAll(waiting, phaseSend, "") // they share after all
 		return
 	}

@@ -192,6 +192,49 @@ func TestServerNeverReads(t *testing.T) {
 	}
 }
 
+// TestManyHalfFrames: clients that each pin a read's buffer, more of them than the budget holds, are closed until it is
+// enough, and those beside them do not notice.
+func TestManyHalfFrames(t *testing.T) {
+	const (
+		n, held = 600, 64 << 10 // what 60 KB of a frame hold
+		limit   = 32 << 20
+		least   = n - limit/held // to be closed
+	)
+	s := spec(serveEach(t, echoEach).address)
+	s.Listeners[0].ReadTimeout = 10 * time.Minute
+	p := startProxy(t, s, limit)
+	others := startNeighbours(t, p.address, service)
+	half := frameOf(t, 1, strings.Repeat("x", 62_000))[:60_000]
+	clients := make([]*peer, n)
+	for i := range clients {
+		clients[i] = dial(t, p.address)
+		_, _ = clients[i].Write(half) // it may be closed already
+	}
+	closed := func() float64 { return p.value("relevo_listener_closes_total") }
+	eventually(t, func() bool { return closed() >= least && p.Buffered() < limit }, func() string {
+		return fmt.Sprintf("at least %d of %d clients closed and less than %d bytes buffered, it is %v and %d", least, n, limit, closed(), p.Buffered())
+	})
+	for range 10 {
+		others.goOn()
+		if got := p.Buffered(); got > limit+1<<20 { // a read of each neighbour, on both sides
+			t.Fatalf("got %d bytes buffered, want it to stay at the %d of the budget", got, limit)
+		}
+	}
+	if got := closed(); got > 2*least {
+		t.Errorf("got %v of %d clients closed, want hardly more than the %d that are too many", got, n, least)
+	}
+	p.wantCount(closed(), "relevo_listener_closes_total", "reason="+forwarder.ReasonBufferPressure)
+	if len(p.logged("closed connections to make room")) == 0 {
+		t.Error("got nothing logged of the closes, want the operator to know")
+	}
+	others.stop()
+	for _, c := range clients {
+		c.reset()
+	}
+	eventually(t, func() bool { return p.Buffered() < limit/10 }, say("the memory of those that are gone to be back"))
+	startNeighbours(t, p.address, service).goOn()
+}
+
 // watch samples the buffered bytes until it is asked for the most that it saw.
 func watch(p *proxy) (most func() int64) {
 	var group sync.WaitGroup

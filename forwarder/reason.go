@@ -63,5 +63,6 @@ var advice = map[string]string{
 	wire.ReasonBadProtocol:     "what connects here does not speak the listener's protocol",
 	wire.ReasonBadType:         "what connects here does not speak the listener's protocol",
 	wire.ReasonBadChecksum:     "bytes were damaged on the way, or the client computes another checksum",
+	ReasonBufferPressure:       "max_buffered, or peers that do not read or stop in the middle of frames",
 	conn.ReasonQueueFull:       "the client does not read its replies",
 }

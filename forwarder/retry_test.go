@@ -66,6 +66,13 @@ func TestStartsWithEveryEndpointDown(t *testing.T) {
 	if m := c.call(request(1, "x")); m.Status != wire.ErrorComm {
 		t.Fatalf("got status %v with no endpoint up, want ERROR_COMM", m.Status)
 	}
+	p.wantSome("relevo_endpoint_failures")
+	if n := p.Status().Clusters[0].Endpoints[0].Failures; n < 1 {
+		t.Errorf("got %d failures in the status of an endpoint that is down, want at least 1", n)
+	}
+	if got := p.logged("works again"); len(got) != 0 {
+		t.Errorf("got %q logged while the endpoint is down, want nothing yet", got)
+	}
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Skip("another process has taken the port: ", err)
@@ -78,6 +85,55 @@ func TestStartsWithEveryEndpointDown(t *testing.T) {
 	defer server.stop()
 	eventually(t, func() bool { return c.call(request(2, "x")).Status == wire.Success }, say("the server that has come up to be found"))
 	p.wantCount(0, "relevo_endpoint_passed_over")
+	p.wantCount(0, "relevo_endpoint_failures")
+	if got := p.logged("works again"); len(got) != 1 {
+		t.Errorf("got %q logged, want it told once that the endpoint works again", got)
+	}
+}
+
+// TestOnlyOneConnectionIsTaken: a server that refuses further ones serves small and large requests on the one that it
+// has, and is not dialled again for each large one.
+func TestOnlyOneConnectionIsTaken(t *testing.T) {
+	large := strings.Repeat("x", 300<<10)
+	for _, most := range []int{1, 4} {
+		t.Run(fmt.Sprint("connections_per_endpoint=", most), func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			server := serveOn(t, l, func(c *peer) {
+				l.Close()
+				for m, err := c.next(); err == nil && echoEach(c, m) == nil; m, err = c.next() {
+					continue
+				}
+			})
+			s := spec(server.address)
+			s.Clusters[0].ConnectionsPerEndpoint = most
+			s.Routes[0].Rules[0].Timeout, s.Routes[0].Rules[0].Attempts = patience, 1 // no retry hides a refusal
+			p := startProxy(t, s, 512<<20)
+			c := dial(t, p.address)
+			wantEcho(t, c.call(request(1, "takes the connection")), "takes the connection")
+			others := startNeighbours(t, p.address, service)
+			from := time.Now()
+			for i := range uint32(50) {
+				wantEcho(t, c.call(request(2*i, large)), large)
+				wantEcho(t, c.call(request(2*i+1, "small")), "small")
+			}
+			others.goOn()
+			others.stop()
+			// Each of two pools may dial at once, and then again after a pause of a second.
+			bound := 2 * float64(1+time.Since(from)/time.Second)
+			if most == 1 {
+				bound /= 2 // the small ones' has what it may have
+			}
+			if got := p.value("relevo_endpoint_connect_failures_total"); got < 1 || got > bound {
+				t.Errorf("got %v refused dials for 50 large requests, want 1 to %v", got, bound)
+			}
+			p.wantCount(1, "relevo_endpoint_connections_total")
+			p.wantCount(0, "relevo_listener_local_replies_total")
+			p.wantCount(0, "relevo_endpoint_failures") // it works, and does just not take more connections
+		})
+	}
 }
 
 // TestUpstreamCloses with a request in flight, gently and by a reset.
@@ -228,4 +284,26 @@ func TestDeadlines(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOnlyOneConnectionIsTakenByALargeOne: then it is the small ones that share.
+func TestOnlyOneConnectionIsTakenByALargeOne(t *testing.T) {
+	large := strings.Repeat("x", 300<<10)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := serveOn(t, l, func(c *peer) {
+		l.Close()
+		for m, err := c.next(); err == nil && echoEach(c, m) == nil; m, err = c.next() {
+			continue
+		}
+	})
+	p := startProxy(t, spec(server.address), 512<<20)
+	c := dial(t, p.address)
+	wantEcho(t, c.call(request(1, large)), large)
+	for i := range uint32(5) {
+		wantEcho(t, c.call(request(2+i, "small")), "small")
+	}
+	p.wantCount(0, "relevo_listener_local_replies_total")
 }

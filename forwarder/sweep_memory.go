@@ -103,6 +103,7 @@ func (s *sweeper) gate(snap *snapshot, excess int64) {
 	}
 	if n, ok := s.f.warn("buffers", ReasonBufferPressure); ok {
 		s.f.log.Warn("buffers are nearly full: the largest holders are not read from",
+			zap.String("reason", ReasonBufferPressure), zap.String("check", advice[ReasonBufferPressure]),
 			zap.Int64("used", s.f.buffers.Used()), zap.Int64("max_buffered", s.f.buffers.Max()),
 			zap.Int("gated", len(s.memory.gated)), zap.Uint64("suppressed", n))
 	}
@@ -140,7 +141,8 @@ func (s *sweeper) closeWorst(snap *snapshot, enough int64, rank func(*conn.Conn)
 		return
 	}
 	if n, ok := s.f.warn("buffers", "closed"); ok {
-		s.f.log.Warn("closed connections to make room in the buffers", zap.Int("connections", closed),
+		s.f.log.Warn("closed connections to make room in the buffers",
+			zap.String("reason", ReasonBufferPressure), zap.String("check", advice[ReasonBufferPressure]), zap.Int("connections", closed),
 			zap.Int64("held", held), zap.Int64("used", s.f.buffers.Used()),
 			zap.Int64("max_buffered", s.f.buffers.Max()), zap.Uint64("suppressed", n))
 	}

@@ -221,6 +221,23 @@ func TestQuitSignalWritesStacksAndGoesOn(t *testing.T) {
 	}
 }
 
+func TestHangupSignalIsLoggedAndGoesOn(t *testing.T) {
+	s := upstream(t, echo.Options{})
+	p, address := forward(t, s.Addr().String())
+	for i := range 2 {
+		p.signal(t, syscall.SIGHUP)
+		p.err.find(t, `(?:"msg":"SIGHUP: nothing to do[^\n]*\n(?s:.*)){`+fmt.Sprint(i+1)+`}`)
+		r, err := call.Do(t.Context(), call.Options{Addr: address, Timeout: patience})
+		if err != nil || r.Failed() {
+			t.Errorf("after SIGHUP a request got %+v, %v; want SUCCESS", r, err)
+		}
+	}
+	p.signal(t, syscall.SIGTERM)
+	if status := p.status(t); status != exitDone {
+		t.Errorf("after SIGTERM the exit status is %d, want %d", status, exitDone)
+	}
+}
+
 func TestEchoSaysWhatItHasSeen(t *testing.T) {
 	p := spawn(t, "echo", "bolt", "--listen", "127.0.0.1:0", "--status", "server_threadpool_busy")
 	address := p.out.find(t, `listening at (\S+)\n`)

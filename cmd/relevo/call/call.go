@@ -11,8 +11,8 @@ import (
 	"io"
 	"math"
 	"net"
-	"strings"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/wire"
