@@ -151,7 +151,7 @@ func (f *Forwarder) Close() {
 			l.stop()
 			l.closeAll()
 		}
-		for _, c := range snap.order {
+		for _, c := range snap.clusters {
 			c.close()
 		}
 	}

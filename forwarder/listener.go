@@ -29,11 +29,11 @@ type listener struct {
 	stopped atomic.Bool
 
 	// Guarded by mu.
-	mu            sync.Mutex
-	open          map[*downstream]struct{}
-	closedRX      uint64 // bytes of connections that are gone
-	closedTX      uint64
-	refuseStarted bool // closeAll was called: a connection that still comes is closed
+	mu       sync.Mutex
+	open     map[*downstream]struct{}
+	closedRX uint64 // bytes of connections that are gone
+	closedTX uint64
+	closing  bool // closeAll was called: a connection that still comes is closed
 }
 
 func newListener(f *Forwarder, spec *ListenerSpec, socket net.Listener, slot int) *listener {
@@ -128,7 +128,7 @@ func (l *listener) admit(c net.Conn) {
 	d := newDownstream(l, cc, c.RemoteAddr())
 	l.mu.Lock()
 	switch {
-	case l.refuseStarted:
+	case l.closing:
 		l.mu.Unlock()
 		cc.Close(ReasonStopping)
 		return
@@ -229,7 +229,7 @@ func (l *listener) leaveIdle(now int64) int {
 // closeAll closes all connections, and those that still come.
 func (l *listener) closeAll() {
 	l.mu.Lock()
-	l.refuseStarted = true
+	l.closing = true
 	l.mu.Unlock()
 	for _, d := range l.list(nil, func(*downstream) bool { return true }) {
 		d.conn.Close(ReasonStopping)

@@ -209,7 +209,7 @@ func (p *pool) wantDial() bool {
 		return true
 	case p.closed, p.staying() >= c.spec.ConnectionsPerEndpoint:
 		return false
-	case p.notBefore > 0 && p.endpoint.works() && c.f.now() < p.notBefore:
+	case p.endpoint.works() && c.f.now() < p.notBefore:
 		return false
 	case c.policy.Limits().Connections.TryAcquire(1) == 0:
 		return false

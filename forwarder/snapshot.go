@@ -17,9 +17,8 @@ import (
 // snapshot is one built configuration. It never changes; a new one is built beside it and swapped in whole.
 type snapshot struct {
 	listeners []*listener
-	roads     []*road // by listener.slot
-	clusters  map[string]*upCluster
-	order     []*upCluster // as configured
+	roads     []*road      // by listener.slot
+	clusters  []*upCluster // as configured
 }
 
 // road is what the requests of one listener meet.
@@ -48,16 +47,17 @@ type target struct {
 
 // build makes a snapshot and binds its listeners. All that is wrong is reported together.
 func (f *Forwarder) build(spec *Spec) (*snapshot, error) {
-	s := &snapshot{clusters: make(map[string]*upCluster)}
+	s := &snapshot{}
 	var errs []error
+	clusters := make(map[string]*upCluster)
 	for i := range spec.Clusters {
 		c := newUpCluster(f, &spec.Clusters[i])
-		s.clusters[spec.Clusters[i].Name] = c
-		s.order = append(s.order, c)
+		clusters[spec.Clusters[i].Name] = c
+		s.clusters = append(s.clusters, c)
 	}
 	tables := make(map[string]*road)
 	for i := range spec.Routes {
-		r, err := f.buildRoutes(&spec.Routes[i], s.clusters)
+		r, err := f.buildRoutes(&spec.Routes[i], clusters)
 		if err != nil {
 			errs = append(errs, err)
 		}
@@ -180,7 +180,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 1
 // leave asks the server connections to end, and returns how many there are.
 func (s *snapshot) leave() int {
 	n := 0
-	for _, c := range s.order {
+	for _, c := range s.clusters {
 		c.connections(func(u *upstream) {
 			u.conn.Leave()
 			n++
@@ -192,7 +192,7 @@ func (s *snapshot) leave() int {
 // unsent is the number of bytes that wait to be sent to servers, in write queues or for a connection.
 func (s *snapshot) unsent() int64 {
 	var n int64
-	for _, c := range s.order {
+	for _, c := range s.clusters {
 		n += c.unsent()
 	}
 	return n

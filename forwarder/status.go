@@ -47,7 +47,7 @@ func (f *Forwarder) Status() Status {
 			Accepting: !l.stopped.Load(), Connections: open, Gated: gated, InFlight: l.inFlight(),
 		})
 	}
-	for _, c := range snap.order {
+	for _, c := range snap.clusters {
 		limits := c.policy.Limits()
 		cs := ClusterStatus{
 			Name: c.policy.Name(), Protocol: c.codec.Name(),
@@ -97,7 +97,7 @@ func (f *Forwarder) export() {
 	for _, l := range snap.listeners {
 		f.exportListener(l)
 	}
-	for _, c := range snap.order {
+	for _, c := range snap.clusters {
 		f.exportCluster(c)
 		for _, e := range c.endpoints {
 			f.exportEndpoint(c, e)

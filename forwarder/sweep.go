@@ -115,7 +115,7 @@ func (s *sweeper) tickTime() int64 {
 		shortest(l.connConfig.WriteTimeout)
 		shortest(l.connConfig.ReadTimeout)
 	}
-	for _, c := range snap.order {
+	for _, c := range snap.clusters {
 		shortest(c.spec.WriteTimeout)
 		shortest(c.spec.ReadTimeout)
 		shortest(c.spec.HeartbeatInterval)
@@ -126,7 +126,7 @@ func (s *sweeper) tickTime() int64 {
 // deadlines ends what has passed its deadline, and returns the earliest one that has not.
 func (s *sweeper) deadlines(now int64) int64 {
 	earliest := int64(never)
-	for _, c := range s.f.snap.Load().order {
+	for _, c := range s.f.snap.Load().clusters {
 		for _, e := range c.endpoints {
 			for _, p := range e.pools() {
 				waited, next := p.expired(now, s.waited[:0])
@@ -180,7 +180,7 @@ func (s *sweeper) duties(now int64) {
 			}
 		})
 	}
-	for _, c := range snap.order {
+	for _, c := range snap.clusters {
 		c.connections(func(u *upstream) {
 			open++
 			s.tend(u, now)
@@ -191,9 +191,9 @@ func (s *sweeper) duties(now int64) {
 	}
 	clear(s.overdue)
 	s.overdue = s.overdue[:0]
-	pressed := s.relieve(snap, now)
+	s.relieve(snap, now)
 	switch {
-	case pressed:
+	case s.memory.pressed:
 		s.tickAt = now + pressureLook
 	case open > 0:
 		s.tickAt = now + s.tick

@@ -15,8 +15,7 @@ type memory struct {
 	pressed  bool         // there is something to look at again soon
 	gated    []*conn.Conn // not read from, between frames
 	reply    turn
-	request  turn
-	closedAt int64 // when a connection was closed for memory
+	closedAt int64 // when connections were last looked at to close one for memory
 }
 
 // turn is for how long a large read has been the next to get memory.
@@ -45,13 +44,13 @@ const (
 
 // relieve acts when buffers hold too much. Above the high mark the largest holders among the clients are not
 // read from between frames, below it all are read again. At the limit, or when a large frame waits for memory
-// for too long, connections are closed. It reports whether to look again soon.
-func (s *sweeper) relieve(snap *snapshot, now int64) bool {
+// for too long, connections are closed.
+func (s *sweeper) relieve(snap *snapshot, now int64) {
 	m := &s.memory
 	buffers := s.f.buffers
 	used, high := buffers.Used(), buffers.High()
 	reply := m.reply.wait(buffers.Next(conn.Replies), now)
-	m.request.wait(buffers.Next(conn.Requests), now)
+	requestWaits := buffers.Next(conn.Requests) != 0
 	if used > high {
 		buffers.Trim(true)
 		m.gated = slices.DeleteFunc(m.gated, (*conn.Conn).Closed)
@@ -70,7 +69,7 @@ func (s *sweeper) relieve(snap *snapshot, now int64) bool {
 	case reply >= replyPatience:
 		m.closedAt = now
 		s.closeWorst(snap, 1, (*conn.Conn).Held)
-	case m.request.read != 0:
+	case requestWaits:
 		// Whoever has been at one large frame for long keeps the others from theirs.
 		m.closedAt = now
 		s.closeWorst(snap, 1, func(c *conn.Conn) int64 {
@@ -80,8 +79,7 @@ func (s *sweeper) relieve(snap *snapshot, now int64) bool {
 			return 0
 		})
 	}
-	m.pressed = used > high || m.reply.read != 0 || m.request.read != 0 || len(m.gated) > 0
-	return m.pressed
+	m.pressed = used > high || m.reply.read != 0 || requestWaits || len(m.gated) > 0
 }
 
 // gate shuts the gates of the clients that hold most, until they hold excess together.
@@ -124,7 +122,7 @@ func (s *sweeper) closeWorst(snap *snapshot, enough int64, rank func(*conn.Conn)
 	for _, l := range snap.listeners {
 		l.each(func(d *downstream) { look(d.conn) })
 	}
-	for _, c := range snap.order {
+	for _, c := range snap.clusters {
 		c.connections(func(u *upstream) { look(u.conn) })
 	}
 	slices.SortFunc(all, func(a, b ranked) int { return cmp.Compare(b.rank, a.rank) })

@@ -70,8 +70,8 @@ func (e *Endpoint) Release(n int) {
 // Active is the number of requests under way.
 func (e *Endpoint) Active() int { return int(e.active.Load()) }
 
-// Failed tells that at now a connection to the endpoint could not be made or was reset. The endpoint is passed
-// over for a back-off: 100 ms after the first failure, twice as long after each further one up to 10 s, give or take
+// Failed tells that at now a connection to the endpoint could not be made, or was of no use. The endpoint is passed
+// over for a back-off: 100 ms after the first failure, twice as long after each further one up to 2 s, give or take
 // a fifth. Failures within a back-off count as the one that began it: the connections of a dead endpoint
 // all break at once.
 //
@@ -112,7 +112,7 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// Connected tells that a connection to the endpoint was made: what was known against it is forgotten.
+// Connected tells that a connection to the endpoint works: what was known against it is forgotten.
 func (e *Endpoint) Connected() {
 	if e.health.Load() != nil { // do not write what all cores read without need
 		e.health.Store(nil)
