@@ -103,6 +103,42 @@ type Limits struct {
 	MaxHeader int // bytes of its header block
 }
 
+// Detection is what the first bytes of a connection say about a protocol.
+type Detection uint8
+
+// The detections. NeedMore and NotMine are different answers: the first may still become either of the others.
+const (
+	NotMine Detection = iota
+	NeedMore
+	Mine
+)
+
+// Edit is one change of a frame's header block. Applying the same list of edits twice changes nothing more, as long
+// as no key stands in it twice.
+type Edit struct {
+	Op         EditOp
+	Key, Value []byte
+}
+
+// EditOp is what an Edit does.
+type EditOp uint8
+
+// The operations.
+const (
+	SetHeader    EditOp = iota // the key has this value, once, whether it was there or not
+	AddHeader                  // the key has this value if it was absent; one whose value is null is not
+	RemoveHeader               // the key is absent
+)
+
+// Rest is what is still to come of a frame that is passed on in pieces behind its head. Codec.Follow makes it, Pass
+// moves it on.
+type Rest struct {
+	Left     int       // bytes to come, checksum included
+	Checksum int       // of them, those of the checksum
+	Sums     [2]uint32 // the codec's own: the checksum of what came so far, and by what the new one differs from it
+	Seen     [4]byte   // the codec's own: the bytes of the checksum as they came
+}
+
 // Codec is one protocol. Its methods are pure and may be called by any number of goroutines at once.
 type Codec interface {
 	// Name is the protocol's name in the configuration and in metrics.
@@ -119,6 +155,30 @@ type Codec interface {
 	// is absent or its value null; the first pair with a key wins. The values alias m.Frame. It checks the
 	// whole block and returns ErrHeaderBlock when it is malformed.
 	Headers(m *Message, keys, values [][]byte) error
+
+	// Detect says whether b, the first bytes that a client sends, are this protocol's: Mine by a whole and
+	// plausible fixed header at least, NeedMore while nothing in b contradicts one.
+	Detect(b []byte) Detection
+
+	// AppendEdited appends m's frame with its header block changed, lengths and checksum included, and whatever
+	// else the block holds in its order. When m is only the head of a frame (see Head), so is what is appended. The
+	// error is a *wire.DecodeError: ErrHeaderBlock, or ReasonHeadersTooLarge when the block would pass
+	// maxHeader bytes or what the protocol can say; dst is then returned as it was. dst overlaps neither m's frame
+	// nor the edits.
+	AppendEdited(dst []byte, m *Message, edits []Edit, maxHeader int) ([]byte, error)
+
+	// Head is Decode for a frame of which only the front is there: it reads the fixed header, the class and the
+	// header block into m, whose Frame ends there, without content. It returns the head's length and the whole
+	// frame's. A head greater than len(b) means "need more", as in Decode, and m and whole are not valid.
+	Head(m *Message, b []byte, lim Limits) (head, whole int, err error)
+
+	// Follow writes id and timeout into head, which goes out in front of the rest of the frame of which m is the head
+	// as it came. The two may be the same bytes, or head may have been edited. whole is the frame's length as it came.
+	Follow(m *Message, head []byte, id uint32, timeout int32, whole int) Rest
+
+	// Pass takes the next piece of the frame, at most r.Left bytes, and makes its checksum, if it has one, right in
+	// place. The error, a *wire.DecodeError, says that the frame's own checksum was wrong, if the codec verifies.
+	Pass(r *Rest, piece []byte) error
 
 	// PatchRequest writes id and timeout (milliseconds) into a whole request frame, checksum included.
 	PatchRequest(frame []byte, id uint32, timeout int32)

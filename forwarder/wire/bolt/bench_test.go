@@ -90,3 +90,54 @@ func BenchmarkPatchRequest(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkHead(b *testing.B) {
+	b.ReportAllocs()
+	frame := benchmarkRequest(b, V2CRC, 1024)
+	var codec wire.Codec = Codec{}
+	var m wire.Message
+	for b.Loop() {
+		if _, whole, err := codec.Head(&m, frame, benchmarkLimits); err != nil || whole != len(frame) {
+			b.Fatal(whole, err)
+		}
+	}
+}
+
+// The 16M and the 1K differ by the copying: the CRC costs the same for both.
+func BenchmarkAppendEdited(b *testing.B) {
+	edits := []wire.Edit{set("service", "com.sample.test.OtherService:1.0"), add("trace", "0a0b0c"), remove("x-internal")}
+	for _, bc := range []struct {
+		name    string
+		version Version
+		content int
+	}{{"v1/1K", V1, 1 << 10}, {"v2-crc/1K", V2CRC, 1 << 10}, {"v2-crc/16M", V2CRC, 16 << 20}} {
+		b.Run(bc.name, func(b *testing.B) {
+			b.ReportAllocs()
+			m := mustDecode(b, benchmarkRequest(b, bc.version, bc.content))
+			var codec wire.Codec = Codec{}
+			dst := make([]byte, 0, len(m.Frame)+1024)
+			for b.Loop() {
+				if _, err := codec.AppendEdited(dst, &m, edits, benchmarkLimits.MaxHeader); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// A round is 64K of a frame's content. The rest is made anew for each, so that the frame never ends.
+func BenchmarkPass(b *testing.B) {
+	for _, codec := range []wire.Codec{Codec{}, Codec{VerifyCRC: true}} {
+		b.Run(map[bool]string{false: "moved", true: "verified"}[codec.(Codec).VerifyCRC], func(b *testing.B) {
+			b.ReportAllocs()
+			piece := make([]byte, 64<<10)
+			var r wire.Rest
+			for b.Loop() {
+				r = wire.Rest{Left: 1 << 20, Checksum: crcLen}
+				if err := codec.Pass(&r, piece); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

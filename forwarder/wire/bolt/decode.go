@@ -179,8 +179,10 @@ func verifyCRC(m *wire.Message) error {
 	if got == want {
 		return nil
 	}
-	return refuse(m, wire.ReasonBadChecksum, fmt.Sprintf("crc 0x%08x, want 0x%08x", got, want))
+	return refuse(m, wire.ReasonBadChecksum, crcDetail(got, want))
 }
+
+func crcDetail(got, want uint32) string { return fmt.Sprintf("crc 0x%08x, want 0x%08x", got, want) }
 
 func badType(m *wire.Message, typ byte) error {
 	*m = wire.Message{}

@@ -81,6 +81,7 @@ func TestDecodeRefuses(t *testing.T) {
 		// What an earlier frame left in m must not be seen.
 		m := mustDecode(t, unhex(t, v1Request+"0001 0000 00000001 aabb"))
 		b := unhex(t, tc.hex)
+		checkHead(t, b, tc.limits)
 		n, err := Codec{VerifyCRC: true}.Decode(&m, b, tc.limits)
 		de, ok := errors.AsType[*wire.DecodeError](err)
 		if !ok || de.Reason != tc.reason || de.Detail == "" {

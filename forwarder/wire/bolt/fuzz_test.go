@@ -17,6 +17,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte, id uint32, timeout int32, maxFrame, maxHeader int) {
 		lim := wire.Limits{MaxFrame: maxFrame, MaxHeader: maxHeader}
+		checkHead(t, b, lim)
 		var m wire.Message
 		n, err := Codec{}.Decode(&m, b, lim)
 		if err != nil {
@@ -103,5 +104,56 @@ func FuzzHeaders(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, block, key []byte) {
 		checkHeaders(t, block, [][]byte{key, []byte("service"), {}})
+	})
+}
+
+// FuzzDetect holds Detect to its contract on any bytes, one more at a time.
+func FuzzDetect(f *testing.F) {
+	for _, v := range vectors(f) {
+		f.Add(v.frame[:min(len(v.frame), 32)])
+	}
+	for _, p := range otherProtocols {
+		f.Add([]byte(p.bytes))
+	}
+	f.Fuzz(checkDetect)
+}
+
+// FuzzAppendEdited holds AppendEdited against the list model, on any block and edits.
+func FuzzAppendEdited(f *testing.F) {
+	for _, v := range vectors(f) {
+		m := mustDecode(f, v.frame)
+		f.Add(m.HeaderBlock(), m.Content(), byte(v.version()), v.Type, []byte("service"), []byte("other:1.0"), byte(wire.SetHeader), []byte("k"), []byte("v"), byte(wire.AddHeader), 1<<15)
+	}
+	f.Fuzz(func(t *testing.T, block, content []byte, version, typ byte, key1, value1 []byte, op1 byte, key2, value2 []byte, op2 byte, maxHeader int) {
+		if len(block) > 1<<16-1 {
+			t.Skip("no length says this")
+		}
+		frame := rawFrame{version: Version(version % 3), typ: typ % 3, class: "c", block: block, content: content, fault: uint32(op1 / 3)}.append()
+		checkEdited(t, frame, []wire.Edit{
+			{Op: wire.EditOp(op1 % 3), Key: key1, Value: value1}, {Op: wire.EditOp(op2 % 3), Key: key2, Value: value2},
+		}, maxHeader)
+	})
+}
+
+// FuzzPieces passes any frame on in pieces and wants what passing it on as a whole makes of it.
+func FuzzPieces(f *testing.F) {
+	for _, v := range vectors(f) {
+		f.Add(v.frame, v.ID+1, v.Timeout-1, []byte("service"), []byte("other:1.0"), byte(wire.SetHeader), []byte{0, 1, 7, 255})
+	}
+	f.Fuzz(func(t *testing.T, b []byte, id uint32, timeout int32, key, value []byte, op byte, sizes []byte) {
+		var m wire.Message
+		n, err := Codec{}.Decode(&m, b, wire.Limits{MaxFrame: 1 << 20})
+		if err != nil || n > len(b) || m.Kind == wire.Reply || m.Kind == wire.Ack {
+			t.Skip("no request to pass on")
+		}
+		var cuts []int
+		for _, s := range sizes {
+			cuts = append(cuts, int(s))
+		}
+		var edits []wire.Edit
+		if op%4 < 3 {
+			edits = []wire.Edit{{Op: wire.EditOp(op % 4), Key: key, Value: value}}
+		}
+		checkPieces(t, b[:n], edits, id, timeout, cuts)
 	})
 }
