@@ -37,17 +37,20 @@ var mayImport = map[string][]string{
 	},
 	"cmd/relevo/echo": {"forwarder/wire", "forwarder/wire/bolt"},
 	"examples":        {},
+	"examples/filter": {"forwarder/filter", "forwarder/wire"},
 
 	// The composition root: the only place that knows concrete codecs.
-	"server":        {"admin", "server/config", "forwarder/..."},
-	"server/config": {},
-	"admin":         {"server/config", "forwarder/stats"},
+	"server":           {"admin", "server/accesslog", "server/config", "forwarder/..."},
+	"server/accesslog": {"forwarder/stats"},
+	"server/config":    {},
+	"admin":            {"server/config", "forwarder/stats"},
 
 	// The road, in the order in which a byte travels. It knows no concrete codec, nor who configures it.
 	"forwarder": {
 		"forwarder/conn", "forwarder/wire", "forwarder/stream", "forwarder/filter", "forwarder/route",
-		"forwarder/cluster", "forwarder/stats",
+		"forwarder/cluster", "forwarder/stats", "forwarder/worker",
 	},
+	"forwarder/worker":    {},
 	"forwarder/conn":      {},
 	"forwarder/wire":      {},
 	"forwarder/wire/bolt": {"forwarder/wire"},
@@ -56,6 +59,12 @@ var mayImport = map[string][]string{
 	"forwarder/route":     {"forwarder/wire", "forwarder/stats"},
 	"forwarder/cluster":   {"forwarder/wire", "forwarder/stats"},
 	"forwarder/stats":     {},
+
+	// Filters know the contract, and nothing of each other.
+	"forwarder/filter/fault":     {"forwarder/filter", "forwarder/wire", "forwarder/route"},
+	"forwarder/filter/header":    {"forwarder/filter", "forwarder/wire"},
+	"forwarder/filter/ratelimit": {"forwarder/filter", "forwarder/wire"},
+	"forwarder/filter/source":    {"forwarder/filter"},
 }
 
 // road is the files that one request and its reply cross, in the order in which they cross them.

@@ -65,7 +65,7 @@ func TestBadBytes(t *testing.T) {
 // TestChecksumVerified: with a codec that verifies, a damaged frame ends the connection, with its id answered.
 func TestChecksumVerified(t *testing.T) {
 	s := spec(serveEach(t, echoEach).address)
-	s.Listeners[0].Codec = bolt.Codec{VerifyCRC: true}
+	s.Listeners[0].Codecs = []wire.Codec{bolt.Codec{VerifyCRC: true}}
 	p := startProxy(t, s, 512<<20)
 	c := dial(t, p.address)
 	r := request(1, "checked")

@@ -3,6 +3,7 @@ package forwarder_test
 import (
 	"fmt"
 	"math"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,6 +104,40 @@ func TestConnectionsPerEndpoint(t *testing.T) {
 	if got := h.accepted.Load(); got != 4 {
 		t.Errorf("got %d connections to the server, want the 4 that may be", got)
 	}
+}
+
+// TestLoadSpreads: requests in flight are spread evenly over the connections that they have opened.
+func TestLoadSpreads(t *testing.T) {
+	const most, n = 3, 300
+	var on [most]atomic.Int64
+	server := serveEach(t, func(c *peer, m wire.Message) error {
+		if m.Kind == wire.Request {
+			on[min(c.number, most)-1].Add(1)
+		}
+		return nil
+	})
+	s := spec(server.address)
+	s.Clusters[0].ConnectionsPerEndpoint = most
+	s.Routes[0].Rules[0].Timeout = patience
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	sent := int64(0)
+	for sent < n { // one after the other: workers that choose at once see the same counts
+		sent++
+		c.send(frameOf(t, uint32(sent), "held"))
+		server.got(t, sent)
+		p.wantCount(0, "relevo_endpoint_connections", "state=dialling")
+	}
+	for i := range on {
+		if got := on[i].Load(); got < n/most-1 || got > n/most+1 {
+			t.Errorf("got %d of %d requests in flight on connection %d, want %d, give or take 1", got, n, i+1, n/most)
+		}
+	}
+	if got := server.accepted.Load(); got != most {
+		t.Errorf("got %d connections under load, want the %d that may be", got, most)
+	}
+	server.stop() // and with it the requests
+	c.receiveByID(n)
 }
 
 // TestOneConnectionIsEnough: one request at a time needs one connection, however many may be.

@@ -39,20 +39,28 @@ type batch struct {
 	msg   wire.Message
 	frame frame
 
+	head  int // bytes of it that are here, when it is passed on in pieces; else 0
+	whole int // bytes of it in all, likewise
+
 	// Why the exchange is answered here; valid in phaseHijack.
 	reason string
 	status wire.Status
 
+	upstreamID uint32 // under which the exchange was sent last; 0: never
+
 	// Owed to others until done.
 	dirty  []*conn.Conn
+	handed bool // to workers, who wait for the end of the batch with their flushes
 	frames uint64
 	own    *stats.Histogram // where the time of this batch is counted, once a frame
 	debts  debts
 
 	// Reused.
 	out    []byte
-	values [route.MaxKeys][]byte
+	edited []byte
+	values [route.MaxKeys + 2][]byte
 	seen   filter.Exchange
+	label  *label // of the request before
 }
 
 // frame is the bytes of the message under way.
@@ -75,11 +83,12 @@ func (f *Forwarder) batch() *batch {
 // counts. The batch goes back to its pool.
 func (b *batch) done() {
 	b.debts.giveBack()
-	for _, c := range b.dirty {
-		c.Flush()
-	}
-	clear(b.dirty)
+	flush(b.dirty)
 	b.dirty = b.dirty[:0]
+	if b.handed {
+		b.handed = false
+		b.f.gather.leave(nil, 0, b.now)
+	}
 	b.debts.pay()
 	if b.own != nil && b.frames > 0 {
 		var l stats.Local
@@ -88,7 +97,23 @@ func (b *batch) done() {
 	}
 	b.own, b.frames, b.snap, b.data = nil, 0, nil, nil
 	b.x, b.msg, b.frame = exchange{}, wire.Message{}, frame{}
+	b.head, b.whole = 0, 0
+	b.seen.Message = nil
+	if cap(b.edited) > ownAbove {
+		b.edited = nil
+	}
+	if b.seen.Size() > ownAbove {
+		b.seen = filter.Exchange{}
+	}
 	b.f.batches.Put(b)
+}
+
+// flush flushes connections, and forgets them.
+func flush(dirty []*conn.Conn) {
+	for _, c := range dirty {
+		c.Flush()
+	}
+	clear(dirty)
 }
 
 // owe notes that a connection must be flushed when the batch ends.
@@ -109,11 +134,11 @@ func (b *batch) requests(d *downstream, data []byte) (need int, err error) {
 		if v := recover(); v != nil {
 			err = b.recovered(v)
 		}
-		d.conn.Advance(b.used)
+		d.advance(b.used)
 	}()
 	for range maxBatch {
 		b.decoding = true
-		n, err := r.codec.Decode(&b.msg, b.data[b.used:], r.limits)
+		n, err := d.codec.Decode(&b.msg, b.data[b.used:], r.limits)
 		b.decoding = false
 		if err != nil {
 			return 1, err
@@ -127,9 +152,9 @@ func (b *batch) requests(d *downstream, data []byte) (need int, err error) {
 		d.frames++
 		b.frame = frame{bytes: b.msg.Frame}
 		if n > ownAbove {
-			b.takeOver(d.conn)
+			b.takeOver(d.own(n))
 		}
-		b.inbound(d, r)
+		b.inbound(d)
 	}
 	return need, nil
 }
@@ -137,9 +162,9 @@ func (b *batch) requests(d *downstream, data []byte) (need int, err error) {
 // ownAbove is the size above which a frame has a read buffer to itself, which is handed on instead of copied.
 const ownAbove = 64 << 10
 
-// takeOver makes the frame under way own its buffer, if it has one to itself: nothing else is in data then.
-func (b *batch) takeOver(c *conn.Conn) {
-	if buf := c.Own(len(b.frame.bytes)); buf != nil {
+// takeOver makes the frame under way own its buffer, if it has one to itself (else buf is nil): nothing else is in data then.
+func (b *batch) takeOver(buf []byte) {
+	if buf != nil {
 		b.frame = frame{bytes: buf, owned: true}
 		b.data, b.used = nil, 0
 	}
@@ -154,7 +179,7 @@ func (b *batch) putBack() {
 }
 
 // inbound takes one frame that a client sent.
-func (b *batch) inbound(d *downstream, r *road) {
+func (b *batch) inbound(d *downstream) {
 	ls := d.listener.stats
 	switch b.msg.Kind {
 	case wire.Request:
@@ -168,7 +193,7 @@ func (b *batch) inbound(d *downstream, r *road) {
 		b.begin(d)
 	case wire.Heartbeat:
 		ls.heartbeat.Add(1)
-		b.out = r.codec.AppendReply(b.out[:0], b.msg.Tag, b.msg.ID, wire.Success)
+		b.out = d.codec.AppendReply(b.out[:0], b.msg.Tag, b.msg.ID, wire.Success)
 		b.toClient(d, b.out)
 	default: // a reply, an ack or a GoAway: a forwarder has asked the client for nothing
 		ls.dropped.add(ReasonUnexpectedFrame, 1)
@@ -179,7 +204,7 @@ func (b *batch) inbound(d *downstream, r *road) {
 // toClient appends bytes to a client's write queue and says whether they were taken. A client that does not
 // read is closed when too much is queued for it.
 func (b *batch) toClient(d *downstream, bytes []byte) bool {
-	switch v := d.conn.Append(bytes); v {
+	switch v := d.append(bytes); v {
 	case conn.Refused:
 		return false
 	case conn.Full:
@@ -218,6 +243,7 @@ func (b *batch) recovered(v any) error {
 		}
 	}()
 	if b.x.live() {
+		b.head = 0 // what is to come of the frame finds nobody who wants it
 		b.hijack(wire.UnknownStatus, ReasonPanic)
 		b.run()
 	}

@@ -19,18 +19,24 @@ type downstream struct {
 	listener *listener
 	conn     *conn.Conn
 	client   netip.AddrPort // zero for a unix socket
+	filters  *connFilters   // nil without connection filters
 
-	// Owned by the read loop.
-	frames uint64 // whole frames seen
+	// Owned by the read loop; codec is not written any more once there is an exchange, whose holders read it.
+	codec  wire.Codec // nil until it is detected
+	frames uint64     // whole frames seen
 
 	// Atomic.
-	inFlight atomic.Int64 // requests that have not ended
+	inFlight  atomic.Int64 // requests that have not ended
+	detecting atomic.Int64 // when the first byte of a connection came whose codec is not known yet; 0: not so
 }
 
 func newDownstream(l *listener, c *conn.Conn, peer net.Addr) *downstream {
 	d := &downstream{listener: l, conn: c}
 	if tcp, ok := peer.(*net.TCPAddr); ok {
 		d.client = tcp.AddrPort()
+	}
+	if len(l.filters) > 0 {
+		d.filters = newConnFilters(d)
 	}
 	c.Touch(l.f.now())
 	return d
@@ -44,20 +50,22 @@ func (d *downstream) name() string {
 	return d.client.String()
 }
 
-// idle says whether nothing is in flight and nothing is queued.
-func (d *downstream) idle() bool { return d.inFlight.Load() == 0 && d.conn.Queued() == 0 }
+// idle says whether nothing is in flight, nothing is queued and no filter holds anything.
+func (d *downstream) idle() bool {
+	return d.inFlight.Load() == 0 && d.conn.Queued() == 0 && (d.filters == nil || d.filters.idle())
+}
 
 // run is the read loop. It ends when the connection is closed.
 func (d *downstream) run() {
 	f := d.listener.f
 	need := 1
 	for {
-		data, err := d.conn.Read(need)
+		data, err := d.read(need)
 		if errors.Is(err, conn.ErrLeaving) {
 			if !d.idle() {
 				continue // a request came in meanwhile: Drain asks again when it has ended
 			}
-			_ = d.conn.Finish(ReasonDrained) // as below
+			_ = d.finish(ReasonDrained) // as below
 			break
 		}
 		if err != nil {
@@ -65,20 +73,39 @@ func (d *downstream) run() {
 		}
 		b := f.batch()
 		d.conn.Touch(b.now)
-		need, err = b.requests(d, data)
+		if d.codec == nil {
+			if need, err = d.detect(b, data); need > 0 {
+				b.done()
+				continue
+			}
+		}
+		if err == nil {
+			need, err = b.requests(d, data)
+		}
 		if err != nil {
 			d.refuse(b, err)
 		}
 		b.done()
+		if err == nil && d.uploads(need) {
+			if need, err = d.upload(need); err == nil {
+				continue
+			}
+			if _, bad := errors.AsType[*wire.DecodeError](err); !bad {
+				break // closed, or paused
+			}
+			b = f.batch()
+			d.refuse(b, err)
+			b.done()
+		}
 		if err != nil {
-			_ = d.conn.Finish(reasonOf(err)) // paused meanwhile: the connection is looked at below
+			_ = d.finish(reasonOf(err)) // paused meanwhile: the connection is looked at below
 			break
 		}
 	}
 	if !d.conn.Closed() {
 		return // paused: whoever did that has the state now, and runs it again or hands it on
 	}
-	d.conn.Release()
+	d.release()
 	d.listener.gone(d)
 }
 

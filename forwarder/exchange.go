@@ -1,22 +1,27 @@
 package forwarder
 
 import (
+	"context"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
+	"github.com/relevo-proxy/relevo/forwarder/route"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
 // exchange is one request and its reply. It is a value: it is built in the batch of the read loop that decoded
 // the request, copied into the one container that holds it while it waits (a slot of a stream table, an
 // endpoint's waiting list), and copied out again by whoever takes it. Taking it out is what gives the right to
-// go on with it.
+// go on with it, or, where a worker carries it, the duty to tell the worker.
 type exchange struct {
 	down     *downstream
 	target   *target // nil before phaseMatchRoute is done
+	label    *label  // nil before phaseMatchRoute is done
+	errand   *errand // nil: the read loops carry it; else a worker does
+	record   *record // nil: nobody but the ring of failures wants to know
 	start    int64   // when the read ended that brought the request
 	deadline int64   // 0 before phaseMatchRoute is done
 	tag      wire.Tag
@@ -88,41 +93,57 @@ func (x *exchange) live() bool {
 // begin starts the exchange of the request in b.msg.
 func (b *batch) begin(d *downstream) {
 	b.x = newExchange(d, &b.msg, b.now)
+	b.upstreamID = 0
+	if a := b.f.access; a != nil && a.Sample() {
+		b.record()
+	}
 	b.run()
 }
 
 // road is the road that the exchange's listener has in the batch's snapshot.
 func (b *batch) road() *road { return b.snap.roads[b.x.down.listener.slot] }
 
-// run carries the batch's exchange from its phase on, until a container holds it or it has ended. The frame is
-// the request's up to phaseSend and the reply's from phaseUpFilter on.
+// run carries the batch's exchange from its phase on, until a container holds it, a worker has it or it has ended. The
+// frame is the request's up to phaseSend and the reply's from phaseUpFilter on.
 func (b *batch) run() {
 	x := &b.x
 	for range maxSteps {
+		if b.f.trace != nil {
+			b.f.trace(b)
+		}
 		switch x.phase {
 		case phaseInit:
 			b.init()
 		case phaseDownFilter:
-			if c := b.road().chain; c.HasBeforeRoute() {
-				b.filtered(c.BeforeRoute(b.show()), phaseMatchRoute)
-			} else {
+			switch r := b.road(); {
+			case r.worker && b.mayHand():
+				b.hand()
+			case r.chain.HasBeforeRoute():
+				b.filter(r.chain, phaseMatchRoute)
+			default:
 				x.phase = phaseMatchRoute
 			}
 		case phaseMatchRoute:
 			b.matchRoute()
 		case phaseDownFilterAfterRoute:
-			if c := b.road().chain; c.HasAfterRoute() {
-				b.filtered(c.AfterRoute(b.show()), phaseChooseEndpoint)
-			} else {
+			switch t := x.target; {
+			case t.worker && b.mayHand():
+				b.hand()
+			case t.chain.HasAfterRoute():
+				b.filter(t.chain, phaseChooseEndpoint)
+			default:
 				x.phase = phaseChooseEndpoint
 			}
 		case phaseChooseEndpoint:
 			b.chooseEndpoint()
 		case phaseSend:
+			if b.head > 0 {
+				return // upload sends it in pieces
+			}
 			b.send()
 		case phaseUpFilter:
-			if c := b.road().chain; c.HasOnReply() {
-				b.filtered(c.OnReply(b.show()), phaseReply)
+			if c := x.target.chain; c.HasOnReply() {
+				b.filter(c, phaseReply)
 			} else {
 				x.phase = phaseReply
 			}
@@ -137,6 +158,15 @@ func (b *batch) run() {
 		}
 	}
 	panic("forwarder: an exchange went around too often") // attempts are bounded: a defect, and no endless loop
+}
+
+// resume goes on with the batch's exchange, which was just taken out of its container: here, or on its worker.
+func (b *batch) resume() {
+	if b.x.errand != nil {
+		b.deliver()
+		return
+	}
+	b.run()
 }
 
 // init admits a request.
@@ -158,24 +188,67 @@ func (b *batch) init() {
 	}
 }
 
-// show fills what a filter sees.
-func (b *batch) show() *filter.Exchange {
+// filter asks the chain's filters of the exchange's phase and goes on to the next one, or answers here.
+func (b *batch) filter(c *filter.Chain, next phase) {
 	x := &b.x
-	b.seen = filter.Exchange{
-		Message: &b.msg, Codec: b.road().codec, Client: x.down.client, Listener: x.down.listener.name,
+	ctx := context.Background() // of which filters that do not block know nothing
+	if c.Blocks() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(b.f.ctx, b.f.started.Add(time.Duration(b.latest())))
+		defer cancel()
+		b.awaits(true)
+		defer b.awaits(false)
 	}
+	b.seen.Begin()
+	b.seen.Message, b.seen.Codec, b.seen.Head = &b.msg, x.down.codec, b.head > 0
+	b.seen.MaxHeader = b.road().limits.MaxHeader
+	b.seen.Client, b.seen.Listener = x.down.client, x.down.listener.name
+	b.seen.Route, b.seen.Cluster = "", ""
 	if x.target != nil {
-		b.seen.Route, b.seen.Cluster = x.target.name, x.target.cluster.policy.Name()
+		b.seen.Route, b.seen.Cluster = x.target.name, x.target.clusterName()
 	}
-	return &b.seen
+	var v filter.Verdict
+	switch x.phase {
+	case phaseDownFilter:
+		v = c.BeforeRoute(ctx, &b.seen)
+	case phaseDownFilterAfterRoute:
+		v = c.AfterRoute(ctx, &b.seen)
+	default: // phaseUpFilter
+		v = c.OnReply(ctx, &b.seen)
+	}
+	x.phase = next
+	if b.seen.Edited() {
+		b.putBack()
+		b.frame.bytes = b.msg.Frame // the exchange's until its next but one edit
+	}
+	switch {
+	case v.Stopped():
+		b.hijack(v.Status, v.Reason)
+	case ctx.Err() != nil:
+		b.late()
+	}
 }
 
-// filtered goes on to the next phase, or answers here.
-func (b *batch) filtered(v filter.Verdict, next phase) {
-	b.x.phase = next
-	if v.Stopped() {
-		b.hijack(v.Status, v.Reason)
+// late answers an exchange whose filter came back because its time, or the process's, was over.
+func (b *batch) late() {
+	if b.f.ctx.Err() != nil {
+		b.hijack(wire.ConnectionClosed, ReasonStopping)
+		return
 	}
+	b.hijack(wire.Timeout, ReasonFilterTimeout)
+}
+
+// latest is the exchange's deadline, or what is the latest that it may become.
+func (b *batch) latest() int64 {
+	x := &b.x
+	if x.deadline != 0 {
+		return x.deadline
+	}
+	timeout := b.road().maxTimeout
+	if x.timeout > 0 {
+		timeout = min(timeout, int64(x.timeout)*int64(time.Millisecond))
+	}
+	return x.start + timeout
 }
 
 // matchRoute finds the rule, and with it the deadline: the smaller of the frame's timeout, the route's, and the
@@ -183,23 +256,19 @@ func (b *batch) filtered(v filter.Verdict, next phase) {
 func (b *batch) matchRoute() {
 	x, r := &b.x, b.road()
 	values := b.values[:len(r.keys)]
-	if len(r.keys) > 0 {
-		if err := r.codec.Headers(&b.msg, r.keys, values); err != nil {
-			b.hijack(wire.CodecException, reasonOf(err))
-			return
-		}
+	if err := x.down.codec.Headers(&b.msg, r.keys, values); err != nil {
+		b.hijack(wire.CodecException, reasonOf(err))
+		return
 	}
-	rule := r.table.Match(values)
-	if rule < 0 {
+	x.label = b.labelled(values[r.service], values[r.method])
+	i := r.table.Match(values[:len(r.table.Keys())])
+	if i < 0 {
 		b.hijack(wire.NoProcessor, ReasonNoRoute)
 		return
 	}
-	x.target = r.targets[rule]
-	timeout := min(x.target.timeout, r.maxTimeout)
-	if x.timeout > 0 {
-		timeout = min(timeout, int64(x.timeout)*int64(time.Millisecond))
-	}
-	x.deadline = x.start + timeout
+	x.target = r.rules[i].pick()
+	x.deadline = b.latest()
+	x.deadline = min(x.deadline, x.start+x.target.timeout)
 	b.debts.route(x.target)
 	x.phase = phaseDownFilterAfterRoute
 }
@@ -208,6 +277,14 @@ func (b *batch) matchRoute() {
 func (b *batch) chooseEndpoint() {
 	x := &b.x
 	c := x.target.cluster
+	switch {
+	case c == nil:
+		b.hijack(x.target.reply, ReasonDirectReply)
+		return
+	case c.codec.Name() != x.down.codec.Name():
+		b.hijack(wire.NoProcessor, ReasonOtherProtocol)
+		return
+	}
 	if x.holds&holdsRequest == 0 && x.kind == wire.Request {
 		if c.policy.Limits().Requests.TryAcquire(1) == 0 {
 			c.stats.rejected.add(ReasonMaxRequests, 1)
@@ -216,7 +293,7 @@ func (b *batch) chooseEndpoint() {
 		}
 		x.holds |= holdsRequest
 	}
-	i := c.policy.Pick(b.now, int(x.endpoint))
+	i := c.policy.Pick(int(x.endpoint))
 	if i < 0 {
 		reason := ReasonNoEndpoint
 		if x.attempts > 0 {
@@ -225,8 +302,10 @@ func (b *batch) chooseEndpoint() {
 		b.hijack(wire.ErrorComm, reason)
 		return
 	}
+	if x.attempts++; x.attempts > 1 {
+		x.target.stats.retries.Add(1)
+	}
 	x.endpoint = int32(i)
-	x.attempts++
 	if x.kind == wire.Request {
 		c.endpoints[i].policy.Acquire()
 		x.holds |= holdsEndpoint
@@ -239,6 +318,15 @@ func (b *batch) send() {
 	x := &b.x
 	e := x.target.cluster.endpoints[x.endpoint]
 	p := e.pool(len(b.frame.bytes))
+	out := b.frame
+	if edits := x.target.edits; len(edits) > 0 {
+		var err error
+		if b.edited, err = x.down.codec.AppendEdited(b.edited[:0], &b.msg, edits, b.road().limits.MaxHeader); err != nil {
+			b.hijack(wire.CodecException, reasonOf(err))
+			return
+		}
+		out = frame{bytes: b.edited}
+	}
 	for range maxSends {
 		u := p.ready()
 		if u == nil {
@@ -247,7 +335,7 @@ func (b *batch) send() {
 			}
 			return
 		}
-		if b.sendOn(u) {
+		if b.sendOn(u, out) {
 			return
 		}
 	}
@@ -257,9 +345,9 @@ func (b *batch) send() {
 // maxSends is how many connections, each found closed at the last moment, a try takes in vain.
 const maxSends = 4
 
-// sendOn tries one connection. It reports whether the exchange is the connection's now, or somebody else's;
-// when it reports false the exchange is still the batch's, and nothing of it was sent.
-func (b *batch) sendOn(u *upstream) bool {
+// sendOn tries one connection with what is to go out. It reports whether the exchange is the connection's now, or
+// somebody else's; when it reports false the exchange is still the batch's, and nothing of it was sent.
+func (b *batch) sendOn(u *upstream, out frame) bool {
 	x := &b.x
 	frameTimeout := x.timeout
 	var id uint32
@@ -267,6 +355,9 @@ func (b *batch) sendOn(u *upstream) bool {
 		// A frame's timeout is what is left of the deadline, and never 0, which would mean "unspecified".
 		frameTimeout = int32(max(1, (x.deadline-b.now)/int64(time.Millisecond)))
 		x.phase = phaseWaitNotify
+		if x.record != nil {
+			x.record.sent = b.now // here, because behind the insert it may be somebody else's
+		}
 		var earlier, ok bool
 		if id, earlier, ok = u.table.Insert(*x, x.deadline); !ok {
 			x.phase = phaseSend
@@ -279,22 +370,23 @@ func (b *batch) sendOn(u *upstream) bool {
 		id = u.table.Draw()
 	}
 	// From here on the exchange is the table's: only who takes it out may go on with it.
-	u.codec.PatchRequest(b.frame.bytes, id, frameTimeout)
+	u.codec.PatchRequest(out.bytes, id, frameTimeout)
 	var v conn.Verdict
-	if b.frame.owned && len(b.frame.bytes) > ownAbove {
-		v = u.conn.AppendOwned(b.frame.bytes)
+	owned := out.owned && len(out.bytes) > ownAbove
+	if owned {
+		v = u.conn.AppendOwned(out.bytes)
 	} else {
-		v = u.conn.Append(b.frame.bytes)
+		v = u.conn.Append(out.bytes)
 	}
 	switch v {
 	case conn.Appended, conn.First:
-		if b.frame.owned && len(b.frame.bytes) > ownAbove {
-			b.frame = frame{}
+		if owned {
+			b.frame = frame{} // which out is then
 		}
 		b.owe(u.conn, v)
 		b.debts.sent(u.endpoint, x.kind)
 		if x.kind == wire.Oneway {
-			b.end()
+			b.forwarded()
 		}
 		return true
 	default: // conn.Refused, conn.Full
@@ -306,6 +398,14 @@ func (b *batch) sendOn(u *upstream) bool {
 		x.phase = phaseSend
 	}
 	return false
+}
+
+// forwarded ends a one-way request that was sent.
+func (b *batch) forwarded() {
+	if b.x.record != nil {
+		b.tell(wire.Success.String(), "", 0)
+	}
+	b.end()
 }
 
 // fail ends a try of which nothing was sent, for a reason.
@@ -330,7 +430,6 @@ func (b *batch) retry() {
 	case x.down.conn.Closed() && x.kind == wire.Request:
 		b.hijack(status, ReasonDownstreamGone)
 	default:
-		x.target.stats.retries.Add(1)
 		b.leaveEndpoint()
 		x.phase = phaseChooseEndpoint
 	}
@@ -353,26 +452,32 @@ func (b *batch) hijack(status wire.Status, reason string) {
 // reply hands the reply's frame to the client, with the client's id.
 func (b *batch) reply() {
 	x := &b.x
-	b.road().codec.PatchReply(b.frame.bytes, x.id)
+	x.down.codec.PatchReply(b.frame.bytes, x.id)
 	x.phase = phaseEnd // from here on it is answered, whatever happens
 	d := x.down
+	size, reason := len(b.frame.bytes), ""
 	var v conn.Verdict
-	if b.frame.owned {
-		if v = d.conn.AppendOwned(b.frame.bytes); v == conn.Appended || v == conn.First {
+	if b.frame.owned && len(b.frame.bytes) > ownAbove {
+		if v = d.appendOwned(b.frame.bytes); v == conn.Appended || v == conn.First {
 			b.frame = frame{}
 		}
 	} else {
-		v = d.conn.Append(b.frame.bytes)
+		v = d.append(b.frame.bytes)
 	}
 	switch v {
 	case conn.Refused:
-		d.listener.stats.dropped.add(ReasonDownstreamGone, 1)
+		reason = ReasonDownstreamGone
+		d.listener.stats.dropped.add(reason, 1)
 	case conn.Full:
 		d.conn.Close(conn.ReasonQueueFull)
-		d.listener.stats.dropped.add(ReasonDownstreamGone, 1)
+		reason = ReasonDownstreamGone
+		d.listener.stats.dropped.add(reason, 1)
 	default:
 		b.owe(d.conn, v)
 		b.debts.reply(x, b.msg.Status, b.now)
+	}
+	if x.record != nil || reason != "" || b.msg.Status != wire.Success {
+		b.tell(b.msg.Status.String(), reason, size)
 	}
 	b.end()
 }
@@ -382,15 +487,18 @@ func (b *batch) answer() {
 	x := &b.x
 	x.phase = phaseEnd // as in reply
 	l := x.down.listener
+	size := 0
 	switch {
 	case x.kind == wire.Oneway:
 		l.stats.dropped.add(ReasonOneway, 1)
 	case b.reason == ReasonDownstreamGone:
 		l.stats.dropped.add(ReasonDownstreamGone, 1)
 	default:
-		b.out = b.road().codec.AppendReply(b.out[:0], x.tag, x.id, b.status)
+		b.out = x.down.codec.AppendReply(b.out[:0], x.tag, x.id, b.status)
+		size = len(b.out)
 		if !b.toClient(x.down, b.out) {
-			l.stats.dropped.add(ReasonDownstreamGone, 1)
+			b.reason = ReasonDownstreamGone
+			l.stats.dropped.add(b.reason, 1)
 			break
 		}
 		l.stats.local.add(b.reason, 1)
@@ -401,9 +509,12 @@ func (b *batch) answer() {
 			t.stats.total.Observe(time.Duration(b.now - x.start))
 		}
 	}
-	if b.reason != ReasonDownstreamGone && b.reason != ReasonStopping {
+	switch b.reason {
+	case ReasonDownstreamGone, ReasonStopping, ReasonDirectReply:
+	default:
 		b.warnLocal()
 	}
+	b.tell(b.status.String(), b.reason, size)
 	b.end()
 }
 
@@ -434,7 +545,7 @@ func (b *batch) warnLocal() {
 	known("routes", b.road().name)
 	if t := x.target; t != nil {
 		known("route", t.name)
-		known("cluster", t.cluster.policy.Name())
+		known("cluster", t.clusterName())
 		if x.endpoint >= 0 {
 			known("endpoint", t.cluster.endpoints[x.endpoint].address)
 		}
@@ -445,21 +556,12 @@ func (b *batch) warnLocal() {
 	b.f.log.Warn("request answered here", fields...)
 }
 
-// serviceKey is the header that names the service, in Bolt as in its relatives.
-var serviceKey = [][]byte{[]byte("service")}
-
-// service is the request's service: from its frame where that is still at hand, else what its rule asks for.
+// service is the request's service, "" while it is not known.
 func (b *batch) service() string {
-	m := &b.msg
-	var value [1][]byte
-	if len(b.frame.bytes) > 0 && (m.Kind == wire.Request || m.Kind == wire.Oneway) &&
-		b.road().codec.Headers(m, serviceKey, value[:]) == nil && value[0] != nil {
-		return string(value[0])
+	if l := b.x.label; l != nil {
+		return l.service
 	}
-	if b.x.target != nil {
-		return b.x.target.service
-	}
-	return ""
+	return b.requestHeader(route.ServiceKey)
 }
 
 // end gives back what the exchange holds. Each exchange gets here once.
@@ -474,4 +576,8 @@ func (b *batch) end() {
 	}
 	x.holds = 0
 	x.phase = phaseEnd
+	if x.record != nil {
+		b.f.records.Put(x.record)
+		x.record = nil
+	}
 }

@@ -1,6 +1,7 @@
 package forwarder_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -124,12 +125,25 @@ func TestFilterPanics(t *testing.T) {
 	}
 }
 
-type blocking struct{ before }
+// blocking asks a function that may block, in the phase behind the route.
+type blocking func(context.Context, *filter.Exchange) filter.Verdict
 
-func (blocking) MayBlock() {}
+func (blocking) Name() string { return "blocking" }
+func (f blocking) AfterRoute(ctx context.Context, x *filter.Exchange) filter.Verdict {
+	return f(ctx, x)
+}
 
+// TestBlockingFilterIsRefused: where the configuration says inline, nothing may block.
 func TestBlockingFilterIsRefused(t *testing.T) {
-	s := spec("127.0.0.1:1")
-	s.Listeners[0].Filters = []filter.Filter{blocking{}}
-	wantNewFails(t, s, "may block")
+	for _, place := range []string{"listener", "rule"} {
+		s := spec("127.0.0.1:1")
+		s.Listeners[0].Forwarding = forwarder.ForwardInline
+		f := []filter.Filter{blocking(func(context.Context, *filter.Exchange) filter.Verdict { return filter.Continue })}
+		if place == "rule" {
+			s.Routes[0].Rules[0].Filters = f
+		} else {
+			s.Listeners[0].Filters = f
+		}
+		wantNewFails(t, s, "may block")
+	}
 }

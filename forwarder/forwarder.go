@@ -26,6 +26,7 @@ import (
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/forwarder/worker"
 )
 
 // Forwarder forwards. Create one with New, let it Run, end it with Drain or Close.
@@ -39,6 +40,14 @@ type Forwarder struct {
 	warnings *stats.Throttle[warning]
 	batches  sync.Pool
 	panics   byReason
+	workers  *worker.Pool[*errand]
+	errands  sync.Pool
+	gather   gather
+	worked   *workerStats
+	records  sync.Pool
+	access   AccessLog // nil: none
+	failures *stats.Ring
+	trace    func(*batch)    // nil but in tests: told of each step of each exchange, before it is taken
 	ctx      context.Context // ends when Close is called: dials and waits end with it
 	cancel   context.CancelFunc
 	group    sync.WaitGroup // every goroutine of the road
@@ -46,6 +55,9 @@ type Forwarder struct {
 	// Atomic.
 	snap     atomic.Pointer[snapshot]
 	draining atomic.Bool
+	parked   atomic.Int64 // workers that wait for what becomes of their exchange
+
+	labels labels
 
 	// Guarded by mu.
 	mu     sync.Mutex
@@ -75,10 +87,17 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 		buffers:  conn.NewBuffers(maxBuffered),
 		started:  time.Now(),
 		warnings: stats.NewThrottle[warning](warnInterval, warnKeys+4*rules),
+		access:   spec.Access,
+		failures: stats.NewRing(failuresKept),
 		panics:   byReason{reg: reg, name: "relevo_recovered_panics_total", help: "Panics recovered on the road, each a defect, by reason."},
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.batches.New = func() any { return newBatch(f) }
+	f.errands.New = func() any { return &errand{notify: make(chan struct{}, 1)} }
+	f.records.New = func() any { return new(record) }
+	f.gather.since.Store(never)
+	f.worked = newWorkerStats(reg)
+	f.workers = worker.New(spec.Workers.Max, spec.Workers.Queue, f.work)
 	f.sweep = newSweeper(f)
 	snap, err := f.build(spec)
 	if err != nil {
@@ -117,7 +136,7 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 		for _, l := range snap.listeners {
 			open += l.leaveIdle(f.now())
 		}
-		if open == 0 && snap.unsent() == 0 {
+		if open == 0 && snap.unsent() == 0 && f.busyWorkers() == 0 {
 			if open = snap.leave(); open == 0 {
 				return nil
 			}
@@ -156,6 +175,13 @@ func (f *Forwarder) Close() {
 		}
 	}
 	f.group.Wait()
+	f.workers.Close()
+}
+
+// busyWorkers is the number of exchanges that a worker carries or that wait for one.
+func (f *Forwarder) busyWorkers() int {
+	workers, idle, queued := f.workers.Stats()
+	return workers - idle + queued
 }
 
 // Addresses are the listeners' addresses by name, as bound.

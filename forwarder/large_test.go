@@ -78,12 +78,18 @@ func sendLarge(t *testing.T, c *peer, frame, content []byte) (status wire.Status
 // room for a few. All end, with a reply or for a counted
 // reason; the budget holds all the time; small requests beside them do not notice.
 func TestManyLargeFramesAtOnce(t *testing.T) {
+	t.Run("whole", func(t *testing.T) { manyLargeFrames(t, 0) })
+	t.Run("in pieces", func(t *testing.T) { manyLargeFrames(t, 1<<20) })
+}
+
+func manyLargeFrames(t *testing.T, streamAbove int) {
 	size, budget := 16<<20-4096, int64(128<<20)
 	if testing.Short() || raceEnabled { // the detector looks at every byte that is read or written
 		size, budget = size/4, budget/4
 	}
 	s := withSteady(t, spec(serve(t, streamEcho).address))
 	s.Routes[0].Rules[0].Timeout = time.Minute
+	s.Listeners[0].StreamAbove = streamAbove
 	s.Clusters[0].MaxPendingBytes = 1 << 30
 	p := startProxy(t, s, budget)
 	most := watch(p)
@@ -127,7 +133,9 @@ func TestManyLargeFramesAtOnce(t *testing.T) {
 
 // TestFrameOverTheShare: a frame that the budget can never hold closes its connection, and says why.
 func TestFrameOverTheShare(t *testing.T) {
-	p := startProxy(t, spec(serveEach(t, echoEach).address), 8<<20)
+	s := spec(serveEach(t, echoEach).address)
+	s.Listeners[0].StreamAbove = 0
+	p := startProxy(t, s, 8<<20)
 	others := startNeighbours(t, p.address, service)
 	c := dial(t, p.address)
 	go func() { _, _ = c.Write(frameOf(t, 1, string(make([]byte, 15<<20)))) }() // ends with the connection

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/filter"
 )
 
 // listener is one listening socket, its accept loop and the connections that came in through it.
@@ -22,6 +23,8 @@ type listener struct {
 	socket         net.Listener
 	connConfig     conn.Config
 	maxConnections int
+	maxFrame       int
+	filters        []filter.ConnectionFilter
 	rate           *rate.Limiter // nil: unbounded
 	stats          *listenerStats
 
@@ -52,6 +55,8 @@ func newListener(f *Forwarder, spec *ListenerSpec, socket net.Listener, slot int
 			Class:        conn.Requests,
 		},
 		maxConnections: spec.MaxConnections,
+		maxFrame:       spec.Limits.MaxFrame,
+		filters:        spec.Connection,
 		stats:          newListenerStats(f.reg, spec.Name),
 		open:           make(map[*downstream]struct{}),
 	}
@@ -126,6 +131,9 @@ func (l *listener) admit(c net.Conn) {
 		return
 	}
 	d := newDownstream(l, cc, c.RemoteAddr())
+	if codecs := l.f.snap.Load().roads[l.slot].codecs; len(codecs) == 1 {
+		d.codec = codecs[0]
+	}
 	l.mu.Lock()
 	switch {
 	case l.closing:

@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -36,6 +37,7 @@ type byReason struct {
 	reg        *stats.Registry
 	name, help string
 	labels     []stats.Label
+	label      string // what the reason is called; "" means reason
 
 	// Atomic. The map is replaced, never changed.
 	counters atomic.Pointer[map[string]*stats.Counter]
@@ -54,7 +56,7 @@ func (v *byReason) add(reason string, n uint64) {
 		if old != nil {
 			maps.Copy(grown, *old)
 		}
-		grown[reason] = v.reg.Counter(v.name, v.help, with(v.labels, "reason", reason)...)
+		grown[reason] = v.reg.Counter(v.name, v.help, with(v.labels, cmp.Or(v.label, "reason"), reason)...)
 		v.counters.CompareAndSwap(old, &grown)
 	}
 }
@@ -98,6 +100,19 @@ func newListenerStats(reg *stats.Registry, name string) *listenerStats {
 	}
 }
 
+// workerStats are the handles of the workers.
+type workerStats struct {
+	refused byReason
+	queued  *stats.Histogram
+}
+
+func newWorkerStats(reg *stats.Registry) *workerStats {
+	return &workerStats{
+		refused: byReason{reg: reg, name: "relevo_worker_rejections_total", help: "Requests for which no worker could be had, by reason."},
+		queued:  reg.Histogram("relevo_worker_queue_seconds", "Time that requests waited for a worker."),
+	}
+}
+
 // targetStats are the handles of one rule of a route table.
 type targetStats struct {
 	requests *stats.Counter
@@ -137,6 +152,7 @@ func newClusterStats(reg *stats.Registry, name string) *clusterStats {
 type endpointStats struct {
 	dials    *stats.Counter
 	failures *stats.Counter
+	probes   byReason
 	requests *stats.Counter
 	oneways  *stats.Counter
 	beats    *stats.Counter
@@ -152,6 +168,10 @@ func newEndpointStats(reg *stats.Registry, cluster, address string) *endpointSta
 	return &endpointStats{
 		dials:    reg.Counter("relevo_endpoint_connections_total", "Connections made to an endpoint.", l...),
 		failures: reg.Counter("relevo_endpoint_connect_failures_total", "Connections to an endpoint that could not be made.", l...),
+		probes: byReason{
+			reg: reg, name: "relevo_endpoint_probes_total", labels: l, label: "result",
+			help: "Probes of an endpoint that had failed, by result.",
+		},
 		requests: reg.Counter(requests, requestsHelp, with(l, "kind", "request")...),
 		oneways:  reg.Counter(requests, requestsHelp, with(l, "kind", "oneway")...),
 		beats:    reg.Counter(requests, requestsHelp, with(l, "kind", "heartbeat")...),

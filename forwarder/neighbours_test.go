@@ -24,7 +24,7 @@ func withSteady(t *testing.T, s *forwarder.Spec) *forwarder.Spec {
 	c.Endpoints = []forwarder.EndpointSpec{{Network: "tcp", Address: serveEach(t, echoEach).address, Weight: 1}}
 	s.Clusters = append(s.Clusters, c)
 	s.Routes[0].Rules = append(s.Routes[0].Rules, forwarder.RuleSpec{
-		Name: "steady", Match: route.Match{Service: steadyService}, Cluster: "steady", Timeout: patience, Attempts: 1,
+		Name: "steady", Match: route.Match{Service: route.Exactly(steadyService)}, Clusters: []forwarder.Share{{Cluster: "steady", Weight: 1}}, Timeout: patience, Attempts: 1,
 	})
 	return s
 }

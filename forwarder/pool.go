@@ -23,7 +23,11 @@ type upCluster struct {
 	policy       *cluster.Cluster
 	endpoints    []*upEndpoint
 	pendingBytes *cluster.Limit
+	probesLeft   *cluster.Limit
 	stats        *clusterStats
+
+	// Owned by the sweeper.
+	probeFrom int // the endpoint whose turn it is to be probed
 }
 
 // upEndpoint is an endpoint and its pools: small frames and large ones do not share connections, so that a
@@ -34,10 +38,12 @@ type upEndpoint struct {
 	policy           *cluster.Endpoint
 	network, address string
 	small, large     *pool
+	uploads          *pool // of connections that are leased (pool_lease.go); nothing waits in it
 	stats            *endpointStats
 
 	// Atomic.
-	unproved atomic.Int32 // connections in a row that ended before they had delivered a frame
+	unproved atomic.Int32          // connections in a row that ended before they had delivered a frame
+	probe    atomic.Pointer[probe] // the one under way, once it has a connection
 
 	// Guarded by mu.
 	mu                 sync.Mutex
@@ -51,6 +57,7 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec) *upCluster {
 	c := &upCluster{
 		f: f, spec: *spec, codec: spec.Codec,
 		pendingBytes: cluster.NewLimit(spec.MaxPendingBytes),
+		probesLeft:   cluster.NewLimit(probesAtOnce),
 		stats:        newClusterStats(f.reg, spec.Name),
 	}
 	policies := make([]*cluster.Endpoint, len(spec.Endpoints))
@@ -60,7 +67,7 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec) *upCluster {
 			cluster: c, policy: policies[i], network: e.Network, address: e.Address,
 			stats: newEndpointStats(f.reg, spec.Name, e.Address),
 		}
-		up.small, up.large = newPool(up), newPool(up)
+		up.small, up.large, up.uploads = newPool(up), newPool(up), newPool(up)
 		c.endpoints = append(c.endpoints, up)
 	}
 	var balancer cluster.Balancer = cluster.NewLeastRequest(policies, nil)
@@ -96,6 +103,7 @@ type pool struct {
 	dialling  bool
 	notBefore int64 // after a failed dial beside connections that work: when to try again
 	closed    bool
+	leases    leases // of the pool of uploads
 }
 
 // waiter is an exchange that waits for a connection, and its request, in a buffer of its own.
@@ -138,16 +146,21 @@ func (p *pool) promising() bool {
 		return true
 	}
 	c := p.endpoint.cluster
+	if !p.endpoint.policy.Usable() {
+		return false
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.dialling || c.policy.Limits().Connections.Left() > 0 && c.f.now() >= p.notBefore
 }
 
 // works says whether there is a connection to the endpoint.
-func (e *upEndpoint) works() bool { return e.small.staying() > 0 || e.large.staying() > 0 }
+func (e *upEndpoint) works() bool {
+	return e.small.staying() > 0 || e.large.staying() > 0 || e.uploads.staying() > 0
+}
 
-// pools are both pools, for those that concern all connections.
-func (e *upEndpoint) pools() [2]*pool { return [2]*pool{e.small, e.large} }
+// pools are all pools, for those that concern all connections.
+func (e *upEndpoint) pools() [3]*pool { return [3]*pool{e.small, e.large, e.uploads} }
 
 // ready returns the connection with the fewest streams among those that can take another frame, or nil. Where
 // it has streams and there may be more connections, one is dialled meanwhile.
@@ -158,8 +171,11 @@ func (p *pool) ready() *upstream {
 		return p.usable() // nothing to choose from, nothing to dial
 	}
 	var best *upstream
-	streams := 0
+	streams, open := 0, 0
 	for _, u := range conns {
+		if u.stays() {
+			open++
+		}
 		if !u.takes() {
 			continue
 		}
@@ -167,7 +183,7 @@ func (p *pool) ready() *upstream {
 			best, streams = u, n
 		}
 	}
-	if streams > 0 && len(conns) < most {
+	if streams > 0 && open < most {
 		p.mu.Lock()
 		p.wantDial()
 		p.mu.Unlock()
@@ -189,7 +205,7 @@ func (p *pool) usable() *upstream {
 func (p *pool) staying() int {
 	n := 0
 	for _, u := range *p.conns.Load() {
-		if !u.leaving.Load() {
+		if u.stays() {
 			n++
 		}
 	}
@@ -205,6 +221,8 @@ const queueHigh = 1 << 20
 func (p *pool) wantDial() bool {
 	c := p.endpoint.cluster
 	switch {
+	case !p.endpoint.policy.Usable():
+		return false // a probe finds out whether it works, or it drains
 	case p.dialling:
 		return true
 	case p.closed, p.staying() >= c.spec.ConnectionsPerEndpoint:
@@ -221,22 +239,39 @@ func (p *pool) wantDial() bool {
 
 // dial makes one connection and serves those that waited for it.
 func (p *pool) dial() {
-	e := p.endpoint
-	f := e.cluster.f
-	ctx, cancel := context.WithTimeout(f.ctx, e.cluster.spec.ConnectTimeout)
-	dialer := net.Dialer{KeepAliveConfig: keepAlive}
-	c, err := dialer.DialContext(ctx, e.network, e.address)
-	cancel()
-	var u *upstream
-	if err == nil {
-		u, err = newUpstream(p, c)
-	}
+	u, err := p.connect()
 	if err != nil {
 		p.failed(err)
 		return
 	}
+	p.add(u)
+	p.serve()
+}
+
+// connect makes one connection to the endpoint, within connect_timeout.
+func (p *pool) connect() (*upstream, error) {
+	e := p.endpoint
+	f := e.cluster.f
+	ctx, cancel := context.WithTimeout(f.ctx, e.cluster.spec.ConnectTimeout)
+	defer cancel()
+	dialer := net.Dialer{KeepAliveConfig: keepAlive}
+	c, err := dialer.DialContext(ctx, e.network, e.address)
+	if err != nil {
+		return nil, err
+	}
+	u, err := newUpstream(p, c)
+	if err != nil {
+		return nil, err
+	}
 	e.stats.dials.Add(1)
 	f.log.Debug("endpoint connected", zap.String("cluster", e.cluster.policy.Name()), zap.String("endpoint", e.address))
+	return u, nil
+}
+
+// add makes a new connection the pool's and starts its read loop.
+func (p *pool) add(u *upstream) {
+	f := p.endpoint.cluster.f
+	u.become(stateReady)
 	p.mu.Lock()
 	p.dialling, p.notBefore = false, 0
 	closed := p.closed
@@ -246,9 +281,11 @@ func (p *pool) dial() {
 	if closed {
 		u.conn.Close(ReasonStopping)
 	}
+	if p.endpoint.policy.Health().Drained { // who drained it has seen the connection, or we see that
+		u.drain(ReasonEndpointDrained)
+	}
 	f.sweep.connected()
 	f.group.Go(u.run) // ends when the connection is closed
-	p.serve()
 }
 
 // failed ends a dial in vain: those that waited for it try elsewhere, or are answered.
@@ -258,7 +295,7 @@ func (p *pool) failed(err error) {
 	e.cluster.policy.Limits().Connections.Release(1)
 	if f.ctx.Err() == nil {
 		if !e.works() {
-			e.policy.Failed(f.now()) // else it works, and does just not take more connections
+			e.failed(f.now()) // else it works, and does just not take more connections
 		}
 		e.stats.failures.Add(1)
 		if n, ok := f.warn(e.address, ReasonConnectFailure); ok {

@@ -45,6 +45,10 @@ func (b *batch) await(p *pool) bool {
 		return false
 	case closed:
 		b.hijack(wire.ConnectionClosed, ReasonDraining)
+	case p.endpoint.policy.Health().Drained:
+		b.elsewhere()
+	case !p.endpoint.policy.Usable(): // it has failed since it was chosen
+		b.fail(ReasonConnectFailure)
 	default:
 		c.stats.rejected.add(ReasonMaxConnections, 1)
 		b.fail(ReasonMaxConnections)
@@ -95,7 +99,7 @@ func (p *pool) serve() {
 				break
 			}
 			rest--
-			b.resume(&w, phaseSend, "")
+			b.readmit(&w, phaseSend, "")
 		}
 		b.done()
 	}
@@ -144,7 +148,7 @@ func (p *pool) remove(u *upstream, givenUp bool) (waiting []waiter) {
 	defer p.mu.Unlock()
 	conns := slices.DeleteFunc(slices.Clone(*p.conns.Load()), func(o *upstream) bool { return o == u })
 	p.conns.Store(&conns)
-	if len(p.waiting) == 0 || !givenUp && p.wantDial() || p.dialling || p.staying() > 0 {
+	if len(p.waiting) == 0 || !givenUp && p.wantDial() || p.staying() > 0 {
 		return nil
 	}
 	waiting, p.waiting = p.waiting, nil
@@ -160,22 +164,26 @@ func (p *pool) replace() {
 	}
 }
 
-// resume goes on with an exchange that waited, in a phase; reason is why, when that is phaseRetry.
-func (b *batch) resume(w *waiter, next phase, reason string) {
+// readmit goes on with an exchange that waited, in a phase; reason is why, when that is phaseRetry. With
+// phaseChooseEndpoint its endpoint drains.
+func (b *batch) readmit(w *waiter, next phase, reason string) {
 	defer b.rescue()
 	w.x.target.cluster.releasePending(w.held)
 	b.carry(w.x, w.frame)
 	b.x.phase, b.reason = next, reason
+	if next == phaseChooseEndpoint {
+		b.elsewhere()
+	}
 	if b.now >= b.x.deadline {
 		b.hijack(wire.Timeout, ReasonPendingTimeout)
 	}
-	b.run()
+	b.resume()
 	b.putBack()
 }
 
 // carry makes an exchange and its frame the batch's.
 func (b *batch) carry(x exchange, bytes []byte) {
-	b.x, b.frame = x, frame{bytes: bytes, owned: true}
+	b.x, b.frame, b.upstreamID = x, frame{bytes: bytes, owned: true}, 0
 	if n, err := x.target.cluster.codec.Decode(&b.msg, bytes, wire.Limits{}); err != nil || n != len(bytes) {
 		b.msg = wire.Message{} // it was decoded when it came, so this is a defect; nothing below depends on it
 	}
@@ -186,7 +194,7 @@ func (f *Forwarder) resumeAll(waiting []waiter, next phase, reason string) {
 	for batch := range slices.Chunk(waiting, maxBatch) {
 		b := f.batch()
 		for i := range batch {
-			b.resume(&batch[i], next, reason)
+			b.readmit(&batch[i], next, reason)
 		}
 		b.done()
 	}
@@ -200,7 +208,7 @@ func (f *Forwarder) concludeAll(waiting []waiter, status wire.Status, reason str
 			w := &batch[i]
 			w.x.target.cluster.releasePending(w.held)
 			f.buffers.Put(w.frame)
-			b.conclude(w.x, status, reason)
+			b.conclude(w.x, 0, status, reason)
 		}
 		b.done()
 	}

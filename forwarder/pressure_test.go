@@ -54,6 +54,7 @@ func TestClientNeverReads(t *testing.T) {
 	const n = 500
 	c, content := flood(t, p.address, n, server.frames.Load)
 	p.wantCount(1, "relevo_listener_connections", "state=gated")
+	p.wantCount(0, "relevo_listener_in_flight") // nothing is with a worker any more either
 	p.wantCount(0, "relevo_cluster_in_flight", "cluster=echo")
 	served, held := server.frames.Load(), p.Buffered()
 	for range 10 {

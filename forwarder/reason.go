@@ -24,12 +24,23 @@ const (
 	ReasonPendingTimeout  = "pending-timeout"   // the deadline passed while a connection was awaited
 	ReasonDraining        = "draining"          // the process is stopping
 	ReasonPanic           = "panic"             // a defect of Relevo or of a filter, recovered
+	ReasonMaxWorkers      = "max-workers"       // every worker is busy and the queue for one is full
+	ReasonWorkerTimeout   = "worker-timeout"    // the deadline passed while a worker was awaited
+	ReasonFilterTimeout   = "filter-timeout"    // the deadline passed while a filter blocked
+	ReasonDirectReply     = "direct-reply"      // the rule answers by itself
+	ReasonOtherProtocol   = "other-protocol"    // the rule leads to a cluster that does not speak the client's protocol
 
 	// Closes, beside those of package conn and the decode errors of package wire.
 	ReasonStopping         = "stopping"          // the process ended; also of a local reply, which hardly anybody gets
 	ReasonBufferPressure   = "buffer-pressure"   // max_buffered was reached and this one held most
 	ReasonHeartbeatTimeout = "heartbeat-timeout" // an upstream did not answer heartbeats
 	ReasonGoAway           = "goaway"            // an upstream asked for it, and its last stream has ended
+	ReasonUnknownProtocol  = "unknown-protocol"  // the first bytes are of no protocol that the listener speaks
+	ReasonDetectTimeout    = "detect-timeout"    // the first bytes did not tell the protocol in time
+	ReasonUploadBroken     = "upload-broken"     // a request that went out in pieces broke off, or came too slowly
+	ReasonMaxAge           = "max-age"           // a server connection was replaced because of its age
+	ReasonEndpointDrained  = "endpoint-drained"  // the endpoint was drained, and the connection's last stream has ended
+	ReasonProbeTimeout     = "probe-timeout"     // an endpoint that had failed did not answer on the connection made to ask it
 	ReasonDrained          = "drained"           // the last request in flight ended while draining
 
 	// Drops: a frame, or an exchange's outcome, that nobody is told of.
@@ -49,6 +60,7 @@ var advice = map[string]string{
 	ReasonMaxPending:           "the cluster's max_pending and max_pending_bytes, or endpoints that cannot be connected",
 	ReasonMaxConnections:       "the cluster's max_connections",
 	ReasonNoEndpoint:           "all endpoints failed lately: are the servers up, are the addresses right, do they speak the protocol?",
+	ReasonProbeTimeout:         "is the server stuck, does it answer heartbeats? heartbeat_interval: none asks for none",
 	ReasonConnectFailure:       "is the server up, is the endpoint's address right, does a firewall stand between?",
 	ReasonUpstreamClosed:       "the server closed the connection with requests in flight: look at its log",
 	ReasonUpstreamBroken:       "the server connection was closed here, see the endpoint's closes by reason: it sent no frames, or was silent or stuck",
@@ -57,6 +69,12 @@ var advice = map[string]string{
 	ReasonPendingTimeout:       "no connection in time: the endpoint's reachability, or connect_timeout",
 	ReasonDraining:             "this process is stopping",
 	ReasonPanic:                "a defect: please report it with the stack that was logged",
+	ReasonMaxWorkers:           "workers.max and workers.queue, filters that block for long, or servers that have become slow",
+	ReasonWorkerTimeout:        "workers.max: every worker was busy for as long as the request may take",
+	ReasonFilterTimeout:        "a filter that blocks for longer than the request may take",
+	ReasonOtherProtocol:        "the rule's cluster does not speak what the client speaks",
+	ReasonUnknownProtocol:      "what connects here speaks none of the listener's protocols",
+	ReasonDetectTimeout:        "what connects here sends too little to tell its protocol",
 	wire.ReasonBadHeaderBlock:  "the client sends a malformed header block",
 	wire.ReasonFrameTooLarge:   "the listener's max_frame",
 	wire.ReasonHeadersTooLarge: "the listener's max_header",

@@ -3,6 +3,8 @@ package forwarder_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -17,7 +19,26 @@ import (
 	"github.com/relevo-proxy/relevo/forwarder/wire/bolt"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// mode is who runs the exchanges of the roads that spec describes.
+var mode forwarder.Forwarding
+
+// bothModes runs every test twice: with the exchanges on the read loops, then with a worker each.
+type bothModes struct{ m *testing.M }
+
+func (b bothModes) Run() int {
+	if os.Getenv(descriptorsEnv) != "" {
+		return b.m.Run() // one test's child
+	}
+	for _, mode = range []forwarder.Forwarding{forwarder.ForwardAuto, forwarder.ForwardWorker} {
+		if code := b.m.Run(); code != 0 {
+			fmt.Fprintf(os.Stderr, "failed with forwarding %d (%d is auto, %d is worker)\n", mode, forwarder.ForwardAuto, forwarder.ForwardWorker)
+			return code
+		}
+	}
+	return 0
+}
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(bothModes{m}) }
 
 // service is what the tests call.
 const service = "com.example.Echo:1.0"
@@ -26,14 +47,16 @@ const service = "com.example.Echo:1.0"
 func spec(endpoints ...string) *forwarder.Spec {
 	s := &forwarder.Spec{
 		MaxTimeout: 10 * time.Minute,
+		Workers:    forwarder.WorkersSpec{Max: 1024, Queue: 8192},
 		Listeners: []forwarder.ListenerSpec{{
-			Name: "in", Network: "tcp", Address: "127.0.0.1:0", Codec: bolt.Codec{}, Routes: "rpc",
+			Name: "in", Network: "tcp", Address: "127.0.0.1:0", Codecs: []wire.Codec{bolt.Codec{}}, Routes: "rpc",
+			Forwarding: mode, StreamAbove: 1 << 20,
 			Limits:         wire.Limits{MaxFrame: 16 << 20, MaxHeader: 32767},
 			MaxConnections: 10000, MaxStreams: 4096, IdleTimeout: time.Minute, WriteTimeout: 10 * time.Second,
 			QueueHigh: 1 << 20, QueueLow: 512 << 10, MaxQueued: 16 << 20,
 		}},
 		Routes: []forwarder.RouteSpec{{Name: "rpc", Rules: []forwarder.RuleSpec{{
-			Name: "echo", Match: route.Match{Service: service}, Cluster: "echo", Timeout: 3 * time.Second,
+			Name: "echo", Match: route.Match{Service: route.Exactly(service)}, Clusters: []forwarder.Share{{Cluster: "echo", Weight: 1}}, Timeout: 3 * time.Second,
 			Attempts: 2, RetryOn: forwarder.RetryConnectFailure | forwarder.RetryResetBeforeSend,
 		}}}},
 		Clusters: []forwarder.ClusterSpec{{
@@ -41,7 +64,7 @@ func spec(endpoints ...string) *forwarder.Spec {
 			Balancer: forwarder.BalancerLeastRequest, ConnectionsPerEndpoint: 1, MaxConnections: 64,
 			MaxPending: 1024, MaxPendingBytes: 64 << 20, MaxRequests: 100000, MaxQueued: 32 << 20,
 			ConnectTimeout: time.Second, WriteTimeout: 10 * time.Second, HeartbeatInterval: 30 * time.Second,
-			HeartbeatMisses: 3,
+			HeartbeatMisses: 3, MaxUploads: 16,
 		}},
 	}
 	for _, a := range endpoints {

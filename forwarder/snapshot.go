@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -24,25 +25,55 @@ type snapshot struct {
 // road is what the requests of one listener meet.
 type road struct {
 	name       string // of the route table
-	codec      wire.Codec
+	codecs     []wire.Codec
 	limits     wire.Limits
-	chain      *filter.Chain
+	worker     bool          // every exchange runs on a worker, because it is asked for or because a filter may block
+	chain      *filter.Chain // before the route is known
 	table      *route.Table
-	keys       [][]byte // that the table asks for
-	targets    []*target
+	keys       [][]byte // that the table asks for, then the service and the method where they are not among them
+	service    int      // indexes into keys
+	method     int
+	rules      []rule
 	maxStreams int64
 	maxTimeout int64 // nanoseconds
+	detect     int64 // nanoseconds from a connection's first byte to its protocol
+	pieces     int   // size of a frame from which on it is passed on in pieces
 }
 
-// target is where a rule of a route table leads: everything that its requests need, resolved.
+// rule is where a rule of a route table leads: to one of its targets, each as often as its share says.
+type rule struct {
+	targets []*target
+	shares  *route.Shares // nil for a single target
+}
+
+// pick is the target of the next request.
+func (r *rule) pick() *target {
+	if r.shares == nil {
+		return r.targets[0]
+	}
+	return r.targets[r.shares.Pick()]
+}
+
+// target is one cluster of a rule, for the requests of one listener: everything that they need, resolved.
 type target struct {
-	name     string // table/rule
-	service  string // that the rule asks for, "" when it asks for none
-	cluster  *upCluster
-	timeout  int64 // nanoseconds
+	name     string     // table/rule
+	cluster  *upCluster // nil: answered here, with reply
+	reply    wire.Status
+	chain    *filter.Chain
+	worker   bool        // its exchanges run on a worker, because a filter may block
+	edits    []wire.Edit // of the header block, each time a request is sent
+	timeout  int64       // nanoseconds
 	attempts uint8
 	retryOn  RetryOn
 	stats    *targetStats
+}
+
+// clusterName is the name of the target's cluster, "" where there is none.
+func (t *target) clusterName() string {
+	if t.cluster == nil {
+		return ""
+	}
+	return t.cluster.policy.Name()
 }
 
 // build makes a snapshot and binds its listeners. All that is wrong is reported together.
@@ -55,16 +86,16 @@ func (f *Forwarder) build(spec *Spec) (*snapshot, error) {
 		clusters[spec.Clusters[i].Name] = c
 		s.clusters = append(s.clusters, c)
 	}
-	tables := make(map[string]*road)
+	tables := make(map[string]*routes)
 	for i := range spec.Routes {
-		r, err := f.buildRoutes(&spec.Routes[i], clusters)
+		r, err := buildRoutes(&spec.Routes[i], clusters)
 		if err != nil {
 			errs = append(errs, err)
 		}
 		tables[spec.Routes[i].Name] = r // nil for one that is wrong: that it is missing would be a second fault
 	}
 	for i := range spec.Listeners {
-		r, err := buildRoad(&spec.Listeners[i], tables, spec.MaxTimeout)
+		r, err := f.buildRoad(&spec.Listeners[i], tables, clusters, spec.MaxTimeout)
 		if err != nil {
 			errs = append(errs, err)
 		}
@@ -90,37 +121,32 @@ func (f *Forwarder) build(spec *Spec) (*snapshot, error) {
 	return s, nil
 }
 
-// buildRoutes resolves one route table.
-func (f *Forwarder) buildRoutes(spec *RouteSpec, clusters map[string]*upCluster) (*road, error) {
-	r := &road{name: spec.Name}
+// routes is a route table and what it was made from.
+type routes struct {
+	spec  *RouteSpec
+	table *route.Table
+}
+
+// buildRoutes checks and builds one route table.
+func buildRoutes(spec *RouteSpec, clusters map[string]*upCluster) (*routes, error) {
 	matches := make([]route.Match, len(spec.Rules))
 	for i := range spec.Rules {
-		rule := &spec.Rules[i]
-		matches[i] = rule.Match
-		c := clusters[rule.Cluster]
-		if c == nil {
-			return nil, fmt.Errorf("route table %s, rule %s: there is no cluster %q", spec.Name, rule.Name, rule.Cluster)
+		matches[i] = spec.Rules[i].Match
+		for _, share := range spec.Rules[i].Clusters {
+			if clusters[share.Cluster] == nil {
+				return nil, fmt.Errorf("route table %s, rule %s: there is no cluster %q", spec.Name, spec.Rules[i].Name, share.Cluster)
+			}
 		}
-		r.targets = append(r.targets, &target{
-			name:     spec.Name + "/" + rule.Name,
-			service:  rule.Match.Service,
-			cluster:  c,
-			timeout:  int64(rule.Timeout),
-			attempts: uint8(min(max(rule.Attempts, 1), maxAttempts)),
-			retryOn:  rule.RetryOn,
-			stats:    newTargetStats(f.reg, spec.Name, rule.Name, rule.Cluster),
-		})
 	}
 	t, err := route.New(matches)
 	if err != nil {
 		return nil, fmt.Errorf("route table %s: %w", spec.Name, err)
 	}
-	r.table, r.keys = t, t.Keys()
-	return r, nil
+	return &routes{spec, t}, nil
 }
 
-// buildRoad completes a listener's road from its route table. The road is nil where the table is wrong.
-func buildRoad(spec *ListenerSpec, tables map[string]*road, maxTimeout time.Duration) (*road, error) {
+// buildRoad makes a listener's road along its route table. The road is nil where the table is wrong.
+func (f *Forwarder) buildRoad(spec *ListenerSpec, tables map[string]*routes, clusters map[string]*upCluster, maxTimeout time.Duration) (*road, error) {
 	t, ok := tables[spec.Routes]
 	if !ok {
 		return nil, fmt.Errorf("listener %s: there is no route table %q", spec.Name, spec.Routes)
@@ -128,23 +154,90 @@ func buildRoad(spec *ListenerSpec, tables map[string]*road, maxTimeout time.Dura
 	if t == nil {
 		return nil, nil // the table's own fault is reported
 	}
-	for _, x := range t.targets {
-		if x.cluster.codec.Name() != spec.Codec.Name() {
-			return nil, fmt.Errorf("listener %s speaks %s, but rule %s leads to cluster %s, which speaks %s",
-				spec.Name, spec.Codec.Name(), x.name, x.cluster.policy.Name(), x.cluster.codec.Name())
+	if err := act(spec.Filters, filter.AtListener); err != nil {
+		return nil, fmt.Errorf("listener %s: %w", spec.Name, err)
+	}
+	r := &road{
+		name: t.spec.Name, codecs: spec.Codecs, limits: spec.Limits, table: t.table,
+		chain: filter.NewChain(spec.Filters, nil), maxStreams: int64(spec.MaxStreams), maxTimeout: int64(maxTimeout),
+		detect: int64(spec.DetectTimeout), pieces: spec.StreamAbove,
+	}
+	r.worker = spec.Forwarding == ForwardWorker || r.chain.Blocks()
+	r.keys = slices.Clone(t.table.Keys())
+	r.service, r.method = r.key(route.ServiceKey), r.key(route.MethodKey)
+	for i := range t.spec.Rules {
+		rule, err := f.buildRule(spec, t.spec.Name, &t.spec.Rules[i], clusters)
+		if err != nil {
+			return nil, fmt.Errorf("listener %s: rule %s/%s: %w", spec.Name, t.spec.Name, t.spec.Rules[i].Name, err)
+		}
+		r.rules = append(r.rules, rule)
+	}
+	return r, nil
+}
+
+// protocol is the name of what the listener speaks.
+func (r *road) protocol() string {
+	if len(r.codecs) > 1 {
+		return "auto"
+	}
+	return r.codecs[0].Name()
+}
+
+// key is the index of a header key among those that are looked up.
+func (r *road) key(name string) int {
+	for i, k := range r.keys {
+		if string(k) == name {
+			return i
 		}
 	}
-	for _, fl := range spec.Filters {
-		if _, blocks := fl.(filter.Blocking); blocks {
-			return nil, fmt.Errorf("listener %s: filter %s may block, and nothing on this road may", spec.Name, fl.Name())
+	r.keys = append(r.keys, []byte(name))
+	return len(r.keys) - 1
+}
+
+// act refuses filters that nothing would ever ask at their place.
+func act(filters []filter.Filter, at filter.Place) error {
+	for _, f := range filters {
+		if !filter.Acts(f, at) {
+			return fmt.Errorf("filter %s: it has nothing to do at this place", f.Name())
 		}
 	}
-	r := *t
-	r.codec, r.limits = spec.Codec, spec.Limits
-	r.chain = filter.NewChain(spec.Filters...)
-	r.maxStreams = int64(spec.MaxStreams)
-	r.maxTimeout = int64(maxTimeout)
-	return &r, nil
+	return nil
+}
+
+// buildRule resolves one rule for a listener.
+func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clusters map[string]*upCluster) (rule, error) {
+	if err := act(spec.Filters, filter.AtRule); err != nil {
+		return rule{}, err
+	}
+	chain := filter.NewChain(l.Filters, spec.Filters)
+	if chain.Blocks() && l.Forwarding == ForwardInline {
+		return rule{}, errors.New("a filter may block, and forwarding is inline")
+	}
+	common := target{
+		name: table + "/" + spec.Name, reply: spec.Reply, chain: chain,
+		worker: chain.Blocks(), edits: spec.Headers, timeout: int64(spec.Timeout),
+		attempts: uint8(min(max(spec.Attempts, 1), maxAttempts)), retryOn: spec.RetryOn,
+	}
+	if len(spec.Clusters) == 0 {
+		common.stats = newTargetStats(f.reg, table, spec.Name, "")
+		return rule{targets: []*target{&common}}, nil
+	}
+	var out rule
+	var weights []int
+	for _, share := range spec.Clusters {
+		t := common
+		t.cluster = clusters[share.Cluster]
+		t.stats = newTargetStats(f.reg, table, spec.Name, share.Cluster)
+		if speaks := t.cluster.codec.Name(); !slices.ContainsFunc(l.Codecs, func(c wire.Codec) bool { return c.Name() == speaks }) {
+			return rule{}, fmt.Errorf("cluster %s speaks %s, and the listener does not", share.Cluster, speaks)
+		}
+		out.targets = append(out.targets, &t)
+		weights = append(weights, share.Weight)
+	}
+	if len(weights) > 1 {
+		out.shares = route.NewShares(weights)
+	}
+	return out, nil
 }
 
 // bind opens a listener's socket.

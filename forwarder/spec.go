@@ -5,6 +5,7 @@ import (
 
 	"github.com/relevo-proxy/relevo/forwarder/filter"
 	"github.com/relevo-proxy/relevo/forwarder/route"
+	"github.com/relevo-proxy/relevo/forwarder/stats"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
@@ -15,16 +16,36 @@ type Spec struct {
 	Routes     []RouteSpec
 	Clusters   []ClusterSpec
 	MaxTimeout time.Duration // the cap on any deadline
+	Workers    WorkersSpec
+	Access     AccessLog // nil: no access log
+}
+
+// WorkersSpec bounds the workers, which carry the exchanges that may block.
+type WorkersSpec struct {
+	Max   int // goroutines; one that waits for a reply counts
+	Queue int // exchanges that wait for a worker; 0: they are answered busy
+}
+
+// AccessLog is told of exchanges.
+type AccessLog interface {
+	// Sample says whether the exchange that begins now is to be recorded. It is called once for each request.
+	Sample() bool
+	// Log takes the record of an exchange that Sample said yes to, once it has ended. It never waits.
+	Log(stats.Record)
 }
 
 // ListenerSpec is one listener. Sizes are bytes.
 type ListenerSpec struct {
 	Name             string
-	Network, Address string // as in net.Listen: tcp or unix
-	Codec            wire.Codec
+	Network, Address string        // as in net.Listen: tcp or unix
+	Codecs           []wire.Codec  // one, or those to detect, in the order in which they are asked
+	DetectTimeout    time.Duration // from a connection's first byte to its protocol
 	Limits           wire.Limits
 	Routes           string // name of the route table
+	Forwarding       Forwarding
+	Connection       []filter.ConnectionFilter
 	Filters          []filter.Filter
+	StreamAbove      int // bytes of a request frame from which on it is passed on in pieces; 0 means never
 	MaxConnections   int
 	MaxStreams       int // requests in flight on one connection
 	AcceptRate       int // connections a second; 0 means no bound
@@ -46,11 +67,30 @@ type RouteSpec struct {
 type RuleSpec struct {
 	Name     string
 	Match    route.Match
-	Cluster  string
+	Clusters []Share // where to; none: it is answered with Reply
+	Reply    wire.Status
+	Headers  []wire.Edit // of the request, each time it is sent
+	Filters  []filter.Filter
 	Timeout  time.Duration
 	Attempts int // tries in all; 1 means no retry
 	RetryOn  RetryOn
 }
+
+// Share is a cluster's share of a rule's requests: its weight of the sum of weights.
+type Share struct {
+	Cluster string
+	Weight  int
+}
+
+// Forwarding says who runs the exchanges of a listener.
+type Forwarding uint8
+
+// The forwardings.
+const (
+	ForwardAuto   Forwarding = iota // the read loops, but a worker where a filter may block
+	ForwardInline                   // the read loops; a filter that may block is refused
+	ForwardWorker                   // a worker each
+)
 
 // RetryOn is the set of outcomes after which a request is tried again. In each of them nothing of the request
 // has reached a server.
@@ -79,6 +119,8 @@ type ClusterSpec struct {
 	WriteTimeout           time.Duration
 	HeartbeatInterval      time.Duration // idle time before a heartbeat; 0 means none
 	HeartbeatMisses        int
+	MaxAge                 time.Duration // of a connection, give or take a tenth; 0 means none
+	MaxUploads             int           // to one endpoint at a time, each on a connection leased to it
 	Endpoints              []EndpointSpec
 }
 

@@ -29,7 +29,7 @@ func wantNewFails(t *testing.T, s *forwarder.Spec, about ...string) {
 // TestNewReportsAll: all that is wrong at once, and nothing is left bound.
 func TestNewReportsAll(t *testing.T) {
 	s := spec("127.0.0.1:1")
-	s.Routes = append(s.Routes, forwarder.RouteSpec{Name: "other", Rules: []forwarder.RuleSpec{{Name: "r", Cluster: "nowhere"}}})
+	s.Routes = append(s.Routes, forwarder.RouteSpec{Name: "other", Rules: []forwarder.RuleSpec{{Name: "r", Clusters: []forwarder.Share{{Cluster: "nowhere", Weight: 1}}}}})
 	s.Listeners[0].Routes = "missing"
 	wantNewFails(t, s, `"nowhere"`, `"missing"`)
 }

@@ -30,9 +30,11 @@ type ClusterStatus struct {
 type EndpointStatus struct {
 	Address     string
 	Weight      int
-	Usable      bool // false while it is passed over
+	Usable      bool // false while it is passed over, or drained
 	Failures    int  // in a row; 0 once it has delivered a frame
-	Connections int
+	Probing     bool // a probe is under way, behind failures
+	Draining    bool // DrainEndpoint took it out; it drains while it has connections, and then it is drained
+	Connections int  // those that take requests
 	InFlight    int
 }
 
@@ -43,7 +45,7 @@ func (f *Forwarder) Status() Status {
 	for i, l := range snap.listeners {
 		open, gated := l.connections()
 		s.Listeners = append(s.Listeners, ListenerStatus{
-			Name: l.name, Address: l.socket.Addr().String(), Protocol: snap.roads[i].codec.Name(),
+			Name: l.name, Address: l.socket.Addr().String(), Protocol: snap.roads[i].protocol(),
 			Accepting: !l.stopped.Load(), Connections: open, Gated: gated, InFlight: l.inFlight(),
 		})
 	}
@@ -54,10 +56,10 @@ func (f *Forwarder) Status() Status {
 			InFlight: limits.Requests.Used(), Pending: limits.Pending.Used(),
 		}
 		for _, e := range c.endpoints {
-			ready, _, _ := e.connections()
+			n, health := e.connections(), e.policy.Health()
 			cs.Endpoints = append(cs.Endpoints, EndpointStatus{
-				Address: e.address, Weight: e.policy.Weight(), Usable: e.policy.Usable(f.now()), Failures: e.policy.Failures(),
-				Connections: ready, InFlight: e.policy.Active(),
+				Address: e.address, Weight: e.policy.Weight(), Usable: e.policy.Usable(), Failures: health.Failures,
+				Probing: health.Probing, Draining: health.Drained, Connections: n.ready + n.leased, InFlight: e.policy.Active(),
 			})
 		}
 		s.Clusters = append(s.Clusters, cs)
@@ -72,19 +74,33 @@ func (l *listener) inFlight() int {
 	return int(max(n, 0))
 }
 
-// connections counts an endpoint's connections by state.
-func (e *upEndpoint) connections() (ready, dialling, leaving int) {
+// connectionCounts are an endpoint's connections by state. Those that are closed, or exported, are not counted.
+type connectionCounts struct{ dialling, ready, leased, draining int }
+
+// connections counts an endpoint's connections.
+func (e *upEndpoint) connections() (n connectionCounts) {
 	for _, p := range e.pools() {
-		staying := p.staying()
-		ready += staying
-		leaving += len(*p.conns.Load()) - staying
+		for _, u := range *p.conns.Load() {
+			switch state(u.state.Load()) {
+			case stateReady:
+				if u.lease.Load() == leased {
+					n.leased++
+				} else {
+					n.ready++
+				}
+			case stateDraining:
+				n.draining++
+			default:
+			}
+		}
 		p.mu.Lock()
 		if p.dialling {
-			dialling++
+			n.dialling++
 		}
+		n.dialling += p.leases.dialling
 		p.mu.Unlock()
 	}
-	return ready, dialling, leaving
+	return n
 }
 
 // export registers what is read at the moment of a scrape.
@@ -94,6 +110,7 @@ func (f *Forwarder) export() {
 		func() float64 { return float64(f.buffers.Used()) })
 	f.reg.GaugeFunc("relevo_buffered_limit_bytes", "The most that relevo_buffered_bytes may be: max_buffered.",
 		func() float64 { return float64(f.buffers.Max()) })
+	f.exportWorkers()
 	for _, l := range snap.listeners {
 		f.exportListener(l)
 	}
@@ -103,6 +120,23 @@ func (f *Forwarder) export() {
 			f.exportEndpoint(c, e)
 		}
 	}
+}
+
+func (f *Forwarder) exportWorkers() {
+	count := func(state string, fn func(workers, idle, parked int) int) {
+		f.reg.GaugeFunc("relevo_workers", "Workers, by state: at work, parked until their exchange's reply comes, or idle.", func() float64 {
+			parked := int(f.parked.Load())
+			workers, idle, _ := f.workers.Stats()
+			return float64(max(fn(workers, idle, parked), 0))
+		}, stats.Label{Name: "state", Value: state})
+	}
+	count("busy", func(workers, idle, parked int) int { return workers - idle - parked })
+	count("parked", func(_, _, parked int) int { return parked })
+	count("idle", func(_, idle, _ int) int { return idle })
+	f.reg.GaugeFunc("relevo_worker_queue", "Requests that wait for a worker: workers.queue bounds them.", func() float64 {
+		_, _, queued := f.workers.Stats()
+		return float64(queued)
+	})
 }
 
 func (f *Forwarder) exportListener(l *listener) {
@@ -134,23 +168,30 @@ func (f *Forwarder) exportCluster(c *upCluster) {
 
 func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {
 	labels := []stats.Label{{Name: "cluster", Value: c.policy.Name()}, {Name: "endpoint", Value: e.address}}
-	connections := func(state string, fn func(ready, dialling, leaving int) int) {
+	connections := func(state string, fn func(connectionCounts) int) {
 		f.reg.GaugeFunc("relevo_endpoint_connections", "Connections to an endpoint, by state.",
 			func() float64 { return float64(fn(e.connections())) }, with(labels, "state", state)...)
 	}
-	connections("ready", func(n, _, _ int) int { return n })
-	connections("dialling", func(_, n, _ int) int { return n })
-	connections("leaving", func(_, _, n int) int { return n })
+	connections("dialling", func(n connectionCounts) int { return n.dialling })
+	connections("ready", func(n connectionCounts) int { return n.ready })
+	connections("leased", func(n connectionCounts) int { return n.leased })
+	connections("draining", func(n connectionCounts) int { return n.draining })
 	f.reg.GaugeFunc("relevo_endpoint_in_flight", "Requests under way to an endpoint.",
 		func() float64 { return float64(e.policy.Active()) }, labels...)
 	f.reg.GaugeFunc("relevo_endpoint_passed_over", "1 while an endpoint is passed over because it failed.", func() float64 {
-		if e.policy.Usable(f.now()) {
+		if e.policy.Usable() || e.policy.Health().Failures == 0 {
 			return 0
 		}
 		return 1
 	}, labels...)
+	f.reg.GaugeFunc("relevo_endpoint_drained", "1 while an endpoint gets no requests because it was drained.", func() float64 {
+		if e.policy.Health().Drained {
+			return 1
+		}
+		return 0
+	}, labels...)
 	f.reg.GaugeFunc("relevo_endpoint_failures", "Failures of an endpoint in a row; 0 once it has delivered a frame.",
-		func() float64 { return float64(e.policy.Failures()) }, labels...)
+		func() float64 { return float64(e.policy.Health().Failures) }, labels...)
 	const bytes, help = "relevo_endpoint_bytes_total", "Bytes read from and written to an endpoint."
 	f.reg.CounterFunc(bytes, help, func() float64 { rx, _ := e.bytes(); return float64(rx) }, with(labels, "direction", "read")...)
 	f.reg.CounterFunc(bytes, help, func() float64 { _, tx := e.bytes(); return float64(tx) }, with(labels, "direction", "written")...)

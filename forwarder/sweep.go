@@ -83,7 +83,7 @@ func (s *sweeper) run() {
 		now := s.f.now()
 		next := s.deadlines(now)
 		s.duties(now)
-		next = max(min(next, s.tickAt), now+deadlineGrain)
+		next = max(min(next, s.tickAt, s.probes(now)), now+deadlineGrain)
 		s.next.Store(next)
 		pressure := s.f.buffers.Pressure()
 		if s.memory.pressed {
@@ -111,6 +111,9 @@ func (s *sweeper) tickTime() int64 {
 	}
 	snap := s.f.snap.Load()
 	for _, l := range snap.listeners {
+		if r := snap.roads[l.slot]; len(r.codecs) > 1 {
+			shortest(time.Duration(r.detect))
+		}
 		shortest(l.connConfig.IdleTimeout)
 		shortest(l.connConfig.WriteTimeout)
 		shortest(l.connConfig.ReadTimeout)
@@ -119,6 +122,7 @@ func (s *sweeper) tickTime() int64 {
 		shortest(c.spec.WriteTimeout)
 		shortest(c.spec.ReadTimeout)
 		shortest(c.spec.HeartbeatInterval)
+		shortest(c.spec.MaxAge)
 	}
 	return max(t, minTick)
 }
@@ -135,7 +139,7 @@ func (s *sweeper) deadlines(now int64) int64 {
 				for batch := range slices.Chunk(waited, maxBatch) {
 					b := s.f.batch()
 					for i := range batch {
-						b.resume(&batch[i], phaseRetry, ReasonPendingTimeout)
+						b.readmit(&batch[i], phaseRetry, ReasonPendingTimeout)
 					}
 					b.done()
 				}
@@ -156,9 +160,12 @@ func (s *sweeper) expire(u *upstream, now int64) {
 	for batch := range slices.Chunk(s.expired, maxBatch) {
 		b := s.f.batch()
 		for i := range batch {
-			b.conclude(batch[i].Value, wire.Timeout, ReasonTimeout)
+			b.conclude(batch[i].Value, batch[i].ID, wire.Timeout, ReasonTimeout)
 		}
 		b.done()
+	}
+	if len(s.expired) > 0 && u.drained != nil {
+		u.pool.offer()
 	}
 	clear(s.expired)
 }
@@ -175,7 +182,11 @@ func (s *sweeper) duties(now int64) {
 	for _, l := range snap.listeners {
 		l.each(func(d *downstream) {
 			open++
-			if reason := d.conn.Overdue(now, !d.idle()); reason != "" {
+			reason := d.overdue(now)
+			if since := d.detecting.Load(); since > 0 && now-since >= snap.roads[l.slot].detect {
+				reason = ReasonDetectTimeout
+			}
+			if reason != "" {
 				s.overdue = append(s.overdue, overdue{d.conn, reason})
 			}
 		})
@@ -200,12 +211,14 @@ func (s *sweeper) duties(now int64) {
 	default:
 		s.tickAt = never
 		s.f.buffers.Trim(true)
+		s.f.workers.Trim()
 		return
 	}
 	s.asleep.Store(false)
 	if now-s.trimmedAt >= trimEvery {
 		s.trimmedAt = now
 		s.f.buffers.Trim(false)
+		s.f.workers.Trim()
 	}
 }
 
@@ -217,8 +230,18 @@ type overdue struct {
 
 // tend closes an overdue server connection, or sends it a heartbeat when it has been silent.
 func (s *sweeper) tend(u *upstream, now int64) {
-	if u.spent() { // its last stream has ended by its deadline, so that nothing was read since
-		s.overdue = append(s.overdue, overdue{u.conn, ReasonGoAway})
+	switch state(u.state.Load()) {
+	case stateFailed, stateExported:
+		return // its end, or another process, looks after it
+	case stateDraining:
+		u.settle() // its last stream may have ended by its deadline, so that nothing was read since
+	default:
+		if now >= u.retireAt {
+			u.pool.renew(u)
+		}
+	}
+	if u.retired(now) {
+		s.overdue = append(s.overdue, overdue{u.conn, conn.ReasonIdle})
 		return
 	}
 	if reason := u.conn.Overdue(now, true); reason != "" {
@@ -244,7 +267,7 @@ func (s *sweeper) tend(u *upstream, now int64) {
 	if u.conn.Queued() > 0 {
 		return // it would be sent behind all that: whether the server takes bytes is Overdue's question
 	}
-	switch u.conn.Append(u.codec.AppendHeartbeat(nil, u.table.Draw())) {
+	switch u.say(u.codec.AppendHeartbeat(nil, u.table.Draw())) {
 	case conn.First:
 		u.conn.Flush()
 	case conn.Appended:

@@ -24,6 +24,10 @@ type upstream struct {
 	conn     *conn.Conn
 	table    *stream.Table[exchange]
 
+	drained chan struct{} // of one for uploads: holds one when its queue has come down, or it has ended; never closed
+
+	retireAt int64 // when it is too old; never without max_age
+
 	// Owned by the read loop.
 	proved bool // it has delivered a frame
 
@@ -32,20 +36,14 @@ type upstream struct {
 	missed   int   // heartbeats since anything was read
 
 	// Atomic.
-	leaving atomic.Bool // takes no more streams, closes when the last one has ended
+	state    atomic.Uint32          // a state; written by become only
+	drains   atomic.Pointer[string] // why it drains, once it does; set once
+	unasked  atomic.Bool            // the next frame proves nothing new
+	lease    atomic.Int32           // a lease
+	leasedAt atomic.Int64           // when its last lease ended
 
 	// Guarded by endpoint.mu.
 	counted bool // its bytes are in the endpoint's closedRX and closedTX
-}
-
-// takes says whether the connection can take another frame.
-func (u *upstream) takes() bool {
-	return !u.conn.Above() && !u.leaving.Load() && !u.conn.Closed()
-}
-
-// spent says whether the connection is to close and has nothing left to do.
-func (u *upstream) spent() bool {
-	return u.leaving.Load() && u.table.Len() == 0 && u.conn.Queued() == 0
 }
 
 func newUpstream(p *pool, c net.Conn) (*upstream, error) {
@@ -57,8 +55,13 @@ func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 	spec := &p.endpoint.cluster.spec
 	high := min(queueHigh, spec.MaxQueued)
 	u := &upstream{pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec}
+	drained := p.serve
+	if p == p.endpoint.uploads {
+		u.drained = make(chan struct{}, 1)
+		drained = u.wakeUpload
+	}
 	cc, err := conn.New(sock, p.endpoint.cluster.f.buffers, conn.Config{
-		High: high, Low: high / 2, Drained: p.serve, MaxQueued: spec.MaxQueued,
+		High: high, Low: high / 2, Drained: drained, MaxQueued: spec.MaxQueued,
 		WriteTimeout: spec.WriteTimeout, ReadTimeout: spec.ReadTimeout, Class: conn.Replies,
 	})
 	if err != nil {
@@ -67,8 +70,21 @@ func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 	}
 	u.conn = cc
 	u.table = stream.New[exchange](spec.MaxRequests)
-	cc.Touch(p.endpoint.cluster.f.now())
+	now := p.endpoint.cluster.f.now()
+	cc.Touch(now)
+	u.retireAt = never
+	if spec.MaxAge > 0 {
+		u.retireAt = now + p.endpoint.policy.Spread(int64(spec.MaxAge), 10, now)
+	}
 	return u, nil
+}
+
+// wakeUpload wakes the upload that waits for the connection, if there is one.
+func (u *upstream) wakeUpload() {
+	select {
+	case u.drained <- struct{}{}:
+	default: // it was woken, and has not looked yet
+	}
 }
 
 // run is the read loop. It ends when the connection is closed.
@@ -78,7 +94,7 @@ func (u *upstream) run() {
 	for {
 		data, err := u.conn.Read(need)
 		if errors.Is(err, conn.ErrLeaving) {
-			_ = u.conn.Finish(ReasonStopping) // paused meanwhile: the connection is looked at below
+			_ = u.conn.Finish(u.leaveReason()) // paused meanwhile: the connection is looked at below
 			break
 		}
 		if err != nil {
@@ -91,12 +107,14 @@ func (u *upstream) run() {
 			u.broken(b, err)
 		}
 		b.done()
-		if u.spent() {
-			u.conn.Close(ReasonGoAway)
+		u.settle()
+		if u.drained != nil {
+			u.pool.offer()
 		}
 	}
 	if !u.conn.Closed() {
-		return // paused, as in downstream.run
+		u.become(stateExported) // paused, as in downstream.run
+		return
 	}
 	u.end()
 }
@@ -123,32 +141,19 @@ func (b *batch) replies(u *upstream, data []byte) (need int, err error) {
 			need = n
 			break
 		}
-		if !u.proved {
-			u.proved = true
+		if !u.unasked.Load() {
 			u.prove()
 		}
 		b.used += n
 		b.frames++
 		b.frame = frame{bytes: b.msg.Frame}
 		if n > ownAbove {
-			b.takeOver(u.conn)
+			b.takeOver(u.conn.Own(n))
 		}
 		b.outbound(u)
 		b.putBack()
 	}
 	return need, nil
-}
-
-// prove notes that the endpoint works: it has delivered a frame.
-func (u *upstream) prove() {
-	e := u.endpoint
-	e.unproved.Store(0)
-	if e.policy.Failures() > 0 {
-		e.cluster.f.log.Info("an endpoint that had failed works again",
-			zap.String("cluster", e.cluster.policy.Name()), zap.String("endpoint", e.address),
-			zap.Int("failures", e.policy.Failures()))
-	}
-	e.policy.Connected()
 }
 
 // outbound takes one frame that a server sent.
@@ -161,19 +166,19 @@ func (b *batch) outbound(u *upstream) {
 			cs.dropped.add(ReasonNoStream, 1)
 			return
 		}
-		b.x = x
+		b.x, b.upstreamID = x, b.msg.ID
 		b.x.phase = phaseUpFilter
-		b.run()
+		b.resume()
 	case wire.Ack: // that it came is all there is to know, and Touch has noted it
 	case wire.Heartbeat:
 		b.out = u.codec.AppendReply(b.out[:0], b.msg.Tag, b.msg.ID, wire.Success)
-		b.owe(u.conn, u.conn.Append(b.out))
+		b.owe(u.conn, u.say(b.out))
 	case wire.Request, wire.Unknown:
 		cs.dropped.add(ReasonServerPush, 1)
 		b.out = u.codec.AppendReply(b.out[:0], b.msg.Tag, b.msg.ID, wire.NoProcessor)
-		b.owe(u.conn, u.conn.Append(b.out))
+		b.owe(u.conn, u.say(b.out))
 	case wire.GoAway:
-		u.leaving.Store(true)
+		u.drain(ReasonGoAway)
 		u.pool.replace()
 	default:
 		cs.dropped.add(ReasonServerPush, 1)
@@ -204,15 +209,18 @@ func (u *upstream) end() {
 	f := e.cluster.f
 	reason := u.conn.Reason()
 	givenUp := reason == conn.ReasonWriteTimeout || reason == ReasonHeartbeatTimeout
-	if !u.proved && !f.draining.Load() {
+	if !u.proved && u.drains.Load() == nil && !f.draining.Load() && reason != ReasonUploadBroken {
 		givenUp = e.unproved.Add(1) >= maxUnproved || givenUp
 	}
 	if givenUp {
-		e.policy.Failed(f.now()) // it is there, and yet it is not: pass it over before its requests go elsewhere
+		e.failed(f.now()) // it is there, and yet it is not: pass it over before its requests go elsewhere
 	}
+	u.probeBroke(f.now())
 	e.cluster.policy.Limits().Connections.Release(1) // first: whoever waits needs the place
-	u.leaving.Store(true)
-	u.retryUnsent()
+	u.become(stateFailed)
+	if u.drained == nil {
+		u.retryUnsent() // else its queue holds pieces, not frames
+	}
 	e.mu.Lock()
 	rx, tx := u.conn.Bytes()
 	e.closedRX += rx
@@ -231,11 +239,15 @@ func (u *upstream) end() {
 	for batch := range slices.Chunk(u.table.Close(nil), maxBatch) {
 		b := f.batch()
 		for i := range batch {
-			b.conclude(batch[i].Value, status, why)
+			b.conclude(batch[i].Value, batch[i].ID, status, why)
 		}
 		b.done()
 	}
 	f.resumeAll(waiting, phaseRetry, ReasonResetBeforeSend)
+	if u.drained != nil {
+		u.wakeUpload()
+		u.pool.offer()
+	}
 	e.stats.closes.add(reason, 1)
 	f.log.Debug("endpoint connection closed", zap.String("cluster", e.cluster.policy.Name()),
 		zap.String("endpoint", e.address), zap.String("reason", reason))
@@ -274,22 +286,23 @@ func (b *batch) unsent(u *upstream, m *wire.Message) {
 		if !ok {
 			return // its deadline has passed meanwhile
 		}
-		b.x, b.msg, b.frame = x, *m, frame{bytes: m.Frame}
+		b.x, b.msg, b.frame, b.upstreamID = x, *m, frame{bytes: m.Frame}, 0
 		b.fail(ReasonResetBeforeSend)
 		if b.now >= x.deadline {
 			b.hijack(wire.Timeout, ReasonTimeout)
 		}
-		b.run()
+		b.resume()
 	case wire.Oneway:
 		u.endpoint.cluster.stats.dropped.add(ReasonOneway, 1)
 	default: // a heartbeat, or our own answer to something that the server asked
 	}
 }
 
-// conclude answers here an exchange that was taken out of its container.
-func (b *batch) conclude(x exchange, status wire.Status, reason string) {
+// conclude answers here an exchange that was taken out of its container: out of a stream table under this id, out of a
+// waiting list with the id 0.
+func (b *batch) conclude(x exchange, id uint32, status wire.Status, reason string) {
 	defer b.rescue()
-	b.x, b.frame, b.msg = x, frame{}, wire.Message{}
+	b.x, b.frame, b.msg, b.upstreamID = x, frame{}, wire.Message{}, id
 	b.hijack(status, reason)
-	b.run()
+	b.resume()
 }

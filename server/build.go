@@ -3,10 +3,10 @@ package server
 import (
 	"errors"
 	"fmt"
-	"slices"
+	"runtime"
 
 	"github.com/relevo-proxy/relevo/forwarder"
-	"github.com/relevo-proxy/relevo/forwarder/route"
+	"github.com/relevo-proxy/relevo/forwarder/filter"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 	"github.com/relevo-proxy/relevo/forwarder/wire/bolt"
 	"github.com/relevo-proxy/relevo/server/config"
@@ -17,51 +17,61 @@ var codecs = map[config.Protocol]func(verifyCRC bool) wire.Codec{
 	config.Bolt: func(verify bool) wire.Codec { return bolt.Codec{VerifyCRC: verify} },
 }
 
+// detected are the protocols that a listener with protocol auto tells apart, in the order in which they are asked.
+var detected = []config.Protocol{config.Bolt}
+
+// forwardings say who runs a listener's exchanges.
+var forwardings = map[config.Forwarding]forwarder.Forwarding{
+	config.ForwardAuto:   forwarder.ForwardAuto,
+	config.ForwardInline: forwarder.ForwardInline,
+	config.ForwardWorker: forwarder.ForwardWorker,
+}
+
 // balancers are the ways to choose an endpoint.
 var balancers = map[config.Balancer]string{
 	config.LeastRequest: forwarder.BalancerLeastRequest,
 	config.RoundRobin:   forwarder.BalancerRoundRobin,
 }
 
-// retries are the conditions of a retry.
-var retries = map[config.RetryOn]forwarder.RetryOn{
-	config.ConnectFailure:  forwarder.RetryConnectFailure,
-	config.ResetBeforeSend: forwarder.RetryResetBeforeSend,
-}
+// workersPerCPU is how many workers there are for each CPU when the configuration leaves it to the machine, and
+// maxWorkers how many there are at most.
+const (
+	workersPerCPU = 256
+	maxWorkers    = 65536
+)
 
-// Spec translates a valid configuration into the road's own terms.
+// Spec translates a valid configuration into the road's own terms. Its Access is left to the caller, who owns the
+// log that it writes.
 func Spec(c *config.Config) (*forwarder.Spec, error) {
-	s := &forwarder.Spec{MaxTimeout: c.MaxTimeout.D()}
+	s := &forwarder.Spec{MaxTimeout: c.MaxTimeout.D(), Workers: workersSpec(&c.Workers)}
 	var errs []error
 	// A reply may be as large as the largest request that any listener takes: what may go one way may go the
 	// other, and a frame that some client sends is worth reading from its server.
 	var largest wire.Limits
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
-		network, address := l.Address.Split()
-		codec, ok := codecs[l.Protocol]
-		if !ok {
-			errs = append(errs, fmt.Errorf("listener %s: there is no protocol %q", l.Name, l.Protocol))
+		largest.MaxFrame = max(largest.MaxFrame, int(l.MaxFrame))
+		largest.MaxHeader = max(largest.MaxHeader, int(l.MaxHeader))
+		spec, err := listenerSpec(l)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("listener %s: %w", l.Name, err))
 			continue
 		}
-		limits := wire.Limits{MaxFrame: int(l.MaxFrame), MaxHeader: int(l.MaxHeader)}
-		largest.MaxFrame = max(largest.MaxFrame, limits.MaxFrame)
-		largest.MaxHeader = max(largest.MaxHeader, limits.MaxHeader)
-		s.Listeners = append(s.Listeners, forwarder.ListenerSpec{
-			Name: l.Name, Network: network, Address: address, Codec: codec(l.VerifyCRC), Limits: limits,
-			Routes: l.Routes, MaxConnections: l.MaxConnections, MaxStreams: l.MaxStreams,
-			AcceptRate: max(0, int(l.AcceptRate)), IdleTimeout: l.IdleTimeout.D(), ReadTimeout: l.ReadTimeout.D(), WriteTimeout: l.WriteTimeout.D(),
-			QueueHigh: int(l.QueueHigh), QueueLow: int(l.QueueLow), MaxQueued: int(l.MaxQueued),
-		})
+		s.Listeners = append(s.Listeners, spec)
 	}
 	for i := range c.Routes {
-		s.Routes = append(s.Routes, routeSpec(&c.Routes[i]))
+		spec, err := routeSpec(&c.Routes[i])
+		if err != nil {
+			errs = append(errs, fmt.Errorf("route table %s: %w", c.Routes[i].Name, err))
+			continue
+		}
+		s.Routes = append(s.Routes, spec)
 	}
 	for i := range c.Clusters {
 		k := &c.Clusters[i]
 		codec, ok := codecs[k.Protocol]
 		if !ok {
-			errs = append(errs, fmt.Errorf("cluster %s: there is no protocol %q", k.Name, k.Protocol))
+			errs = append(errs, fmt.Errorf("cluster %s: %w", k.Name, errNoProtocol(k.Protocol)))
 			continue
 		}
 		s.Clusters = append(s.Clusters, clusterSpec(k, codec(k.VerifyCRC), largest))
@@ -69,29 +79,44 @@ func Spec(c *config.Config) (*forwarder.Spec, error) {
 	return s, errors.Join(errs...)
 }
 
-func routeSpec(t *config.RouteTable) forwarder.RouteSpec {
-	out := forwarder.RouteSpec{Name: t.Name}
-	for i := range t.Rules {
-		r := &t.Rules[i]
-		rule := forwarder.RuleSpec{
-			Name: r.Name, Match: route.Match{Service: r.Match.Service}, Cluster: r.Cluster,
-			Timeout: r.Timeout.D(), Attempts: r.Retry.Attempts,
-		}
-		for key, value := range r.Match.Header {
-			rule.Match.Headers = append(rule.Match.Headers, route.Header{Key: key, Value: value})
-		}
-		slices.SortFunc(rule.Match.Headers, func(a, b route.Header) int {
-			if a.Key < b.Key {
-				return -1
-			}
-			return 1 // keys of a map differ
-		})
-		for _, on := range r.Retry.On {
-			rule.RetryOn |= retries[on]
-		}
-		out.Rules = append(out.Rules, rule)
+func errNoProtocol(p config.Protocol) error { return fmt.Errorf("there is no protocol %q", p) }
+
+func workersSpec(w *config.Workers) forwarder.WorkersSpec {
+	s := forwarder.WorkersSpec{Max: min(workersPerCPU*runtime.GOMAXPROCS(0), maxWorkers), Queue: w.Queue}
+	if w.Max != nil {
+		s.Max = *w.Max
 	}
-	return out
+	if w.Overflow == config.OverflowBusy {
+		s.Queue = 0
+	}
+	return s
+}
+
+func listenerSpec(l *config.Listener) (forwarder.ListenerSpec, error) {
+	network, address := l.Address.Split()
+	s := forwarder.ListenerSpec{
+		Name: l.Name, Network: network, Address: address, DetectTimeout: l.DetectTimeout.D(),
+		Limits: wire.Limits{MaxFrame: int(l.MaxFrame), MaxHeader: int(l.MaxHeader)},
+		Routes: l.Routes, Forwarding: forwardings[l.Forwarding], StreamAbove: max(0, int(l.StreamAbove)),
+		MaxConnections: l.MaxConnections, MaxStreams: l.MaxStreams, AcceptRate: max(0, int(l.AcceptRate)),
+		IdleTimeout: l.IdleTimeout.D(), ReadTimeout: l.ReadTimeout.D(), WriteTimeout: l.WriteTimeout.D(),
+		QueueHigh: int(l.QueueHigh), QueueLow: int(l.QueueLow), MaxQueued: int(l.MaxQueued),
+	}
+	protocols := []config.Protocol{l.Protocol}
+	if l.Protocol == config.DetectProtocol {
+		protocols = detected
+	}
+	for _, p := range protocols {
+		codec, ok := codecs[p]
+		if !ok {
+			return s, errNoProtocol(p)
+		}
+		s.Codecs = append(s.Codecs, codec(l.VerifyCRC))
+	}
+	var err, connErr error
+	s.Connection, connErr = connectionFilters(l.ConnectionFilters)
+	s.Filters, err = exchangeFilters(l.Filters, filter.AtListener)
+	return s, errors.Join(connErr, err)
 }
 
 func clusterSpec(k *config.Cluster, codec wire.Codec, limits wire.Limits) forwarder.ClusterSpec {
@@ -101,6 +126,7 @@ func clusterSpec(k *config.Cluster, codec wire.Codec, limits wire.Limits) forwar
 		MaxPending: k.MaxPending, MaxPendingBytes: int(k.MaxPendingBytes), MaxRequests: k.MaxRequests,
 		MaxQueued: int(k.MaxQueued), ConnectTimeout: k.ConnectTimeout.D(), ReadTimeout: k.ReadTimeout.D(), WriteTimeout: k.WriteTimeout.D(),
 		HeartbeatInterval: k.HeartbeatInterval.D(), HeartbeatMisses: k.HeartbeatMisses,
+		MaxAge: k.MaxAge.D(), MaxUploads: k.MaxUploads,
 	}
 	for i := range k.Endpoints {
 		network, address := k.Endpoints[i].Address.Split()

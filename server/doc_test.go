@@ -31,7 +31,7 @@ func limitsPage(t *testing.T) string {
 func TestReasonsAreDocumented(t *testing.T) {
 	page := limitsPage(t)
 	reasons := map[string]bool{}
-	for _, dir := range []string{"../forwarder", "../forwarder/conn", "../forwarder/wire"} {
+	for _, dir := range []string{"../forwarder", "../forwarder/conn", "../forwarder/wire", "../forwarder/filter/source", "../forwarder/filter/fault", "../forwarder/filter/ratelimit"} {
 		for name, reason := range reasonConstants(t, dir) {
 			reasons[reason] = true
 			if !strings.Contains(page, "`"+reason+"`") {
@@ -108,7 +108,11 @@ func TestMetricsInDocumentsExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := []string{string(source)}
+	access, err := os.ReadFile("accesslog/accesslog.go") // the server below has none
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := []string{string(source), string(access)}
 	s, _ := run(t, parse(t, oneHop, startEcho(t, echo.Options{})))
 	for _, sample := range s.Stats().Snapshot() {
 		family := sample.Name

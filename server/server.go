@@ -17,6 +17,7 @@ import (
 	"github.com/relevo-proxy/relevo/admin"
 	"github.com/relevo-proxy/relevo/forwarder"
 	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/server/accesslog"
 	"github.com/relevo-proxy/relevo/server/config"
 )
 
@@ -34,6 +35,7 @@ type Server struct {
 	cfg         *config.Config
 	reg         *stats.Registry
 	road        *forwarder.Forwarder
+	access      *accesslog.Log // nil: none
 	doors       []*door
 	started     time.Time
 	maxBuffered int64
@@ -79,12 +81,17 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, &ConfigError{err}
 	}
+	if err = s.openAccess(spec); err != nil {
+		return nil, err
+	}
 	if s.road, err = forwarder.New(spec, s.maxBuffered, s.reg, o.Log); err != nil {
+		s.closeAccess()
 		return nil, fmt.Errorf("starting: %w", err)
 	}
 	if err = s.openDoors(o); err != nil {
 		s.closeDoors()
 		s.road.Close()
+		s.closeAccess()
 		return nil, fmt.Errorf("starting: %w", err)
 	}
 	return s, nil
@@ -125,6 +132,7 @@ func (s *Server) closeDoors() {
 // failed.
 func (s *Server) Run(ctx context.Context) error {
 	s.limitMemory()
+	endAccess := s.runAccess()
 	s.road.Start()
 	doors, closeDoors := context.WithCancel(context.Background())
 	defer closeDoors()
@@ -149,7 +157,7 @@ func (s *Server) Run(ctx context.Context) error {
 		waiting--
 	}
 	s.stage.Store(int32(stageStopping))
-	errs := []error{broken, s.drain()}
+	errs := []error{broken, s.drain(), endAccess()} // the last records are those of the drain
 	closeDoors()
 	for range waiting {
 		errs = append(errs, <-failed)

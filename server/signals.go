@@ -15,13 +15,16 @@ import (
 const maxStacks = 16 << 20
 
 // Signals returns a context that ends with the first SIGTERM or SIGINT; the second one ends the process at
-// once, with status 1. SIGQUIT writes the stacks of all goroutines to the log and changes nothing, SIGHUP says
-// that there is nothing to reload. Until stop is called, which waits for the goroutine behind it, none of these
-// has its default effect.
-func Signals(log *zap.Logger) (ctx context.Context, stop func()) {
+// once, with status 1. SIGUSR1 has the access log opened anew. SIGQUIT writes the stacks of all goroutines and the last
+// exchanges that failed to the log and changes nothing, SIGHUP says that there is nothing to reload. Until stop is
+// called, which waits for the goroutine behind it, none of these has its default effect.
+//
+// server says whom SIGUSR1 and SIGQUIT are about; it is called when one of them comes, on a goroutine of its own, and
+// returns nil as long as there is no server.
+func Signals(log *zap.Logger, server func() *Server) (ctx context.Context, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 4) // never closed
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1)
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() { // ends with stop
 		defer close(done)
@@ -33,10 +36,10 @@ func Signals(log *zap.Logger) (ctx context.Context, stop func()) {
 				switch {
 				case s == syscall.SIGHUP:
 					log.Warn("SIGHUP: nothing to do; a changed configuration takes effect at a restart")
+				case s == syscall.SIGUSR1:
+					reopen(log, server())
 				case s == syscall.SIGQUIT:
-					for stack := range bytes.SplitSeq(stacks(), []byte("\n\n")) { // a line each
-						log.Warn("stack", zap.ByteString("goroutine", stack))
-					}
+					dump(log, server())
 				case ctx.Err() == nil:
 					log.Info("signal: stopping", zap.Stringer("signal", s))
 					cancel()
@@ -53,6 +56,26 @@ func Signals(log *zap.Logger) (ctx context.Context, stop func()) {
 		close(quit)
 		<-done
 		cancel()
+	}
+}
+
+// reopen is what SIGUSR1 does. What comes of it the access log says.
+func reopen(log *zap.Logger, s *Server) {
+	switch {
+	case s == nil:
+		log.Warn("SIGUSR1: nothing to do; still starting")
+	case !s.ReopenAccessLog():
+		log.Warn("SIGUSR1: nothing to do; there is no access log")
+	}
+}
+
+// dump is what SIGQUIT does.
+func dump(log *zap.Logger, s *Server) {
+	for stack := range bytes.SplitSeq(stacks(), []byte("\n\n")) { // a line each
+		log.Warn("stack", zap.ByteString("goroutine", stack))
+	}
+	if s != nil {
+		s.logFailures(log)
 	}
 }
 

@@ -36,8 +36,13 @@ func (s *Server) Status() admin.Status {
 				Address: e.Address, Weight: e.Weight, Usable: e.Usable, Failures: e.Failures,
 				Connections: e.Connections, InFlight: e.InFlight,
 			}
-			if !e.Usable {
-				es.Reason = "passed over for now"
+			switch {
+			case e.Draining:
+				es.Reason = "drained"
+			case e.Probing:
+				es.Reason = "passed over; being probed"
+			case !e.Usable:
+				es.Reason = "passed over until a probe succeeds"
 			}
 			cs.Endpoints = append(cs.Endpoints, es)
 		}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -36,7 +37,8 @@ func runTrial(cmd *cobra.Command, typed string) error {
 
 	log := server.NewLogger(c.Log, cmd.ErrOrStderr())
 	defer func() { _ = log.Sync() }() // a terminal cannot be synced, and says so
-	ctx, stop := server.Signals(log)
+	var running atomic.Pointer[server.Server]
+	ctx, stop := server.Signals(log, running.Load)
 	defer stop()
 	var srv *server.Server
 	for range trialTries {
@@ -49,6 +51,7 @@ func runTrial(cmd *cobra.Command, typed string) error {
 		return err
 	}
 
+	running.Store(srv)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// The server drains before its endpoint goes away, so that requests in flight get their replies.

@@ -36,9 +36,9 @@ func NewLeastRequest(endpoints []*Endpoint, random func() uint64) *LeastRequest 
 }
 
 // Pick implements Balancer.
-func (b *LeastRequest) Pick(now int64, avoid int) int {
+func (b *LeastRequest) Pick(avoid int) int {
 	if len(b.endpoints) <= 1 {
-		return pickOnly(b.endpoints, now)
+		return pickOnly(b.endpoints)
 	}
 	for range maxPairs {
 		bits := b.random()
@@ -46,8 +46,8 @@ func (b *LeastRequest) Pick(now int64, avoid int) int {
 		if i == j {
 			j = b.another(i)
 		}
-		first := i != avoid && b.endpoints[i].Usable(now)
-		second := j != avoid && b.endpoints[j].Usable(now)
+		first := i != avoid && b.endpoints[i].Usable()
+		second := j != avoid && b.endpoints[j].Usable()
 		switch {
 		case first && second:
 			return b.lessLoaded(i, j)
@@ -57,7 +57,7 @@ func (b *LeastRequest) Pick(now int64, avoid int) int {
 			return j
 		}
 	}
-	return b.pickOfAll(now, avoid)
+	return b.pickOfAll(avoid)
 }
 
 // draw turns 32 random bits into an endpoint: the high bits of the product choose the column, the low ones the
@@ -91,13 +91,13 @@ func (b *LeastRequest) lessLoaded(i, j int) int {
 }
 
 // pickOfAll begins anywhere, so that endpoints that are even take turns.
-func (b *LeastRequest) pickOfAll(now int64, avoid int) int {
+func (b *LeastRequest) pickOfAll(avoid int) int {
 	n := len(b.endpoints)
 	best, start := -1, int(b.random()>>32*uint64(n)>>32)
 	for k := range n {
 		i := (start + k) % n
 		switch {
-		case i == avoid || !b.endpoints[i].Usable(now):
+		case i == avoid || !b.endpoints[i].Usable():
 		case best < 0:
 			best = i
 		default:
@@ -105,7 +105,7 @@ func (b *LeastRequest) pickOfAll(now int64, avoid int) int {
 		}
 	}
 	if best < 0 {
-		return pickAvoided(b.endpoints, now, avoid)
+		return pickAvoided(b.endpoints, avoid)
 	}
 	return best
 }

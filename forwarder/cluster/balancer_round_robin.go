@@ -47,39 +47,39 @@ func NewRoundRobin(endpoints []*Endpoint) *RoundRobin {
 }
 
 // Pick implements Balancer.
-func (b *RoundRobin) Pick(now int64, avoid int) int {
+func (b *RoundRobin) Pick(avoid int) int {
 	if len(b.endpoints) <= 1 {
-		return pickOnly(b.endpoints, now)
+		return pickOnly(b.endpoints)
 	}
 	var turn uint64
 	for range maxDraws {
 		turn = b.turn.Add(1) - 1
 		i := int(b.sequence[turn%uint64(len(b.sequence))])
-		if i != avoid && b.endpoints[i].Usable(now) {
+		if i != avoid && b.endpoints[i].Usable() {
 			return i
 		}
 	}
 	n := len(b.endpoints)
 	for k := range n {
 		i := int((turn + uint64(k)) % uint64(n))
-		if i != avoid && b.endpoints[i].Usable(now) {
+		if i != avoid && b.endpoints[i].Usable() {
 			return i
 		}
 	}
-	return pickAvoided(b.endpoints, now, avoid)
+	return pickAvoided(b.endpoints, avoid)
 }
 
 // pickOnly picks where there is no choice.
-func pickOnly(endpoints []*Endpoint, now int64) int {
-	if len(endpoints) == 0 || !endpoints[0].Usable(now) {
+func pickOnly(endpoints []*Endpoint) int {
+	if len(endpoints) == 0 || !endpoints[0].Usable() {
 		return -1
 	}
 	return 0
 }
 
 // pickAvoided is the pick when no endpoint but avoid is usable.
-func pickAvoided(endpoints []*Endpoint, now int64, avoid int) int {
-	if avoid < 0 || avoid >= len(endpoints) || !endpoints[avoid].Usable(now) {
+func pickAvoided(endpoints []*Endpoint, avoid int) int {
+	if avoid < 0 || avoid >= len(endpoints) || !endpoints[avoid].Usable() {
 		return -1
 	}
 	return avoid

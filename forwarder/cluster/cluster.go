@@ -9,11 +9,10 @@ package cluster
 
 // Balancer chooses among the endpoints that it was built with.
 type Balancer interface {
-	// Pick returns the index of an endpoint that is usable at now. The endpoint avoid, the one tried last, is
-	// taken only if no other is usable; -1 avoids none. The result is -1 when none is usable: when each
-	// has failed and is within its back-off. A request then fails at once; the first one after a back-off
-	// is let through and so is the probe.
-	Pick(now int64, avoid int) int
+	// Pick returns the index of a usable endpoint. The endpoint avoid, the one tried last, is taken only if no
+	// other is usable; -1 avoids none. The result is -1 when none is usable: when each has failed, and no
+	// probe has succeeded since, or is drained. A request then fails at once: none is spent on finding out.
+	Pick(avoid int) int
 }
 
 // Limits are the bounds of one cluster. A nil Limit does not bound.
@@ -53,4 +52,4 @@ func (c *Cluster) Endpoints() []*Endpoint { return c.endpoints }
 func (c *Cluster) Limits() *Limits { return &c.limits }
 
 // Pick returns the index of the endpoint that the next try should use, or -1; see Balancer.
-func (c *Cluster) Pick(now int64, avoid int) int { return c.balancer.Pick(now, avoid) }
+func (c *Cluster) Pick(avoid int) int { return c.balancer.Pick(avoid) }

@@ -15,7 +15,7 @@ const (
 )
 
 // The back-off of an endpoint that fails: doubled with each failure in a row, then moved by up to a fifth to
-// either side, so that the endpoints that fell together, and the proxies that saw it, do not all probe together.
+// either side, so that the endpoints that fell together, and the proxies that saw it, are not all probed together.
 const (
 	firstBackOff = int64(100 * time.Millisecond)
 	lastBackOff  = int64(2 * time.Second)
@@ -29,18 +29,24 @@ type Endpoint struct {
 	salt    uint64 // differs between endpoints, the same in every process
 
 	// Atomic.
-	active atomic.Int64
-	health atomic.Pointer[failure] // nil: nothing known against it
+	active  atomic.Int64
+	trouble atomic.Pointer[trouble] // nil: nothing known against it; never points to a zero one
 
 	// Endpoints are written by different cores; each fills its cache line.
 	_ [16]byte
 }
 
-// failure is an endpoint's failures in a row and the end of the back-off that they cost. Never changed.
-type failure struct {
-	inARow int
-	until  int64
+// trouble is what is known against an endpoint. Never changed.
+type trouble struct {
+	inARow  int   // failures
+	until   int64 // the end of the back-off that the last of them cost
+	probing bool  // a probe is under way
+	trusted bool  // the last probe could connect, and nothing more is asked of it
+	drained bool  // it was taken out of the balancing
 }
+
+// usable says whether requests may go to the endpoint in spite of it.
+func (t *trouble) usable() bool { return !t.drained && (t.inARow == 0 || t.trusted) }
 
 // NewEndpoint returns an endpoint that nothing is known of. Its share of a cluster's requests is its weight in
 // that of all endpoints.
@@ -71,24 +77,106 @@ func (e *Endpoint) Release(n int) {
 func (e *Endpoint) Active() int { return int(e.active.Load()) }
 
 // Failed tells that at now a connection to the endpoint could not be made, or was of no use. The endpoint is passed
-// over for a back-off: 100 ms after the first failure, twice as long after each further one up to 2 s, give or take
-// a fifth. Failures within a back-off count as the one that began it: the connections of a dead endpoint
-// all break at once.
+// over until a probe has succeeded. The probe is due behind a back-off: 100 ms after the first failure, twice as long
+// after each further one up to 2 s, give or take a fifth. Failures within a back-off count as the one that began it:
+// the connections of a dead endpoint all break at once. While a probe is under way that alone has the word.
 //
 // The give or take follows from the address and now alone, so that the same calls always give the same result.
 func (e *Endpoint) Failed(now int64) {
-	for {
-		old := e.health.Load()
-		next := &failure{inARow: 1}
-		if old != nil {
-			if now < old.until {
-				return
-			}
-			next.inARow = old.inARow + 1
+	e.update(func(t *trouble) bool {
+		if t.probing || t.inARow > 0 && !t.trusted && now < t.until {
+			return false
 		}
-		next.until = now + e.backOff(now, next.inARow)
-		if e.health.CompareAndSwap(old, next) {
-			return
+		e.count(t, now)
+		return true
+	})
+}
+
+// Probe begins a probe if one is due at now, and says whether it did. It ends with Connected, Trust or ProbeFailed.
+func (e *Endpoint) Probe(now int64) bool {
+	return e.update(func(t *trouble) bool {
+		due := t.due() && now >= t.until
+		t.probing = due
+		return due
+	})
+}
+
+// due says whether a probe is to begin at the end of the back-off.
+func (t *trouble) due() bool { return t.inARow > 0 && !t.trusted && !t.probing && !t.drained }
+
+// ProbeFailed ends a probe in vain: the endpoint is passed over for another back-off, twice as long. It reports false when
+// no probe was under way, and then changes nothing.
+func (e *Endpoint) ProbeFailed(now int64) bool {
+	return e.update(func(t *trouble) bool {
+		if !t.probing {
+			return false
+		}
+		t.probing = false
+		e.count(t, now)
+		return true
+	})
+}
+
+// count adds a failure.
+func (e *Endpoint) count(t *trouble, now int64) {
+	t.inARow++
+	t.trusted = false
+	t.until = now + e.backOff(now, t.inARow)
+}
+
+// Trust ends a probe that could connect where nothing else can be asked of the endpoint: it is usable, but its failures
+// are remembered, so that the next one costs the longer back-off. It reports false when no probe was under way.
+func (e *Endpoint) Trust() bool {
+	return e.update(func(t *trouble) bool {
+		if !t.probing {
+			return false
+		}
+		t.probing, t.trusted = false, true
+		return true
+	})
+}
+
+// Connected tells that a connection to the endpoint works: its failures are forgotten. It says whether that ends a probe.
+func (e *Endpoint) Connected() (probed bool) {
+	if e.trouble.Load() == nil { // do not write what all cores read without need
+		return false
+	}
+	e.update(func(t *trouble) bool {
+		probed = t.probing
+		*t = trouble{drained: t.drained}
+		return true
+	})
+	return probed
+}
+
+// Drain takes the endpoint out of the balancing, or lets it in again. It reports false when that is so already.
+func (e *Endpoint) Drain(drained bool) bool {
+	return e.update(func(t *trouble) bool {
+		if t.drained == drained {
+			return false
+		}
+		t.drained = drained
+		return true
+	})
+}
+
+// update changes what is known against the endpoint, if change says that there is a change. It may be called again when
+// somebody else was faster.
+func (e *Endpoint) update(change func(*trouble) bool) bool {
+	for {
+		old := e.trouble.Load()
+		next := new(trouble)
+		if old != nil {
+			*next = *old
+		}
+		if !change(next) {
+			return false
+		}
+		if *next == (trouble{}) {
+			next = nil
+		}
+		if e.trouble.CompareAndSwap(old, next) {
+			return true
 		}
 	}
 }
@@ -99,9 +187,14 @@ func (e *Endpoint) backOff(now int64, inARow int) int64 {
 	for i := 1; i < inARow && d < lastBackOff; i++ {
 		d *= 2
 	}
-	d = min(d, lastBackOff)
-	fifth := uint64(d / 5)
-	return d - int64(fifth) + int64(mix(e.salt^uint64(now))%(2*fifth+1))
+	return e.Spread(min(d, lastBackOff), 5, now)
+}
+
+// Spread moves d by up to a part of it, a fifth where part is 5, to either side. How far follows from the endpoint's
+// address and at alone.
+func (e *Endpoint) Spread(d, part, at int64) int64 {
+	most := uint64(d / part)
+	return d - int64(most) + int64(mix(e.salt^uint64(at))%(2*most+1))
 }
 
 // mix spreads x over all 64 bits (the output step of splitmix64).
@@ -112,31 +205,36 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// Connected tells that a connection to the endpoint works: what was known against it is forgotten.
-func (e *Endpoint) Connected() {
-	if e.health.Load() != nil { // do not write what all cores read without need
-		e.health.Store(nil)
-	}
+// Usable says whether requests may go to the endpoint: it has not failed, or a probe has succeeded since, and it is not
+// drained.
+func (e *Endpoint) Usable() bool {
+	t := e.trouble.Load()
+	return t == nil || t.usable()
 }
 
-// Usable says whether requests may go to the endpoint: it has not failed, or its back-off is over.
-func (e *Endpoint) Usable(now int64) bool {
-	f := e.health.Load()
-	return f == nil || now >= f.until
+// Health is what is known of an endpoint beside its load.
+type Health struct {
+	Failures int   // in a row; 0 once it has worked
+	Until    int64 // the end of the back-off that the last of them cost; 0 without one
+	Probing  bool  // a probe is under way
+	Drained  bool  // it was taken out of the balancing
 }
 
-// Failures is the number of failures in a row, 0 once it has worked.
-func (e *Endpoint) Failures() int {
-	if f := e.health.Load(); f != nil {
-		return f.inARow
+// Health reports what is known of the endpoint.
+func (e *Endpoint) Health() Health {
+	t := e.trouble.Load()
+	if t == nil {
+		return Health{}
 	}
-	return 0
+	return Health{t.inARow, t.until, t.probing, t.drained}
 }
 
-// PassedOverUntil is the end of the back-off that the endpoint's last failure cost, 0 if it has connected since.
-func (e *Endpoint) PassedOverUntil() int64 {
-	if f := e.health.Load(); f != nil {
-		return f.until
+// ProbeDue is when the next probe is due; never, if that is not for a time to say: the endpoint has not failed, is being
+// probed or is drained.
+func (e *Endpoint) ProbeDue() (at int64, ok bool) {
+	t := e.trouble.Load()
+	if t == nil || !t.due() {
+		return 0, false
 	}
-	return 0
+	return t.until, true
 }

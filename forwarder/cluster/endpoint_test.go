@@ -23,35 +23,109 @@ func mustPanic(t *testing.T, what string, f func()) {
 	f()
 }
 
+// until is the end of an endpoint's back-off.
+func until(e *Endpoint) int64 { return e.Health().Until }
+
 func TestBackOffDoublesUpToItsBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := NewEndpoint(rapid.StringN(1, 20, -1).Draw(t, "address"), 1)
 		now := rapid.Int64Range(0, 1<<60).Draw(t, "now")
-		if !e.Usable(now) || e.PassedOverUntil() != 0 {
-			t.Fatalf("a new endpoint: usable %v, passed over until %d, want true and 0", e.Usable(now), e.PassedOverUntil())
-		}
-		for i, want := range []int64{100, 200, 400, 800, 1600, 2000, 2000, 2000} {
-			e.Failed(now)
-			until := e.PassedOverUntil()
-			if got, want := until-now, want*ms; got < want*4/5 || got > want*6/5 {
-				t.Fatalf("back-off %d: got %v, want %v give or take a fifth", i, time.Duration(got), time.Duration(want))
-			}
-			e.Failed(now + rapid.Int64Range(0, until-now-1).Draw(t, "again"))
-			if e.PassedOverUntil() != until {
-				t.Fatalf("a failure within the back-off moved its end from %d to %d", until, e.PassedOverUntil())
-			}
-			if e.Usable(until-1) || !e.Usable(until) {
-				t.Fatalf("usable before the end of the back-off %v, at its end %v, want false and true", e.Usable(until-1), e.Usable(until))
-			}
-			now = until + rapid.Int64Range(0, 1000*ms).Draw(t, "later")
-		}
-		e.Connected()
-		if !e.Usable(now) || e.PassedOverUntil() != 0 {
-			t.Fatalf("after Connected: usable %v, passed over until %d, want true and 0", e.Usable(now), e.PassedOverUntil())
+		if !e.Usable() || e.Health() != (Health{}) {
+			t.Fatalf("a new endpoint: usable %v, %+v, want true and nothing known", e.Usable(), e.Health())
 		}
 		e.Failed(now)
-		if got := e.PassedOverUntil() - now; got > 120*ms {
+		for i, want := range []int64{100, 200, 400, 800, 1600, 2000, 2000, 2000} {
+			end := until(e)
+			if got, want := end-now, want*ms; got < want*4/5 || got > want*6/5 {
+				t.Fatalf("back-off %d: got %v, want %v give or take a fifth", i, time.Duration(got), time.Duration(want))
+			}
+			e.Failed(now + rapid.Int64Range(0, end-now-1).Draw(t, "again"))
+			if until(e) != end {
+				t.Fatalf("a failure within the back-off moved its end from %d to %d", end, until(e))
+			}
+			if at, due := e.ProbeDue(); at != end || !due || e.Usable() {
+				t.Fatalf("behind failure %d: usable %v, probe due %v at %d, want false, and one at %d", i, e.Usable(), due, at, end)
+			}
+			if e.Probe(end - 1) {
+				t.Fatal("a probe began within the back-off, want none")
+			}
+			now = end + rapid.Int64Range(0, 1000*ms).Draw(t, "later")
+			if !e.Probe(now) || e.Probe(now) {
+				t.Fatal("got no probe behind the back-off, or two, want one at a time")
+			}
+			if _, due := e.ProbeDue(); due || e.Usable() || !e.Health().Probing {
+				t.Fatalf("while it is probed: due %v, usable %v, %+v, want false, false and probing", due, e.Usable(), e.Health())
+			}
+			e.Failed(now + 10000*ms)
+			if until(e) != end {
+				t.Fatal("a failure elsewhere moved the back-off while a probe is under way")
+			}
+			if !e.ProbeFailed(now) || e.ProbeFailed(now) {
+				t.Fatal("got no end of the probe, or two, want one")
+			}
+		}
+		e.Probe(until(e))
+		if !e.Connected() || !e.Usable() || e.Health() != (Health{}) {
+			t.Fatalf("after Connected: usable %v, %+v, want true and nothing known", e.Usable(), e.Health())
+		}
+		if e.Connected() || e.ProbeFailed(now) || e.Trust() {
+			t.Fatal("a probe ended that had ended before")
+		}
+		e.Failed(now)
+		if got := until(e) - now; got > 120*ms {
 			t.Fatalf("the first back-off after Connected: got %v, want about 100 ms", time.Duration(got))
+		}
+	})
+}
+
+// TestTrustIsNoProof: an endpoint that was only connected is usable, and its next failure costs the longer back-off.
+func TestTrustIsNoProof(t *testing.T) {
+	e := NewEndpoint("a", 1)
+	e.Failed(0)
+	e.Probe(1000 * ms)
+	if !e.Trust() || !e.Usable() || e.Health().Failures != 1 {
+		t.Fatalf("got usable %v, %+v, want usable with its failure remembered", e.Usable(), e.Health())
+	}
+	if _, due := e.ProbeDue(); due {
+		t.Error("a probe is due though the endpoint is usable")
+	}
+	e.Failed(1001 * ms)
+	if got := until(e) - 1001*ms; e.Usable() || got < 160*ms || got > 240*ms {
+		t.Errorf("got usable %v and a back-off of %v, want false and about 200 ms", e.Usable(), time.Duration(got))
+	}
+}
+
+// TestDrainedIsNotProbed, and what was known before is known after.
+func TestDrainedIsNotProbed(t *testing.T) {
+	e := NewEndpoint("a", 1)
+	if !e.Drain(true) || e.Drain(true) || e.Usable() {
+		t.Fatalf("got usable %v, want a drained endpoint not to be, and to be drained once", e.Usable())
+	}
+	e.Failed(0)
+	if _, due := e.ProbeDue(); due || e.Probe(1000*ms) {
+		t.Error("a probe is due for a drained endpoint")
+	}
+	if !e.Drain(false) || e.Usable() {
+		t.Errorf("got usable %v behind the drain, want false: it has failed", e.Usable())
+	}
+	e.Probe(1000 * ms)
+	e.Drain(true)
+	e.Connected()
+	if e.Usable() {
+		t.Error("got a drained endpoint usable because it works")
+	}
+	if e.Drain(false); !e.Usable() || e.Health() != (Health{}) {
+		t.Errorf("got usable %v, %+v, want nothing known", e.Usable(), e.Health())
+	}
+}
+
+func TestSpread(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		e := NewEndpoint(rapid.String().Draw(t, "address"), 1)
+		d, part, at := rapid.Int64Range(0, 1<<50).Draw(t, "d"), rapid.Int64Range(1, 20).Draw(t, "part"), rapid.Int64().Draw(t, "at")
+		got := e.Spread(d, part, at)
+		if got < d-d/part || got > d+d/part || got != e.Spread(d, part, at) {
+			t.Fatalf("got %d for %d, want it within one part in %d, and the same each time", got, d, part)
 		}
 	})
 }
@@ -62,10 +136,10 @@ func TestBackOffsDiffer(t *testing.T) {
 		a, b := NewEndpoint(fmt.Sprint("10.0.0.", i), 1), NewEndpoint(fmt.Sprint("10.0.0.", i), 1)
 		a.Failed(5)
 		b.Failed(5)
-		if a.PassedOverUntil() != b.PassedOverUntil() {
-			t.Errorf("the same calls gave %d and %d", a.PassedOverUntil(), b.PassedOverUntil())
+		if until(a) != until(b) {
+			t.Errorf("the same calls gave %d and %d", until(a), until(b))
 		}
-		ends[a.PassedOverUntil()] = true
+		ends[until(a)] = true
 	}
 	if len(ends) < 90 {
 		t.Errorf("100 endpoints that failed together have %d different back-offs, want nearly as many", len(ends))
@@ -80,7 +154,7 @@ func TestFailuresTogether(t *testing.T) {
 		wg.Go(func() { e.Failed(1000) })
 	}
 	wg.Wait()
-	if got := e.PassedOverUntil() - 1000; got > 120*ms {
+	if got := until(e) - 1000; got > 120*ms {
 		t.Errorf("eight failures at once cost %v, want about 100 ms", time.Duration(got))
 	}
 }

@@ -76,6 +76,8 @@ const (
 	gateLeave                   // the read loop is asked to end; shut between frames only
 	gatePause                   // the connection is being detached
 	gateClosed                  // the connection is closed; never opens again
+	gateFilter                  // a connection filter stopped the way in
+	gateHeld                    // too much waits for a connection filter that stopped the way out
 
 	// betweenFrames are the gates that let a frame pass of which something is read already.
 	betweenFrames = gateMemory | gateLeave
@@ -93,11 +95,13 @@ type Conn struct {
 	onWrite func(fd uintptr) bool
 
 	// Owned by the read loop.
-	buf   []byte // nil while nothing is unread and the loop waits
-	r, w  int    // buf[r:w] is unread
-	most  int    // onRead leaves no more unread than this; 0 means what fits
-	readN int    // what onRead saw
-	readE error
+	buf    []byte // nil while nothing is unread and the loop waits
+	r, w   int    // buf[r:w] is unread
+	most   int    // onRead leaves no more unread than this; 0 means what fits
+	inside bool   // a frame has begun of which everything that is here has been taken: InFrame
+	limit  int    // most is no more than this; 0 means no bound
+	readN  int    // what onRead saw
+	readE  error
 
 	// Owned by whoever set flushing.
 	out    [maxIOV][]byte
@@ -132,6 +136,7 @@ type Conn struct {
 	lastSize int     // what the last flush found queued: the next first chunk's size
 	noted    bool    // somebody has promised to call Flush
 	flushing bool    // one goroutine writes
+	again    bool    // a Flush came while another one was writing
 	sealed   bool    // nobody may start to write: Pause
 	finished bool    // the peer was told that no more follows: Finish
 	ticket   *ticket // what the read loop waits for, when it waits for memory

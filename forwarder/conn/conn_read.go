@@ -54,7 +54,7 @@ func (c *Conn) Read(need int) ([]byte, error) {
 // fill reads once, waiting for the peer.
 func (c *Conn) fill() error {
 	c.readN, c.readE = 0, nil
-	if c.w == c.r {
+	if !c.begun() {
 		return c.raw.Read(c.onRead)
 	}
 	c.partial.Store(true)
@@ -66,11 +66,18 @@ func (c *Conn) fill() error {
 // shut is the set of gates that stop the read loop now: some are shut between frames only.
 func (c *Conn) shut() gate {
 	g := gate(c.gates.Load())
-	if c.w > c.r {
+	if c.begun() {
 		g &^= betweenFrames
 	}
 	return g
 }
+
+// begun says whether the peer has begun a frame that is not whole.
+func (c *Conn) begun() bool { return c.w > c.r || c.inside }
+
+// InFrame says whether the caller is in the middle of a frame whose bytes it takes as they come, with Advance, instead of
+// letting Read gather them. Gates that shut between frames only, and timeouts, then know. Only the read loop calls it.
+func (c *Conn) InFrame(inside bool) { c.inside = inside }
 
 // Advance marks the first n unread bytes as read.
 func (c *Conn) Advance(n int) {
@@ -137,8 +144,8 @@ func (c *Conn) room(need int) bool {
 		c.w = copy(c.buf, c.buf[c.r:c.w])
 		c.r = 0
 	}
-	c.most = 0
-	if len(c.buf) > readSize || gate(c.gates.Load())&betweenFrames != 0 {
+	c.most = c.limit
+	if len(c.buf) > readSize || !c.inside && gate(c.gates.Load())&betweenFrames != 0 {
 		// Nothing behind the frame: so that a large buffer can be given away, and so that the read loop comes to
 		// be between frames, where a gate can stop it.
 		c.most = need

@@ -121,13 +121,17 @@ func (c *Conn) Flush() {
 	defer c.mu.Unlock()
 	c.noted = false
 	if c.flushing || c.sealed || c.queued == 0 || c.Closed() {
-		return // nothing to do, or whoever is flushing takes ours along
+		c.again = c.flushing // whoever is flushing takes ours along
+		return
 	}
 	c.flushing = true
 	c.lastSize = c.queued
 	for range maxRounds {
+		due := c.queued
+		c.again = false
 		whole := c.writeRound(true)
-		if c.queued == 0 || c.Closed() || c.sealed {
+		// What came in meanwhile is left to who owes its flush, and by then there may be more of it.
+		if c.queued == 0 || c.wrote == due && !c.again || c.Closed() || c.sealed {
 			c.endFlush()
 			return
 		}

@@ -24,6 +24,19 @@ func (t *Table[T]) Close(out []Entry[T]) []Entry[T] {
 	return out
 }
 
+// Seal refuses every later insert if the table is empty, and says whether it is: for a connection that is to close
+// without anybody noticing. Who finds it sealed has not begun.
+func (t *Table[T]) Seal() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.used > 0 {
+		return false
+	}
+	t.closed = true
+	t.room = 0
+	return true
+}
+
 // All walks copies of the entries, in no order, and leaves them in the table. The lock is not held while the
 // loop's body runs. On a table at rest the walk is exact; on one that is used meanwhile it may miss what comes
 // and show what has just gone, or an entry twice.

@@ -420,3 +420,29 @@ func TestNoAllocationAtSteadyState(t *testing.T) {
 		t.Errorf("got %v allocations a request, want 0", got)
 	}
 }
+
+// TestSeal: only an empty table can be sealed, and then nothing gets in.
+func TestSeal(t *testing.T) {
+	tab := New[int](10)
+	tab.Insert(1, 100)
+	if tab.Seal() {
+		t.Error("a table with an entry was sealed")
+	}
+	if _, _, ok := tab.Insert(2, 100); !ok {
+		t.Error("a table that could not be sealed takes nothing, want it to go on")
+	}
+	tab = New[int](10)
+	id, _, _ := tab.Insert(1, 100)
+	tab.Take(id)
+	for range 2 {
+		if !tab.Seal() {
+			t.Error("an empty table was not sealed")
+		}
+	}
+	if _, _, ok := tab.Insert(3, 100); ok || tab.Len() != 0 {
+		t.Errorf("got %d entries in a sealed table, want none", tab.Len())
+	}
+	if tab.Draw() == 0 {
+		t.Error("got no id for a one-way request from a sealed table")
+	}
+}

@@ -26,22 +26,54 @@ type Config struct {
 	// MaxBuffered bounds the bytes that all connections together hold in queues and partial frames. Nil
 	// means a quarter of the memory limit, which only the running process knows.
 	MaxBuffered *Size `json:"max_buffered,omitempty" min:"1MiB" max:"1TiB"`
-	Log         Log   `json:"log"`
+	// Workers bounds the workers, which carry the exchanges that may block.
+	Workers Workers `json:"workers"`
+	Log     Log     `json:"log"`
+	// AccessLog is the log of exchanges; nil means that there is none.
+	AccessLog *AccessLog `json:"access_log,omitempty"`
 }
 
 // Protocol is what is spoken on a connection.
 type Protocol string
 
-// Bolt is both versions of the protocol.
-const Bolt Protocol = "bolt"
+// The protocols.
+const (
+	// Bolt is both versions of the protocol.
+	Bolt Protocol = "bolt"
+	// DetectProtocol is the one, of those that there are, that a connection's first bytes show.
+	DetectProtocol Protocol = "auto"
+)
+
+// Forwarding says who runs the exchanges of a listener.
+type Forwarding string
+
+// The forwardings.
+const (
+	// ForwardInline is the read loops; no filter may block then.
+	ForwardInline Forwarding = "inline"
+	// ForwardWorker is a worker for each exchange.
+	ForwardWorker Forwarding = "worker"
+	// ForwardAuto is the read loops, but a worker where a filter may block.
+	ForwardAuto Forwarding = "auto"
+)
 
 // Listener is one address on which downstream connections are accepted.
 type Listener struct {
 	Name     string   `json:"name" cfg:"required" form:"name"`
 	Address  Address  `json:"address" cfg:"required" form:"listen"`
-	Protocol Protocol `json:"protocol" cfg:"required" oneof:"bolt"`
+	Protocol Protocol `json:"protocol" cfg:"required" oneof:"bolt auto"`
+	// DetectTimeout is the time from a connection's first byte to its protocol, where that is to be detected.
+	DetectTimeout Duration `json:"detect_timeout" default:"3s" min:"10ms" max:"1m"`
 	// Routes names the route table. It may be left out of a file that has exactly one.
 	Routes string `json:"routes"`
+	// Forwarding says who runs the exchanges.
+	Forwarding Forwarding `json:"forwarding" default:"auto" oneof:"inline worker auto"`
+	// ConnectionFilters see connections and their bytes, in this order.
+	ConnectionFilters []ConnectionFilter `json:"connection_filters,omitempty" most:"16"`
+	// Filters see exchanges, in this order and before those of the rule.
+	Filters []Filter `json:"filters,omitempty" most:"16"`
+	// StreamAbove is the size of a request's frame from which on it is passed on in pieces; NoSize means never.
+	StreamAbove Size `json:"stream_above" default:"1MiB" min:"64KiB" max:"256MiB" cfg:"none"`
 
 	// MaxConnections is the number of connections open at once.
 	MaxConnections int `json:"max_connections" default:"10000" min:"1" max:"1000000"`
@@ -75,25 +107,54 @@ type RouteTable struct {
 	Rules []Rule `json:"rules" cfg:"required"`
 }
 
-// Rule leads the requests that it matches to a cluster.
+// Rule leads the requests that it matches to a cluster, to one of several, or to an answer.
 type Rule struct {
 	// Name is rule-N where the file gives none, N being the rule's place counted from 1.
 	Name string `json:"name" cfg:"required" form:"name"`
 	// Match is zero where the rule takes everything.
-	Match   Match  `json:"match,omitzero"`
-	Cluster string `json:"cluster" cfg:"required"`
+	Match Match `json:"match,omitzero"`
+	// Cluster, Clusters and Reply exclude each other; one of them is there.
+	Cluster  string       `json:"cluster,omitempty" cfg:"one"`
+	Clusters []Share      `json:"clusters,omitempty" cfg:"one" most:"100"`
+	Reply    *DirectReply `json:"reply,omitempty" cfg:"one"`
 	// Timeout is the deadline of a request whose frame gives none, and the most that a frame is granted.
 	Timeout Duration `json:"timeout" default:"3s" min:"1ms" max:"24h"`
 	Retry   Retry    `json:"retry"`
+	// Headers changes the request each time that it is sent.
+	Headers HeaderEdits `json:"headers,omitzero"`
+	// Filters see the exchanges that the rule matched, in this order and behind those of the listener.
+	Filters []Filter `json:"filters,omitempty" most:"16"`
 }
 
 // Match is a condition on a request. All that it names must hold.
 type Match struct {
-	// Service is compared with the whole name; empty matches every one.
-	Service string `json:"service,omitempty"`
-	// Header maps a header key to the exact value that it must have.
-	Header map[string]string `json:"header,omitempty"`
+	// Service is the name of the service, the header "service".
+	Service Text `json:"service,omitzero"`
+	// Method is the name of the method, the header MethodKey.
+	Method Text `json:"method,omitzero"`
+	// Header maps a header key to what its value must be.
+	Header map[string]Text `json:"header,omitempty" most:"8"`
 }
+
+// The header keys that Match.Service and Match.Method stand for.
+const (
+	ServiceKey = "service"
+	MethodKey  = "sofa_head_method_name"
+)
+
+// Share is a cluster's share of a rule's requests: its weight of the sum of weights.
+type Share struct {
+	Cluster string `json:"cluster" cfg:"required"`
+	Weight  int    `json:"weight" cfg:"required" min:"1" max:"10000"`
+}
+
+// DirectReply is an answer that no endpoint gives.
+type DirectReply struct {
+	Status Status `json:"status" cfg:"required" oneof:"SUCCESS ERROR SERVER_EXCEPTION UNKNOWN SERVER_THREADPOOL_BUSY ERROR_COMM NO_PROCESSOR TIMEOUT CLIENT_SEND_ERROR CODEC_EXCEPTION CONNECTION_CLOSED SERVER_SERIAL_EXCEPTION SERVER_DESERIAL_EXCEPTION"`
+}
+
+// Status is the name of the outcome that a reply carries.
+type Status string
 
 // RetryOn is a reason for which a request is tried again.
 type RetryOn string
@@ -155,6 +216,11 @@ type Cluster struct {
 	// VerifyCRC checks the checksum of each frame that has one.
 	VerifyCRC bool `json:"verify_crc" default:"false"`
 
+	// MaxAge is when a connection is replaced by a new one, give or take a tenth.
+	MaxAge Duration `json:"max_age" default:"none" min:"1s" max:"168h" cfg:"none"`
+	// MaxUploads is the number of requests that are passed on in pieces to one endpoint at once.
+	MaxUploads int `json:"max_uploads" default:"16" min:"1" max:"1024"`
+
 	Endpoints []Endpoint `json:"endpoints" cfg:"required"`
 }
 
@@ -176,28 +242,23 @@ type Metrics struct {
 	Address Address `json:"address" cfg:"required" form:"listen"`
 }
 
-// LogLevel is the least severe level that is logged.
-type LogLevel string
+// Overflow says what happens to an exchange that needs a worker when all are busy.
+type Overflow string
 
-// The levels, from the most to the least talkative.
+// The overflows.
 const (
-	LevelDebug LogLevel = "debug"
-	LevelInfo  LogLevel = "info"
-	LevelWarn  LogLevel = "warn"
-	LevelError LogLevel = "error"
+	// OverflowQueue lets it wait, in a queue that has a bound.
+	OverflowQueue Overflow = "queue"
+	// OverflowBusy answers it "busy".
+	OverflowBusy Overflow = "busy"
 )
 
-// LogFormat is the form of a log line.
-type LogFormat string
-
-// The formats.
-const (
-	FormatJSON LogFormat = "json"
-	FormatText LogFormat = "text"
-)
-
-// Log says what is logged, to standard error, and in which form.
-type Log struct {
-	Level  LogLevel  `json:"level" default:"info" oneof:"debug info warn error"`
-	Format LogFormat `json:"format" default:"json" oneof:"json text"`
+// Workers bounds the goroutines that carry the exchanges that may block.
+type Workers struct {
+	// Max is the number of workers; one that waits for a reply counts. Nil means 256 for each CPU, whose
+	// number only the running process knows.
+	Max *int `json:"max,omitempty" min:"1" max:"65536"`
+	// Queue is the number of exchanges that wait for a worker, with OverflowQueue.
+	Queue    int      `json:"queue" default:"1024" min:"1" max:"1000000"`
+	Overflow Overflow `json:"overflow" default:"queue" oneof:"queue busy"`
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -126,6 +127,7 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 	want := &Config{
 		Listeners: []Listener{{
 			Name: "client", Address: "127.0.0.1:12220", Protocol: Bolt, Routes: "rpc",
+			DetectTimeout: Duration(3 * time.Second), Forwarding: ForwardAuto, StreamAbove: 1 << 20,
 			MaxConnections: 10000, MaxStreams: 4096, MaxFrame: 16 << 20, MaxHeader: 32767, AcceptRate: 5000,
 			IdleTimeout: Duration(15 * time.Minute), ReadTimeout: Duration(10 * time.Second), WriteTimeout: Duration(10 * time.Second),
 			QueueLow: 512 << 10, QueueHigh: 1 << 20, MaxQueued: 16 << 20,
@@ -138,13 +140,53 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 			Name: "order", Protocol: Bolt, Balancer: LeastRequest, ConnectionsPerEndpoint: 1, MaxConnections: 1024,
 			MaxPending: 1024, MaxPendingBytes: 64 << 20, MaxRequests: 100000, ConnectTimeout: Duration(time.Second),
 			HeartbeatInterval: Duration(30 * time.Second), HeartbeatMisses: 3, ReadTimeout: Duration(10 * time.Second), WriteTimeout: Duration(10 * time.Second),
-			MaxQueued: 32 << 20, Endpoints: []Endpoint{{Address: "127.0.0.1:12200", Weight: 100}},
+			MaxQueued: 32 << 20, MaxAge: None, MaxUploads: 16, Endpoints: []Endpoint{{Address: "127.0.0.1:12200", Weight: 100}},
 		}},
 		StopTimeout: Duration(30 * time.Second), MaxTimeout: Duration(10 * time.Minute),
-		Log: Log{Level: LevelInfo, Format: FormatJSON},
+		Workers: Workers{Queue: 1024, Overflow: OverflowQueue},
+		Log:     Log{Level: LevelInfo, Format: FormatJSON},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("examples/minimal.yaml gives another tree (-want +got):\n%s", diff)
+	}
+}
+
+// What a file leaves out of a filter or the access log depends on what it says beside it.
+func TestDefaultsThatDepend(t *testing.T) {
+	const file = `
+listeners:
+- {name: in, address: ":0", protocol: bolt, filters: [{rate_limit: {rate: 7}}, {rate_limit: {rate: 7, burst: 9, by: route}}]}
+routes: [{name: rpc, rules: [{reply: {status: ERROR}, filters: [{rate_limit: {rate: 8}}, {fault: {delay: {time: 1s}, abort: {status: ERROR}}}]}]}]
+clusters: [{name: order, protocol: bolt, endpoints: [{address: "127.0.0.1:12200"}]}]
+access_log: {`
+	c, err := Parse([]byte(file + "}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Filter{
+		{RateLimit: &RateLimitFilter{Rate: 7, Burst: 7, By: LimitByListener, MaxBuckets: 10000}},
+		{RateLimit: &RateLimitFilter{Rate: 7, Burst: 9, By: LimitByRoute, MaxBuckets: 10000}},
+		{RateLimit: &RateLimitFilter{Rate: 8, Burst: 8, By: LimitByRoute, MaxBuckets: 10000}},
+		{Fault: &FaultFilter{Delay: &Delay{Duration(time.Second), 10000}, Abort: &Abort{"ERROR", 10000}}},
+	}
+	if diff := cmp.Diff(want, slices.Concat(c.Listeners[0].Filters, c.Routes[0].Rules[0].Filters)); diff != "" {
+		t.Errorf("the filters differ (-want +got):\n%s", diff)
+	}
+	log := &AccessLog{Path: PathStderr, Format: FormatJSON, Fields: LogFields(), Sample: 10000, Only: OnlyAll, Buffer: 8192}
+	if diff := cmp.Diff(log, c.AccessLog); diff != "" {
+		t.Errorf("the access log differs (-want +got):\n%s", diff)
+	}
+	if c, err = Parse([]byte(file + "format: text}")); err != nil {
+		t.Fatal(err)
+	}
+	log.Format, log.Fields, log.Template = FormatText, nil, c.AccessLog.Template
+	if diff := cmp.Diff(log, c.AccessLog); diff != "" || log.Template == "" {
+		t.Errorf("the access log in text has the template %q and differs (-want +got):\n%s", log.Template, diff)
+	}
+	c.AccessLog.Format = FormatJSON
+	if err := c.Validate(); err == nil || err.Error() != "access_log.fields: is missing or empty: format: json needs it\n"+
+		"access_log.template: has a meaning only with format: text" {
+		t.Errorf("a log in JSON with a template and without fields: %v", err)
 	}
 }
 

@@ -26,6 +26,10 @@ func (d *decoder) value(p place, n node, v reflect.Value) {
 		d.report.add(p, "has no value: give one, or leave the field out")
 		return
 	}
+	if isUnit(v.Type()) {
+		d.scalar(p, n, v)
+		return
+	}
 	switch v.Kind() {
 	case reflect.Pointer:
 		target := reflect.New(v.Type().Elem())
@@ -39,11 +43,15 @@ func (d *decoder) value(p place, n node, v reflect.Value) {
 	case reflect.Slice:
 		d.list(p, n, v)
 	case reflect.Map:
-		d.texts(p, n, v)
+		d.mapping(p, n, v)
 	default:
-		if err := setScalar(n, v); err != nil {
-			d.report.add(p, "%s", err)
-		}
+		d.scalar(p, n, v)
+	}
+}
+
+func (d *decoder) scalar(p place, n node, v reflect.Value) {
+	if err := setScalar(n, v); err != nil {
+		d.report.add(p, "%s", err)
 	}
 }
 
@@ -60,8 +68,18 @@ func (d *decoder) structure(p place, n node, v reflect.Value) {
 	fields := d.schema[v.Type()]
 	for i := range fields {
 		f := &fields[i]
-		if child, ok := n.fields[f.name]; ok {
+		child, given := n.fields[f.name]
+		switch {
+		case !given:
+		case child.kind == textNode && child.text == none && f.minimum != "" && !f.none:
+			d.report.add(p.field(f.name), "%s", errNoneHere)
+		default:
 			d.value(p.field(f.name), child, v.Field(f.index))
+		}
+	}
+	for i := range fields {
+		if _, given := n.fields[fields[i].name]; !given {
+			d.leftOut(p, &fields[i], v)
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(n.fields)) {
@@ -73,6 +91,20 @@ func (d *decoder) structure(p place, n node, v reflect.Value) {
 			names[i] = fields[i].name
 		}
 		d.report.add(p.field(key), "there is no such field%s", didYouMean(key, names))
+	}
+}
+
+// leftOut gives a field of v that the file leaves out what it has from the others, and notes a number that must be
+// there: as a zero it could not be told from one that was given.
+func (d *decoder) leftOut(p place, f *field, v reflect.Value) {
+	fv := v.Field(f.index)
+	switch {
+	case f.same != "":
+		fv.SetInt(v.Field(d.schema.field(v.Type(), f.same).index).Int())
+	case f.when != "" && d.schema.holds(f, v):
+		f.fill(fv)
+	case f.required && fv.CanInt():
+		d.report.add(p.field(f.name), "is missing")
 	}
 }
 
@@ -92,6 +124,13 @@ func (d *decoder) list(p place, n node, v reflect.Value) {
 		d.report.add(p, "must be a list, not %s", n.kind)
 		return
 	}
+	if len(n.items) == 0 && !v.IsNil() {
+		v.Set(v.Slice(0, 0)) // the file takes away what the default had
+		return
+	}
+	if len(n.items) == 0 {
+		return
+	}
 	v.Set(reflect.MakeSlice(v.Type(), len(n.items), len(n.items)))
 	structures := v.Type().Elem().Kind() == reflect.Struct
 	for i, item := range n.items {
@@ -106,8 +145,8 @@ func (d *decoder) list(p place, n node, v reflect.Value) {
 	}
 }
 
-// texts decodes a mapping of text to text. A mapping without entries is the same as none.
-func (d *decoder) texts(p place, n node, v reflect.Value) {
+// mapping decodes a mapping of keys to what is told by its text. A mapping without entries is the same as none.
+func (d *decoder) mapping(p place, n node, v reflect.Value) {
 	if n.kind != objectNode {
 		d.report.add(p, "must be a mapping of keys to text, not %s", n.kind)
 		return
@@ -116,19 +155,32 @@ func (d *decoder) texts(p place, n node, v reflect.Value) {
 	if len(n.fields) == 0 {
 		return
 	}
-	texts := make(map[string]string, len(n.fields))
+	entries := reflect.MakeMapWithSize(v.Type(), len(n.fields))
 	for _, key := range slices.Sorted(maps.Keys(n.fields)) {
-		kp := p.field(key)
-		switch text, err := n.fields[key].string(); {
+		entry := reflect.New(v.Type().Elem()).Elem()
+		switch err := setEntry(n.fields[key], entry); {
 		case err != nil:
-			d.report.add(kp, "%s", err)
+			d.report.add(p.field(key), "%s", err)
 		case !utf8.ValidString(key):
-			d.report.add(kp, "the key is not valid UTF-8")
+			d.report.add(p.field(key), "the key is not valid UTF-8")
 		default:
-			texts[key] = text
+			entries.SetMapIndex(reflect.ValueOf(key), entry)
 		}
 	}
-	v.Set(reflect.ValueOf(texts))
+	v.Set(entries)
+}
+
+// setEntry is setScalar for the value of a mapping, whose text may be empty.
+func setEntry(n node, v reflect.Value) error {
+	if v.Kind() != reflect.String {
+		if n.kind == nullNode {
+			return errors.New("has no value: give one, or leave it out")
+		}
+		return setScalar(n, v)
+	}
+	text, err := n.string()
+	v.SetString(text)
+	return err
 }
 
 // setScalar sets v, which is settable, from a scalar.

@@ -50,9 +50,10 @@ const maxFaults = 1000
 
 // report collects faults: with add, one a place, and none inside a place that is itself at fault.
 type report struct {
-	faults  []Fault
-	seen    map[string]bool
-	dropped int
+	faults []Fault
+	// seen are the pointers of faults that add noted, and within those of everything around any fault.
+	seen, within map[string]bool
+	dropped      int
 }
 
 func (r *report) add(p place, format string, args ...any) {
@@ -81,8 +82,20 @@ func (r *report) note(p place, format string, args ...any) bool {
 		return false
 	}
 	r.faults = append(r.faults, p.fault(format, args...))
+	if r.within == nil {
+		r.within = map[string]bool{}
+	}
+	for at := p.pointer; !r.within[at]; {
+		r.within[at] = true
+		at = at[:max(0, strings.LastIndexByte(at, '/'))]
+	}
 	return true
 }
+
+// has says whether there is a fault at p itself, and hasWithin whether there is one there or deeper.
+func (r *report) has(p place) bool { return r.seen[p.pointer] }
+
+func (r *report) hasWithin(p place) bool { return r.within[p.pointer] }
 
 // errors is nil where there is no fault.
 func (r *report) errors() error {

@@ -75,12 +75,24 @@ func (c *Config) complete() {
 		if c.Listeners[i].Routes == "" && len(c.Routes) == 1 {
 			c.Listeners[i].Routes = c.Routes[0].Name
 		}
+		limitBy(c.Listeners[i].Filters, LimitByListener)
 	}
 	for i := range c.Routes {
 		for j := range c.Routes[i].Rules {
-			if r := &c.Routes[i].Rules[j]; r.Name == "" {
+			r := &c.Routes[i].Rules[j]
+			if r.Name == "" {
 				r.Name = ruleName(j)
 			}
+			limitBy(r.Filters, LimitByRoute)
+		}
+	}
+}
+
+// limitBy says where rate limits stand that do not say by what they count.
+func limitBy(filters []Filter, by LimitBy) {
+	for i := range filters {
+		if f := filters[i].RateLimit; f != nil && f.By == "" {
+			f.By = by
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"iter"
+	"strings"
+)
 
 // names reports names that two of a kind share.
 func (v *validator) names(c *Config) {
@@ -129,10 +132,24 @@ func (v *validator) references(c *Config) {
 	for i := range c.Routes {
 		table := tablePlace(i, &c.Routes[i])
 		for j := range c.Routes[i].Rules {
-			r := &c.Routes[i].Rules[j]
-			if r.Cluster != "" && !known[r.Cluster] {
-				v.report.add(rulePlace(table, j, r).field("cluster"),
-					"there is no cluster %s%s", quote(r.Cluster), didYouMean(r.Cluster, clusters))
+			for p, name := range c.Routes[i].Rules[j].clusterNames(rulePlace(table, j, &c.Routes[i].Rules[j])) {
+				if name != "" && !known[name] {
+					v.report.add(p, "there is no cluster %s%s", quote(name), didYouMean(name, clusters))
+				}
+			}
+		}
+	}
+}
+
+// clusterNames are the clusters that the rule at p leads to, each with the place that names it.
+func (r *Rule) clusterNames(p place) iter.Seq2[place, string] {
+	return func(yield func(place, string) bool) {
+		if r.Cluster != "" && !yield(p.field("cluster"), r.Cluster) {
+			return
+		}
+		for i := range r.Clusters {
+			if !yield(p.field("clusters").item(i, "").field("cluster"), r.Clusters[i].Cluster) {
+				return
 			}
 		}
 	}

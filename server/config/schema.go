@@ -18,6 +18,15 @@ type field struct {
 	index    int
 	typ      reflect.Type
 	required bool
+	// one and some tie fields of a type together: of those with one exactly one is there, of those with some at
+	// least one.
+	one, some bool
+	// when and is say when the field has a meaning: while the field when is that. Only then does its default hold.
+	when, is string
+	// same is the field from which this one has its default.
+	same string
+	// most is the largest number of items or keys; 0 means that the file's size is bound enough.
+	most int
 	// none says that the word none is allowed.
 	none bool
 	// def, minimum and maximum are as a file would have them; empty where there is none.
@@ -25,7 +34,7 @@ type field struct {
 	// lowest and highest are minimum and maximum as numbers.
 	lowest, highest int64
 	oneOf           []string
-	// form is a rule for text: name, listen, dial or loopback.
+	// form is a rule for text: name, listen, dial, loopback, prefix, key, log or template.
 	form string
 }
 
@@ -40,14 +49,14 @@ var tree = sync.OnceValue(func() schema {
 // test of the package would meet.
 func (s schema) learn(t reflect.Type) {
 	switch t.Kind() {
-	case reflect.Pointer, reflect.Slice:
+	case reflect.Pointer, reflect.Slice, reflect.Map:
 		s.learn(t.Elem())
 		return
 	case reflect.Struct:
 	default:
 		return
 	}
-	if s[t] != nil {
+	if s[t] != nil || isUnit(t) {
 		return
 	}
 	fields := make([]field, 0, t.NumField())
@@ -59,6 +68,9 @@ func (s schema) learn(t reflect.Type) {
 	s[t] = fields
 }
 
+// isUnit says that t is decoded as a whole, by itself.
+func isUnit(t reflect.Type) bool { return reflect.PointerTo(t).Implements(reflect.TypeFor[unit]()) }
+
 func newField(sf reflect.StructField, index int) field {
 	f := field{
 		index:   index,
@@ -68,16 +80,38 @@ func newField(sf reflect.StructField, index int) field {
 		maximum: sf.Tag.Get("max"),
 		oneOf:   strings.Fields(sf.Tag.Get("oneof")),
 		form:    sf.Tag.Get("form"),
+		same:    sf.Tag.Get("same"),
+	}
+	f.when, f.is, _ = strings.Cut(sf.Tag.Get("when"), "=")
+	if most := sf.Tag.Get("most"); most != "" {
+		n, err := strconv.Atoi(most)
+		if err != nil {
+			panic(fmt.Sprintf("config: the most of %s: %v", f.name, err))
+		}
+		f.most = n
 	}
 	f.name, _, _ = strings.Cut(sf.Tag.Get("json"), ",")
 	flags := strings.Split(sf.Tag.Get("cfg"), ",")
 	f.required = slices.Contains(flags, "required")
 	f.none = slices.Contains(flags, "none")
+	f.one = slices.Contains(flags, "one")
+	f.some = slices.Contains(flags, "some")
 	if f.minimum != "" {
 		f.lowest = f.bound(f.minimum)
 		f.highest = f.bound(f.maximum)
 	}
 	return f
+}
+
+// field is the field of t with this name, which must exist.
+func (s schema) field(t reflect.Type, name string) *field {
+	i := slices.IndexFunc(s[t], func(f field) bool { return f.name == name })
+	return &s[t][i]
+}
+
+// holds says whether f has a meaning in v, a structure whose field it is.
+func (s schema) holds(f *field, v reflect.Value) bool {
+	return v.Field(s.field(v.Type(), f.when).index).String() == f.is
 }
 
 // scalarType is the field's type without the pointer that says whether it is there.
@@ -96,13 +130,20 @@ func (f *field) bound(text string) int64 {
 	return v.Int()
 }
 
+// allOfThem is the default of a list that has every word that it may have.
+const allOfThem = "all"
+
 // fill sets v to the field's default.
 func (f *field) fill(v reflect.Value) {
 	if f.def == "" {
 		return
 	}
 	if f.typ.Kind() == reflect.Slice {
-		for text := range strings.SplitSeq(f.def, ", ") {
+		items := strings.Split(f.def, ", ")
+		if f.def == allOfThem {
+			items = f.oneOf
+		}
+		for _, text := range items {
 			item := reflect.New(f.typ.Elem()).Elem()
 			item.SetString(text)
 			v.Set(reflect.Append(v, item))
@@ -158,15 +199,16 @@ func tagNode(text string) node {
 	return node{kind: textNode, text: text}
 }
 
-// fillDefaults sets the structure v, and the structures in it, to the defaults.
+// fillDefaults sets the structure v, and the structures in it, to the defaults that hold whatever else is said.
 func (s schema) fillDefaults(v reflect.Value) {
 	for i := range s[v.Type()] {
 		f := &s[v.Type()][i]
 		fv := v.Field(f.index)
-		if f.typ.Kind() == reflect.Struct {
+		switch {
+		case f.typ.Kind() == reflect.Struct:
 			s.fillDefaults(fv)
-			continue
+		case f.when == "":
+			f.fill(fv)
 		}
-		f.fill(fv)
 	}
 }

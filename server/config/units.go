@@ -14,6 +14,8 @@ import (
 // none is the word that switches a bound off, where that is allowed.
 const none = "none"
 
+var errNoneHere = errors.New("none is not allowed here: this bound cannot be switched off")
+
 // Duration is a span of time, in nanoseconds. In a file it carries a unit: 3s, 500ms, 1h30m.
 type Duration time.Duration
 
@@ -68,6 +70,9 @@ func (d *Duration) set(n node) error {
 	return nil
 }
 
+// NoSize is the Size that `none` stands for, where that is allowed.
+const NoSize Size = -1
+
 // Size is a number of bytes. In a file it is a plain number or carries a unit: 4096, 64KiB, 16MiB, 1GiB.
 type Size int64
 
@@ -78,6 +83,9 @@ var sizeUnits = []struct {
 
 // String is s as a file would have it.
 func (s Size) String() string {
+	if s == NoSize {
+		return none
+	}
 	for _, u := range sizeUnits {
 		if s != 0 && s%u.bytes == 0 {
 			return strconv.FormatInt(int64(s/u.bytes), 10) + u.name
@@ -86,10 +94,10 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
-// MarshalJSON is a number of bytes, or a string where a unit makes that shorter.
+// MarshalJSON is a number of bytes, or a string where a unit makes that shorter or there is none.
 func (s Size) MarshalJSON() ([]byte, error) {
 	text := s.String()
-	if strings.HasSuffix(text, "B") {
+	if s == NoSize || strings.HasSuffix(text, "B") {
 		return json.Marshal(text)
 	}
 	return []byte(text), nil
@@ -105,7 +113,8 @@ func (s *Size) set(n node) error {
 		return fmt.Errorf("must be a size such as 64KiB or 16MiB, not %s", n.kind)
 	}
 	if n.text == none && n.kind == textNode {
-		return errors.New("none is not allowed here: this bound cannot be switched off")
+		*s = NoSize
+		return nil
 	}
 	if strings.HasPrefix(n.text, "-") {
 		return fmt.Errorf("%s is negative; a size is not", clip(n.text))
@@ -163,12 +172,46 @@ func (r *Rate) set(n node) error {
 	return err
 }
 
+// Percent is a share, in hundredths of a percent. In a file it carries its sign: 100%, 12.5%, 0.01%.
+type Percent int64
+
+// String is p as a file would have it.
+func (p Percent) String() string {
+	whole, part := p/100, p%100
+	if part == 0 {
+		return fmt.Sprintf("%d%%", whole)
+	}
+	return strings.TrimRight(fmt.Sprintf("%d.%02d", whole, part), "0") + "%"
+}
+
+// MarshalText is String.
+func (p Percent) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+var percentForm = regexp.MustCompile(`^([0-9]{1,9})(?:\.([0-9]{1,2}))?%$`)
+
+func (p *Percent) set(n node) error {
+	m := percentForm.FindStringSubmatch(n.text)
+	switch {
+	case n.kind != textNode && n.kind != numberNode:
+		return fmt.Errorf("must be a percentage such as 5%% or 0.5%%, not %s", n.kind)
+	case strings.HasPrefix(n.text, "-"):
+		return fmt.Errorf("%s is negative; a percentage is not", clip(n.text))
+	case n.kind == numberNode || bareNumber.MatchString(n.text):
+		return fmt.Errorf("%s needs a percent sign: 5%%, 0.5%%", clip(n.text))
+	case m == nil || ambiguous(m[1]):
+		return fmt.Errorf("%s is not a percentage: write a number with at most two decimals and its sign: 5%%, 0.5%%", quote(n.text))
+	}
+	hundredths, err := strconv.ParseInt(m[1]+(m[2] + "00")[:2], 10, 64)
+	*p = Percent(hundredths)
+	return err
+}
+
 // wholeNumber reads a decimal number. Forms that YAML reads otherwise than a person would (010, 1_000, 0x10,
 // 1e3) are refused.
 func wholeNumber(n node) (int64, error) {
 	switch {
 	case n.kind == textNode && n.text == none:
-		return 0, errors.New("none is not allowed here: this bound cannot be switched off")
+		return 0, errNoneHere
 	case n.kind == textNode:
 		return 0, fmt.Errorf("must be a whole number, not the text %s", quote(n.text))
 	case n.kind != numberNode:

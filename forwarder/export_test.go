@@ -1,0 +1,28 @@
+package forwarder
+
+import "github.com/relevo-proxy/relevo/forwarder/wire"
+
+// Step is one step of an exchange, as it is told before it is taken.
+type Step struct {
+	ID       uint32 // as the client gave it
+	Phase    string
+	Attempts int
+	Worker   bool // it is with a worker, or on its way to one
+	Pieces   bool // its frame is passed on in pieces
+	OneWay   bool
+	Batch    any         // who carries it: one at a time has it
+	Reply    wire.Status // of the message under way; means something where that is the reply
+	Status   wire.Status // and the reason: why it is answered here, or tried again
+	Reason   string
+}
+
+// Trace has fn told of each step of each exchange, by whoever takes it. It is called before Start.
+func (f *Forwarder) Trace(fn func(Step)) {
+	f.trace = func(b *batch) {
+		x := &b.x
+		fn(Step{
+			ID: x.id, Phase: x.phase.String(), Attempts: int(x.attempts), Worker: x.errand != nil, Pieces: b.head > 0,
+			OneWay: x.kind == wire.Oneway, Batch: b, Reply: b.msg.Status, Status: b.status, Reason: b.reason,
+		})
+	}
+}

@@ -1,0 +1,95 @@
+package forwarder
+
+import (
+	"fmt"
+
+	"go.uber.org/zap"
+)
+
+// DrainEndpoint takes an endpoint out of the balancing of its cluster, or lets it in again. Requests in flight finish and
+// then its connections close; those that wait for one go elsewhere, as does every further one. An error means that there
+// is no such endpoint. To drain one that drains already is fine.
+func (f *Forwarder) DrainEndpoint(cluster, address string, drain bool) error {
+	found := false
+	for _, c := range f.snap.Load().clusters {
+		if c.policy.Name() != cluster {
+			continue
+		}
+		for _, e := range c.endpoints {
+			if e.address == address {
+				found = true
+				e.drain(drain)
+			}
+		}
+	}
+	if !found {
+		return fmt.Errorf("cluster %q has no endpoint %q", cluster, address)
+	}
+	return nil
+}
+
+// drain is DrainEndpoint for one.
+func (e *upEndpoint) drain(drain bool) {
+	f := e.cluster.f
+	if !e.policy.Drain(drain) {
+		return
+	}
+	f.log.Info("an endpoint drains, or serves again", zap.String("cluster", e.cluster.policy.Name()),
+		zap.String("endpoint", e.address), zap.Bool("drain", drain))
+	if !drain {
+		e.pokeForProbe()
+		return
+	}
+	for _, p := range e.pools() {
+		for _, u := range *p.conns.Load() {
+			u.drain(ReasonEndpointDrained)
+		}
+		p.mu.Lock()
+		waiting := p.waiting
+		p.waiting = nil
+		p.mu.Unlock()
+		f.resumeAll(waiting, phaseChooseEndpoint, ReasonNoEndpoint)
+		p.offer()
+	}
+}
+
+// elsewhere lets the exchange choose again because its endpoint drains, which is not a try that failed.
+func (b *batch) elsewhere() {
+	b.leaveEndpoint()
+	b.x.attempts--
+	b.reason = ReasonNoEndpoint // if no other is left
+	b.x.phase = phaseChooseEndpoint
+}
+
+// renew replaces a connection that is past max_age: another one is made beside it, one more than there may be else, and
+// then it drains. Where that cannot be it stays, and the sweeper asks again.
+func (p *pool) renew(old *upstream) {
+	e := p.endpoint
+	c := e.cluster
+	if p == e.uploads {
+		old.drain(ReasonMaxAge) // they are made when they are needed
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !e.policy.Usable() || c.f.draining.Load() || c.f.now() < p.notBefore || !p.takePlace(c.spec.ConnectionsPerEndpoint+1) {
+		return
+	}
+	p.dialling = true
+	c.f.group.Go(func() { // ends within connect_timeout, or with f.ctx
+		u, err := p.connect()
+		if err != nil {
+			p.failed(err)
+			return
+		}
+		p.add(u)
+		old.drain(ReasonMaxAge)
+		p.serve()
+	})
+}
+
+// takePlace takes the place for one more connection, if with it there are no more than this many. Called with mu
+// held.
+func (p *pool) takePlace(most int) bool {
+	return !p.dialling && !p.closed && p.staying() < most && p.endpoint.cluster.policy.Limits().Connections.TryAcquire(1) > 0
+}

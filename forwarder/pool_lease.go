@@ -1,0 +1,190 @@
+package forwarder
+
+import (
+	"slices"
+	"time"
+
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+)
+
+// leases are the connections of an endpoint's pool of uploads. Each is leased to one frame that goes out in pieces, until
+// its last byte, and not before the reply to the one before has come: when an upload breaks off, its connection is of no
+// more use, and nobody else may have something on it.
+type leases struct {
+	// Guarded by the pool's mu.
+	dialling int
+	waiting  []chan struct{} // who waits for a connection, first come first served; each holds one, never closed
+}
+
+// lease is whether a connection of a pool of uploads is in the middle of a frame.
+type lease = int32
+
+// The leases. Talking is short: it keeps an upload from beginning while a frame of our own is appended.
+const (
+	free lease = iota
+	leased
+	talking
+)
+
+// say appends a whole frame of our own, a heartbeat or its ack, unless an upload is in the middle of its frame: then it
+// is left unsaid, which is no loss where bytes flow. It reports what became of it.
+func (u *upstream) say(frame []byte) conn.Verdict {
+	if u.pool != u.endpoint.uploads {
+		return u.conn.Append(frame)
+	}
+	if !u.lease.CompareAndSwap(free, talking) {
+		return conn.Refused
+	}
+	v := u.conn.Append(frame)
+	u.lease.Store(free)
+	u.pool.offer()
+	return v
+}
+
+// lease takes a connection for one frame, dials it if there may be one more, or waits for one until the deadline. It
+// returns none with the reason why.
+func (p *pool) lease(deadline int64) (u *upstream, reason string) {
+	e := p.endpoint
+	f, limits := e.cluster.f, e.cluster.policy.Limits()
+	var timer *time.Timer
+	var turn chan struct{}
+	for {
+		u, mayDial := p.idle(turn)
+		if u != nil {
+			return u, ""
+		}
+		if mayDial {
+			return p.dialLease()
+		}
+		switch {
+		case e.policy.Health().Drained:
+			p.leave(turn)
+			return nil, ReasonEndpointDrained
+		case !e.policy.Usable():
+			p.leave(turn)
+			return nil, ReasonConnectFailure
+		}
+		if turn == nil { // the first time around
+			if limits.Pending.TryAcquire(1) == 0 {
+				return nil, ReasonMaxPending
+			}
+			defer limits.Pending.Release(1)
+			timer = time.NewTimer(time.Duration(deadline - f.now()))
+			defer timer.Stop()
+			turn = make(chan struct{}, 1)
+			p.mu.Lock()
+			p.leases.waiting = append(p.leases.waiting, turn)
+			p.mu.Unlock()
+			turn <- struct{}{} // something may have come free before we stood in the line
+		}
+		select {
+		case <-turn:
+		case <-timer.C:
+			p.leave(turn)
+			return nil, ReasonPendingTimeout
+		case <-f.ctx.Done():
+			p.leave(turn)
+			return nil, ReasonStopping
+		}
+	}
+}
+
+// idle takes a connection that nobody has leased and that awaits no reply, or says that one may be dialled, for which
+// the place is then taken. turn is the caller's place in the line, nil if it is in none; it is left with what the caller
+// gets.
+func (p *pool) idle(turn chan struct{}) (u *upstream, mayDial bool) {
+	c := p.endpoint.cluster
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.leases.waiting) > 0 && p.leases.waiting[0] != turn {
+		return nil, false // others were first
+	}
+	open := p.leases.dialling
+	for _, o := range *p.conns.Load() {
+		open++
+		if o.takes() && o.table.Len() == 0 && o.lease.CompareAndSwap(free, leased) {
+			if !o.takes() { // settle has not seen the lease, or we see that it drains
+				o.lease.Store(free)
+				continue
+			}
+			u = o
+			break
+		}
+	}
+	switch {
+	case u != nil:
+	case p.closed, !p.endpoint.policy.Usable(), open >= c.spec.MaxUploads, c.policy.Limits().Connections.TryAcquire(1) == 0:
+		return nil, false
+	default:
+		p.leases.dialling++
+		mayDial = true
+	}
+	p.leaveLine(turn)
+	return u, mayDial
+}
+
+// dialLease dials a connection and leases it.
+func (p *pool) dialLease() (*upstream, string) {
+	u, err := p.connect()
+	p.mu.Lock()
+	p.leases.dialling--
+	p.mu.Unlock()
+	if err != nil {
+		p.failed(err)
+		p.offer()
+		return nil, ReasonConnectFailure
+	}
+	u.lease.Store(leased) // nobody else knows it yet
+	p.add(u)
+	return u, ""
+}
+
+// release ends a lease.
+func (p *pool) release(u *upstream) {
+	u.leasedAt.Store(p.endpoint.cluster.f.now())
+	u.lease.Store(free)
+	p.offer()
+}
+
+// retired says whether the connection is one for uploads that none has needed for a while.
+func (u *upstream) retired(now int64) bool {
+	return u.pool == u.endpoint.uploads && u.table.Len() == 0 && now-u.leasedAt.Load() >= keepLeased &&
+		u.lease.CompareAndSwap(free, talking) // for good: it closes
+}
+
+// keepLeased is for how long a connection for uploads is kept that none needs, in nanoseconds.
+const keepLeased = int64(time.Minute)
+
+// offer lets the first in the line look for a connection.
+func (p *pool) offer() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.leases.waiting) > 0 {
+		select {
+		case p.leases.waiting[0] <- struct{}{}:
+		default: // it is about to look
+		}
+	}
+}
+
+// leave gives a place in the line up.
+func (p *pool) leave(turn chan struct{}) {
+	p.mu.Lock()
+	p.leaveLine(turn)
+	p.mu.Unlock()
+}
+
+// leaveLine is leave with mu held. Who is first then looks whether there is more to be had.
+func (p *pool) leaveLine(turn chan struct{}) {
+	i := slices.Index(p.leases.waiting, turn)
+	if turn == nil || i < 0 {
+		return
+	}
+	p.leases.waiting = slices.Delete(p.leases.waiting, i, i+1)
+	if len(p.leases.waiting) > 0 {
+		select {
+		case p.leases.waiting[0] <- struct{}{}:
+		default:
+		}
+	}
+}

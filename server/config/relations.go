@@ -1,0 +1,137 @@
+package config
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+)
+
+// relations checks what the fields of one structure say of each other, beyond what tags can tell.
+func (v *validator) relations(p place, s reflect.Value) {
+	switch s := s.Addr().Interface().(type) {
+	case *Rule:
+		v.shares(p.field("clusters"), s.Clusters)
+	case *Match:
+		v.match(p, s)
+	case *HeaderEdits:
+		v.edits(p, s)
+	case *SourceFilter:
+		v.source(p, s)
+	}
+}
+
+// shares reports clusters that a rule names twice.
+func (v *validator) shares(p place, shares []Share) {
+	seen := map[string]place{}
+	for i, s := range shares {
+		at := p.item(i, "").field("cluster")
+		if first, ok := seen[s.Cluster]; ok && s.Cluster != "" {
+			v.report.add(at, "%s stands in the list twice, the first time at %s", quote(s.Cluster), first.path)
+			continue
+		}
+		seen[s.Cluster] = at
+	}
+}
+
+// match reports conditions that are said twice: they agree or never hold. No service and no method is empty.
+func (v *validator) match(p place, m *Match) {
+	for _, named := range []struct {
+		field, key string
+		text       Text
+	}{{"service", ServiceKey, m.Service}, {"method", MethodKey, m.Method}} {
+		if named.text == Exactly("") {
+			v.report.add(p.field(named.field), "must not be empty")
+		}
+		if _, ok := m.Header[named.key]; ok && named.text != (Text{}) {
+			v.report.add(p.field("header").field(named.key), "is what %s stands for: give one of the two", named.field)
+		}
+	}
+}
+
+// edits reports keys that stand in two places: what holds would depend on an order.
+func (v *validator) edits(p place, e *HeaderEdits) {
+	for _, key := range slices.Sorted(maps.Keys(e.Add)) {
+		if _, ok := e.Set[key]; ok {
+			v.report.add(p.field("add").field(key), "stands in set as well: a key may be named once")
+		}
+	}
+	for i, key := range e.Remove {
+		at := p.field("remove").item(i, "")
+		if _, ok := e.Set[key]; ok {
+			v.report.add(at, "%s stands in set as well: a key may be named once", quote(key))
+		} else if _, ok := e.Add[key]; ok {
+			v.report.add(at, "%s stands in add as well: a key may be named once", quote(key))
+		}
+	}
+}
+
+// source reports networks that are allowed and denied.
+func (v *validator) source(p place, s *SourceFilter) {
+	denied := map[string]bool{}
+	for _, prefix := range s.Deny {
+		denied[prefix.canonical()] = true
+	}
+	for i, prefix := range s.Allow {
+		if denied[prefix.canonical()] {
+			v.report.add(p.field("allow").item(i, ""), "%s stands in deny as well, which wins", clip(string(prefix)))
+		}
+	}
+}
+
+// maxTableKeys is the number of different header keys that the rules of one table may ask for: each is looked for in
+// every request.
+const maxTableKeys = 16
+
+// keys reports tables whose rules ask for too many headers.
+func (v *validator) keys(c *Config) {
+	for i := range c.Routes {
+		keys := map[string]bool{}
+		for j := range c.Routes[i].Rules {
+			for _, k := range c.Routes[i].Rules[j].Match.conditions() {
+				keys[k.key] = true
+			}
+		}
+		if len(keys) > maxTableKeys {
+			v.report.add(tablePlace(i, &c.Routes[i]).field("rules"),
+				"ask for %d different header keys, service and method included; there may be %d", len(keys), maxTableKeys)
+		}
+	}
+}
+
+// inline reports filters that may block at listeners that are said to have no workers.
+func (v *validator) inline(c *Config) {
+	blocking := map[string]place{} // by table
+	for i := range c.Routes {
+		table := tablePlace(i, &c.Routes[i])
+		for j := range c.Routes[i].Rules {
+			r := &c.Routes[i].Rules[j]
+			if at, ok := firstDelay(rulePlace(table, j, r), r.Filters); ok && blocking[c.Routes[i].Name] == (place{}) {
+				blocking[c.Routes[i].Name] = at
+			}
+		}
+	}
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		if l.Forwarding != ForwardInline {
+			continue
+		}
+		p := listenerPlace(i, l)
+		at, ok := firstDelay(p, l.Filters)
+		if !ok {
+			at, ok = blocking[l.Routes]
+		}
+		if ok {
+			v.report.add(p.field("forwarding"), "inline has no workers, and %s needs one: use auto or worker, or take the delay away", at.path)
+		}
+	}
+}
+
+// firstDelay is the place of the first filter of the listener or rule at p that delays, which is what may block.
+func firstDelay(p place, filters []Filter) (at place, ok bool) {
+	for i := range filters {
+		if f := filters[i].Fault; f != nil && f.Delay != nil {
+			return p.field("filters").item(i, "").field("fault").field("delay"), true
+		}
+	}
+	return place{}, false
+}
