@@ -28,6 +28,13 @@ func TestWrongUsageIsOneLineThatNamesTheHelp(t *testing.T) {
 		{"run relevo.yaml", `unexpected argument "relevo.yaml"; see relevo run --help`},
 		{"run --trial -c x", "--trial takes no --config"},
 		{"check -c", "flag needs an argument"},
+		{"explain", `"service" not set; see relevo explain --help`},
+		{"explain --service s --header zone", "want KEY=VALUE"},
+		{"explain --service s --header zone=1 --header zone=2", `header "zone" is given twice`},
+		{"explain --service s --header service=t", `header "service" is given twice`},
+		{"explain --service s --method m --header sofa_head_method_name=n", `header "sofa_head_method_name" is given twice`},
+		{"explain --service s -o yaml", "want text or json"},
+		{"explain --service s -c ../../examples/minimal.yaml --listener nope", `there is no listener "nope", there is: `},
 		{"echo", "which protocol? there is: bolt; see relevo echo --help"},
 		{"echo http --listen x", `unknown protocol "http", there is: bolt; see relevo echo --help`},
 		{"echo bolt", `"listen" not set; see relevo echo bolt --help`},
@@ -66,7 +73,7 @@ func TestWrongUsageIsOneLineThatNamesTheHelp(t *testing.T) {
 
 func TestHelpIsThere(t *testing.T) {
 	for _, args := range []string{
-		"", "--help", "help", "help echo bolt", "run --help", "check --help", "echo --help", "echo bolt --help", "call bolt --help",
+		"", "--help", "help", "help echo bolt", "run --help", "check --help", "explain --help", "echo --help", "echo bolt --help", "call bolt --help",
 		"bench bolt --help", "demo --help", "version --help", "completion --help", "completion zsh --help",
 	} {
 		status, out, errOut := relevo(t, "", strings.Fields(args)...)
@@ -159,9 +166,14 @@ func TestBadConfigurationIsRefusedWithAllItsFaults(t *testing.T) {
 	for _, c := range []struct{ verb, file, stdin, name string }{
 		{"check", bad, "", bad},
 		{"check", "-", badConfig, "standard input"},
+		{"explain", bad, "", bad},
 		{"run", bad, "", bad},
 	} {
-		status, out, errOut := relevo(t, c.stdin, c.verb, "-c", c.file)
+		args := []string{c.verb, "-c", c.file}
+		if c.verb == "explain" {
+			args = append(args, "--service", "s")
+		}
+		status, out, errOut := relevo(t, c.stdin, args...)
 		if status != exitConfig || out != "" {
 			t.Errorf("%s -c %s: exit status %d and %q on stdout, want %d and nothing", c.verb, c.file, status, out, exitConfig)
 		}
@@ -223,6 +235,8 @@ func TestCompletion(t *testing.T) {
 		"call bolt --version":  "v1\nv2\nv2-crc\n",
 		"bench bolt --output":  "text\njson\n",
 		"version -o":           "text\njson\n",
+		"explain -o":           "text\njson\n",
+		"explain --format":     "text\njson\n",
 		"completion":           "bash",
 		"bench bolt --version": "v1\nv2\nv2-crc\n",
 	} {
