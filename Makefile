@@ -16,7 +16,7 @@ LDFLAGS   = -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 TOOL     := go tool -modfile=.ci/tools.mod
 FUZZTIME ?= 1m
 ROUNDS   ?= 5
-DURATION ?= 4s
+DURATION ?= 3s
 
 .PHONY: help
 help: ## This list
@@ -78,9 +78,9 @@ fuzz: ## Fuzz each target for FUZZTIME (1m)
 	@.ci/fuzz $(FUZZTIME)
 
 .PHONY: bench
-bench: build ## Compare with haproxy side by side, write docs/benchmarks.md (needs haproxy; ROUNDS, DURATION)
+bench: build ## Compare with haproxy side by side, write docs/benchmarks.md (needs haproxy; ROUNDS, DURATION; BASELINE: an older relevo)
 	@.ci/need haproxy:haproxy
-	go run ./cmd/relevo/bench/compare -rounds $(ROUNDS) -duration $(DURATION) -out docs/benchmarks.md
+	go run ./cmd/relevo/bench/compare -rounds $(ROUNDS) -duration $(DURATION) $(if $(BASELINE),-baseline $(BASELINE)) -out docs/benchmarks.md
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -49,6 +51,7 @@ func TestChooseKeepsTheOrderOfTheTable(t *testing.T) {
 func TestDocumentComparesMediansWithThoseOfHaproxy(t *testing.T) {
 	targets := []*target{
 		{name: relevoName, version: "relevo 1", proc: &process{}},
+		{name: workerName, proc: &process{}},
 		{name: haproxyName, proc: &process{}},
 		{name: directName},
 	}
@@ -62,22 +65,88 @@ func TestDocumentComparesMediansWithThoseOfHaproxy(t *testing.T) {
 	}
 	results := []result{
 		run(relevoName, 1, 200, 0), run(relevoName, 90, 9000, 3), run(relevoName, 2, 300, 1),
+		run(workerName, 5, 500, 0), run(workerName, 7, 700, 2), run(workerName, 6, 600, 0),
 		run(haproxyName, 4, 400, 0), run(haproxyName, 4, 400, 0), run(haproxyName, 1, 400, 0),
 		{Workload: w.name, Target: directName, Report: bench.Report{Throughput: 5000}},
 	}
 	page := document(options{rounds: 3, duration: time.Second}, "a machine", targets, []workload{w}, results, nil)
 	for _, want := range []string{
 		"| 8x64x1K | relevo | 2.00 | 0.50 | 0.8 | 1000 | 0.100 | 0.300 | 4 |\n",
+		"|  | relevo worker | 6.00 | 1.50 | 1.8 | 1000 | 0.100 | 0.600 | 2 |\n",
 		"|  | haproxy tcp | 4.00 | 1.00 |  | 1000 | 0.100 | 0.400 | 0 |\n",
 		"|  | direct |  |  |  | 5000 | 0.000 | 0.000 | 0 |\n",
-		"- a machine\n- relevo: relevo 1\n",
+		"- a machine\n- relevo: relevo 1\n\n", // a worker's version is relevo's
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
 		}
 	}
-	if err := failed(results); err == nil || !strings.HasPrefix(err.Error(), "4 requests") {
-		t.Errorf("failed() = %v, want it to name 4 requests", err)
+	if strings.Contains(page, "baseline") {
+		t.Errorf("the page tells of a baseline, and there was none:\n%s", page)
+	}
+	if err := failed(results); err == nil || !strings.HasPrefix(err.Error(), "6 requests") {
+		t.Errorf("failed() = %v, want it to name 6 requests", err)
+	}
+}
+
+func TestDocumentComparesWithABaselineThatWasGiven(t *testing.T) {
+	targets := []*target{
+		{name: relevoName, version: "relevo 2", proc: &process{}},
+		{name: baselineName, version: "relevo 1", proc: &process{}},
+		{name: workerName, proc: &process{}},
+		{name: haproxyName, proc: &process{}},
+		{name: directName},
+	}
+	w := workloads[2]
+	var results []result
+	for target, cpu := range map[string]float64{relevoName: 3, baselineName: 4, workerName: 5, haproxyName: 2} {
+		results = append(results, result{Workload: w.name, Target: target, Report: bench.Report{Process: &bench.Process{CPU: cpu}}})
+	}
+	o := options{baseline: "/somewhere/else/relevo", rounds: 1, duration: time.Second, only: w.name, direct: true}
+	page := document(o, "a machine", targets, []workload{w}, results, nil)
+	for _, want := range []string{
+		"**x baseline** is\nthe ratio",
+		"| workload | | CPU µs/request | x haproxy | x baseline | goal | requests/s | p50 ms | p99 ms | failed |\n" +
+			"|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n" +
+			"| 1x1x1K | relevo | 3.00 | 1.50 | 0.75 | 1.7 | 0 | 0.000 | 0.000 | 0 |\n" +
+			"|  | relevo baseline | 4.00 | 2.00 |  |  | 0 | 0.000 | 0.000 | 0 |\n" +
+			"|  | relevo worker | 5.00 | 2.50 |  |  | 0 | 0.000 | 0.000 | 0 |\n" +
+			"|  | haproxy tcp | 2.00 | 1.00 |  |  | 0 | 0.000 | 0.000 | 0 |\n" +
+			"|  | direct |  |  |  |  | 0 | 0.000 | 0.000 | 0 |\n",
+		"- relevo: relevo 2\n- relevo baseline: relevo 1\n\n",
+		" -baseline PATH -workloads 1x1x1K -neighbours=false\n",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	if strings.Contains(page, "somewhere") {
+		t.Errorf("the page tells where the baseline lay:\n%s", page)
+	}
+}
+
+func TestOptionsAreCheckedBeforeAnythingIsStarted(t *testing.T) {
+	folder := t.TempDir()
+	present, absent := filepath.Join(folder, "present"), filepath.Join(folder, "absent")
+	if err := os.WriteFile(present, nil, 0o600); err != nil { // not executable: nothing can be started by mistake
+		t.Fatal(err)
+	}
+	sound := options{relevo: present, baseline: present, rounds: 1, duration: time.Second}
+	for _, c := range []struct {
+		wrong func(*options)
+		want  string
+	}{
+		{func(o *options) { o.relevo = absent }, "make build"},
+		{func(o *options) { o.baseline = absent }, "-baseline: "},
+		{func(o *options) { o.only = "1x1x1M" }, `no workload is called "1x1x1M"`},
+		{func(o *options) { o.rounds = 0 }, "-rounds"},
+		{func(o *options) { o.duration = 0 }, "-duration"},
+	} {
+		o := sound
+		c.wrong(&o)
+		if err := compare(t.Context(), o); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("compare(%+v) = %v, want an error with %q", o, err, c.want)
+		}
 	}
 }
 

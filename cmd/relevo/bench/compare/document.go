@@ -18,44 +18,29 @@ Throughput and latency are those of a machine with nothing to spare in the close
 proxy. haproxy forwards bytes (layer 4); Relevo decodes each frame, picks a route by its service, numbers it anew on one shared
 connection and matches its reply (layer 7).
 
+` + "`relevo`" + ` runs inline, as it does by default where nothing on the route may block: its read loops carry the requests.
+` + "`relevo worker`" + ` is the same program with ` + "`forwarding: worker`" + `: a worker carries each request and waits for its reply, so that at
+most ` + "`workers.max`" + ` of them, 256 a processor, are in flight at a time; the others wait for a worker.
+%s
 A workload is connections x requests in flight on each x bytes of content. In the open loops requests come at a fixed rate,
 whether or not replies do, and latency counts from when a request was due.
 
 `
 
+const baselineExplanation = `
+` + "`relevo baseline`" + ` is another build of Relevo, inline too and with the configuration of ` + "`relevo`" + `, in the same rounds. **x baseline** is
+the ratio of ` + "`relevo`" + `'s CPU time per request to the baseline's.
+`
+
 // document is the page: what was measured, on what, and the tables.
 func document(o options, machine string, targets []*target, chosen []workload, results []result, beside []neighbourResult) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, explanation, o.rounds, o.duration)
-
-	b.WriteString("| workload | | CPU µs/request | x haproxy | goal | requests/s | p50 ms | p99 ms | failed |\n")
-	b.WriteString("|---|---|--:|--:|--:|--:|--:|--:|--:|\n")
-	for _, w := range chosen {
-		base := 0.0
-		for _, t := range targets {
-			if t.name == haproxyName {
-				base = medians(results, w, t).cpu
-			}
-		}
-		for i, t := range targets {
-			m := medians(results, w, t)
-			label, cpu, ratio, goal := "", "", "", ""
-			if i == 0 {
-				label = w.String()
-			}
-			if t.proc != nil {
-				cpu = fmt.Sprintf("%.2f", m.cpu)
-			}
-			if t.proc != nil && base > 0 {
-				ratio = fmt.Sprintf("%.2f", m.cpu/base)
-			}
-			if t.name == relevoName {
-				goal = fmt.Sprintf("%.1f", w.goal)
-			}
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %.0f | %.3f | %.3f | %d |\n",
-				label, t.name, cpu, ratio, goal, m.rate, m.p50, m.p99, m.bad)
-		}
+	more := ""
+	if o.baseline != "" {
+		more = baselineExplanation
 	}
+	fmt.Fprintf(&b, explanation, o.rounds, o.duration, more)
+	writeTable(&b, o, targets, chosen, results)
 
 	if len(beside) > 0 {
 		b.WriteString(neighbourhoodSection(beside))
@@ -72,9 +57,47 @@ func document(o options, machine string, targets []*target, chosen []workload, r
 	return b.String()
 }
 
+// writeTable writes a row for each workload and target. Only with a baseline is there a column for it.
+func writeTable(b *strings.Builder, o options, targets []*target, chosen []workload, results []result) {
+	head, line := "", ""
+	if o.baseline != "" {
+		head, line = " x baseline |", "--:|"
+	}
+	fmt.Fprintf(b, "| workload | | CPU µs/request | x haproxy |%s goal | requests/s | p50 ms | p99 ms | failed |\n", head)
+	fmt.Fprintf(b, "|---|---|--:|--:|%s--:|--:|--:|--:|--:|\n", line)
+	for _, w := range chosen {
+		haproxy := medians(results, w, haproxyName).cpu
+		baseline := medians(results, w, baselineName).cpu
+		for i, t := range targets {
+			m := medians(results, w, t.name)
+			label, cpu, toHaproxy, toBaseline, goal := "", "", "", "", ""
+			if i == 0 {
+				label = w.String()
+			}
+			if t.proc != nil {
+				cpu, toHaproxy = fmt.Sprintf("%.2f", m.cpu), ratio(m.cpu, haproxy)
+			}
+			if t.name == relevoName {
+				toBaseline = ratio(m.cpu, baseline)
+			}
+			if g := w.goalOf(t.name); g > 0 {
+				goal = fmt.Sprintf("%.1f", g)
+			}
+			if o.baseline != "" {
+				toBaseline = " " + toBaseline + " |"
+			}
+			fmt.Fprintf(b, "| %s | %s | %s | %s |%s %s | %.0f | %.3f | %.3f | %d |\n",
+				label, t.name, cpu, toHaproxy, toBaseline, goal, m.rate, m.p50, m.p99, m.bad)
+		}
+	}
+}
+
 // command is what to type to measure the same again.
 func command(o options) string {
 	line := fmt.Sprintf("make build && go run ./cmd/relevo/bench/compare -rounds %d -duration %s", o.rounds, o.duration)
+	if o.baseline != "" {
+		line += " -baseline PATH" // where it lay says nothing elsewhere: its version is named
+	}
 	if o.only != "" {
 		line += " -workloads " + o.only
 	}

@@ -22,11 +22,12 @@ import (
 
 type options struct {
 	relevo   string
+	baseline string // another relevo; empty for none
 	rounds   int
 	duration time.Duration
 	only     string
-	out      string
-	raw      string
+	out      string // empty for standard output
+	raw      string // empty for nowhere
 	direct   bool
 	beside   bool
 }
@@ -34,11 +35,12 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.relevo, "relevo", "bin/relevo", "the binary to measure, which is load generator and echo server too")
+	flag.StringVar(&o.baseline, "baseline", "", "another relevo binary, of an earlier release perhaps, to run inline in the same rounds")
 	flag.IntVar(&o.rounds, "rounds", 5, "how often each proxy runs each workload")
-	flag.DurationVar(&o.duration, "duration", 4*time.Second, "length of one run")
+	flag.DurationVar(&o.duration, "duration", 3*time.Second, "length of one run")
 	flag.StringVar(&o.only, "workloads", "", "names separated by commas, of "+strings.Join(workloadNames(), ", ")+" (default all)")
-	flag.StringVar(&o.out, "out", "", "the Markdown file to write (default: standard output)")
-	flag.StringVar(&o.raw, "raw", "bin/benchmarks.json", "where each run's report goes")
+	flag.StringVar(&o.out, "out", "", "the Markdown file to write (default, or -: standard output)")
+	flag.StringVar(&o.raw, "raw", "bin/benchmarks.json", "where each run's report goes; empty for nowhere")
 	flag.BoolVar(&o.direct, "direct", true, "measure the echo server without a proxy, too")
 	flag.BoolVar(&o.beside, "neighbours", true, "measure what bad neighbours cost the others, too")
 	flag.Parse()
@@ -61,8 +63,16 @@ func compare(ctx context.Context, o options) (err error) {
 	if o.rounds < 1 || o.duration <= 0 {
 		return errors.New("-rounds and -duration must be positive")
 	}
-	if _, err := os.Stat(o.relevo); err != nil {
+	if o.out == "-" {
+		o.out = ""
+	}
+	if o.relevo, err = binary(o.relevo); err != nil {
 		return fmt.Errorf("%w: build it with `make build`", err)
+	}
+	if o.baseline != "" {
+		if o.baseline, err = binary(o.baseline); err != nil {
+			return fmt.Errorf("-baseline: %w", err)
+		}
 	}
 
 	scratch, err := os.MkdirTemp("", "relevo-compare-")
@@ -95,12 +105,14 @@ func compare(ctx context.Context, o options) (err error) {
 		}
 	}
 
-	raw, err := json.MarshalIndent(everything{results, beside}, "", "  ")
-	if err != nil {
-		return err
-	}
-	if err := writeFile(o.raw, append(raw, '\n')); err != nil {
-		return err
+	if o.raw != "" {
+		raw, err := json.MarshalIndent(everything{results, beside}, "", "  ")
+		if err != nil {
+			return err
+		}
+		if err := writeFile(o.raw, append(raw, '\n')); err != nil {
+			return err
+		}
 	}
 	page := document(o, machine(ctx), targets, chosen, results, beside)
 	if o.out == "" {
@@ -127,6 +139,16 @@ func failed(results []result) error {
 		return fmt.Errorf("%d requests failed: see the table", bad)
 	}
 	return nil
+}
+
+// binary returns the absolute path of a program: a bare name would be looked up on the path, not in this folder.
+func binary(name string) (string, error) {
+	absolute, err := filepath.Abs(name)
+	if err != nil {
+		return "", err
+	}
+	_, err = os.Stat(absolute)
+	return absolute, err
 }
 
 func writeFile(name string, content []byte) error {

@@ -19,27 +19,39 @@ type target struct {
 }
 
 const (
-	relevoName  = "relevo"
-	haproxyName = "haproxy tcp"
-	nginxName   = "nginx stream"
-	directName  = "direct"
+	relevoName   = "relevo" // inline
+	baselineName = "relevo baseline"
+	workerName   = "relevo worker"
+	haproxyName  = "haproxy tcp"
+	nginxName    = "nginx stream"
+	directName   = "direct"
 )
 
 // proxy is one of the compared programs, and how it is started.
 type proxy struct {
 	name    string
-	version string
+	version string // empty where another one's stands for it
 	file    string // the config file's name
 	config  string // its content, with the address to listen at and the one to forward to left open, in this order
 	command func(file string) []string
 }
 
-const relevoConfig = `listeners:
+// relevoConfig is what the baseline gets too, so it names only fields that every release knows. With nothing on the route that
+// may block, it runs inline.
+const relevoConfig = relevoListener + relevoRest
+
+// workerConfig has each request carried by a worker.
+const workerConfig = relevoListener + `    forwarding: worker
+` + relevoRest
+
+const relevoListener = `listeners:
   - name: bench
     address: %s
     protocol: bolt
     routes: bench
-routes:
+`
+
+const relevoRest = `routes:
   - name: bench
     rules:
       - match: {service: "` + service + `"}
@@ -96,7 +108,7 @@ func start(y *yard, o options) ([]*target, error) {
 		return nil, err
 	}
 
-	proxies, err := installed(y.ctx, o.relevo, y.scratch)
+	proxies, err := installed(y.ctx, o, y.scratch)
 	if err != nil {
 		return nil, err
 	}
@@ -122,22 +134,29 @@ func start(y *yard, o options) ([]*target, error) {
 	return targets, nil
 }
 
-// installed returns the proxies to compare: Relevo and haproxy, and nginx where it can forward streams.
-func installed(ctx context.Context, relevo, scratch string) ([]proxy, error) {
+// installed returns the proxies to compare: Relevo in both its modes, its baseline if one was given, haproxy, and nginx where
+// it can forward streams.
+func installed(ctx context.Context, o options, scratch string) ([]proxy, error) {
 	haproxy, err := find("haproxy")
 	if err != nil {
 		return nil, fmt.Errorf("%w: `make bench` sees to it", err)
 	}
-	proxies := []proxy{
-		{
-			relevoName, firstLineOf(ctx, relevo, "version"), "relevo.yaml", relevoConfig,
-			func(file string) []string { return []string{relevo, "run", "-c", file} },
-		},
-		{
+	runs := func(relevo string) func(string) []string {
+		return func(file string) []string { return []string{relevo, "run", "-c", file} }
+	}
+	proxies := []proxy{{relevoName, firstLineOf(ctx, o.relevo, "version"), "relevo.yaml", relevoConfig, runs(o.relevo)}}
+	if o.baseline != "" {
+		version := firstLineOf(ctx, o.baseline, "version")
+		proxies = append(proxies, proxy{baselineName, version, "relevo-baseline.yaml", relevoConfig, runs(o.baseline)})
+	}
+	proxies = append(
+		proxies,
+		proxy{workerName, "", "relevo-worker.yaml", workerConfig, runs(o.relevo)},
+		proxy{
 			haproxyName, firstLineOf(ctx, haproxy, "-v"), "haproxy.cfg", haproxyConfig,
 			func(file string) []string { return []string{haproxy, "-db", "-f", file} },
 		},
-	}
+	)
 	nginx, err := find("nginx")
 	if err != nil {
 		return proxies, nil // it is welcome, not needed

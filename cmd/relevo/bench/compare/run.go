@@ -45,7 +45,7 @@ func measure(ctx context.Context, o options, targets []*target, chosen []workloa
 				}
 				r := result{Workload: w.name, Target: t.name, Round: round + 1, Report: report}
 				results = append(results, r)
-				fmt.Fprintf(os.Stderr, "%3d/%d  round %d  %-11s %-12s %s\n", len(results), total, r.Round, w.name, t.name, figuresOf(report))
+				fmt.Fprintf(os.Stderr, "%3d/%d  round %d  %-11s %-15s %s\n", len(results), total, r.Round, w.name, t.name, figuresOf(report))
 			}
 		}
 	}
@@ -113,10 +113,10 @@ func (f figures) String() string {
 }
 
 // medians returns the medians over the rounds of a workload on a target.
-func medians(results []result, w workload, t *target) figures {
+func medians(results []result, w workload, target string) figures {
 	var all []figures
 	for _, r := range results {
-		if r.Workload == w.name && r.Target == t.name {
+		if r.Workload == w.name && r.Target == target {
 			all = append(all, figuresOf(r.Report))
 		}
 	}
