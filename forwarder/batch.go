@@ -50,7 +50,7 @@ type batch struct {
 
 	// Owed to others until done.
 	dirty  []*conn.Conn
-	handed bool // to workers, who wait for the end of the batch with their flushes
+	handed int64 // of those whom gather expects for this batch, those who are not at work; 0: it expects none
 	frames uint64
 	own    *stats.Histogram // where the time of this batch is counted, once a frame
 	debts  debts
@@ -72,9 +72,12 @@ type frame struct {
 func newBatch(f *Forwarder) *batch { return &batch{f: f} }
 
 // batch begins a batch: one look at the clock, one at the configuration.
-func (f *Forwarder) batch() *batch {
+func (f *Forwarder) batch() *batch { return f.batchAt(f.now()) }
+
+// batchAt is batch for who has looked at the clock.
+func (f *Forwarder) batchAt(now int64) *batch {
 	b := f.batches.Get().(*batch)
-	b.now = f.now()
+	b.now = now
 	b.snap = f.snap.Load()
 	return b
 }
@@ -85,9 +88,9 @@ func (b *batch) done() {
 	b.debts.giveBack()
 	flush(b.dirty)
 	b.dirty = b.dirty[:0]
-	if b.handed {
-		b.handed = false
-		b.f.gather.leave(nil, 0, b.now)
+	if b.handed > 0 {
+		b.f.gather.leave(nil, 0, b.handed, b.now)
+		b.handed = 0
 	}
 	b.debts.pay()
 	if b.own != nil && b.frames > 0 {

@@ -14,20 +14,22 @@ import (
 type errand struct {
 	notify chan struct{} // holds one: there is one container, so one who takes the exchange out; never closed
 	given  outcome       // what the worker goes on with: written before it is submitted, or notified
-	since  int64         // when it was submitted
+	small  []byte        // for frames up to smallFrame: first the request, dead once it was sent, then its reply
 }
 
 // outcome is what became of an exchange in its container: its phase says what is next.
 type outcome struct {
 	x          exchange
 	msg        wire.Message
-	frame      frame // owned, or none
+	frame      frame // owned, in the errand, or none
 	upstreamID uint32
 	status     wire.Status
 	reason     string
+	now        int64 // when that became of it: a look at the clock less for the worker
 }
 
-// smallFrame is the size in bytes up to which a frame is copied for a worker even while memory is short.
+// smallFrame is the size in bytes up to which a frame is copied into the errand. So much belongs to each worker, and to
+// each place in the queue, beside max_buffered.
 const smallFrame = 4 << 10
 
 // mayHand says whether the exchange can go to a worker: it is with none yet, and its frame is whole.
@@ -41,15 +43,14 @@ func (b *batch) hand() {
 		return
 	}
 	e := b.f.errands.Get().(*errand)
-	e.since = b.now
 	b.x.errand = e
 	was := b.frame
-	b.keep()
+	b.keep(e)
 	e.given = b.outcome()
 	b.occupy()
 	fate := b.f.workers.Submit(e)
 	if fate != worker.Running {
-		b.f.gather.leave(nil, 0, b.now) // whatever it waits for may need what has gathered
+		b.f.gather.leave(nil, 0, 1, b.now) // whatever it waits for may need what has gathered
 	}
 	if fate != worker.Refused {
 		b.x.phase = phaseWaitNotify
@@ -58,7 +59,7 @@ func (b *batch) hand() {
 	}
 	if !was.owned {
 		b.putBack()
-		b.frame = was
+		b.frame, b.msg.Frame = was, was.bytes
 	}
 	b.x.errand = nil
 	b.f.putErrand(e)
@@ -71,28 +72,34 @@ func (b *batch) noWorker() {
 	b.hijack(wire.Busy, ReasonMaxWorkers)
 }
 
-// keep makes the frame under way a buffer of its own.
-func (b *batch) keep() {
-	if b.frame.owned || len(b.frame.bytes) == 0 {
+// keep copies the frame under way to where the worker finds it when the batch is gone: into the errand, or, if it is
+// larger, into a buffer of its own.
+func (b *batch) keep(e *errand) {
+	n := len(b.frame.bytes)
+	if b.frame.owned || n == 0 {
 		return
 	}
-	buf := b.f.buffers.Get(len(b.frame.bytes))[:len(b.frame.bytes)]
-	copy(buf, b.frame.bytes)
-	b.frame = frame{bytes: buf, owned: true}
-	if b.msg.Frame != nil {
-		b.msg.Frame = buf
+	to := frame{bytes: e.small}
+	if n > smallFrame {
+		to = frame{bytes: b.f.buffers.Get(n), owned: true}
+	} else if to.bytes == nil {
+		e.small = make([]byte, smallFrame)
+		to.bytes = e.small
 	}
+	to.bytes = to.bytes[:n]
+	copy(to.bytes, b.frame.bytes)
+	b.frame, b.msg.Frame = to, to.bytes
 }
 
 // outcome is the state of the exchange in the batch, to be given away.
 func (b *batch) outcome() outcome {
-	return outcome{b.x, b.msg, b.frame, b.upstreamID, b.status, b.reason}
+	return outcome{b.x, b.msg, b.frame, b.upstreamID, b.status, b.reason, b.now}
 }
 
 // deliver tells the exchange's worker what became of it. From here on the exchange is the worker's.
 func (b *batch) deliver() {
-	b.keep()
 	e := b.x.errand
+	b.keep(e)
 	e.given = b.outcome()
 	b.x.phase = phaseWaitNotify
 	b.frame = frame{}
@@ -103,28 +110,26 @@ func (b *batch) deliver() {
 // occupy says that a worker gets something to do, and that this batch may have more of it: what the workers of one
 // batch send then goes out together.
 func (b *batch) occupy() {
-	n := int64(1)
-	if !b.handed {
-		b.handed = true
-		n = 2
+	if b.handed == 0 {
+		b.handed = maxBatch + 1 // this batch is one of them
+		b.f.gather.expect(b.handed)
 	}
-	b.f.gather.expect(n)
+	b.handed--
 }
 
 // work is what a worker does with one exchange: it carries it until a container holds it, parks, and goes on when it is
 // told to.
 func (f *Forwarder) work(e *errand, waited bool) {
-	b := f.batch()
+	b := f.batchAt(e.given.now)
 	if waited {
+		b.now = f.now()
 		f.gather.expect(1)
+		f.worked.queued.Observe(time.Duration(b.now - e.given.now))
 	}
-	f.worked.queued.Observe(time.Duration(b.now - e.since))
 	for b.step(e) {
 		b.rest()
-		f.parked.Add(1)
 		<-e.notify
-		f.parked.Add(-1)
-		b = f.batch() // one that is warm in the processor's cache
+		b = f.batchAt(e.given.now) // one that is warm in the processor's cache
 	}
 	b.rest()
 	f.putErrand(e)
@@ -157,7 +162,7 @@ func (b *batch) awaited() bool {
 // rest ends the batch before the worker parks, or takes another exchange.
 func (b *batch) rest() {
 	b.debts.giveBack()
-	b.f.gather.leave(b.dirty, 1, b.now)
+	b.f.gather.leave(b.dirty, 1, 1, b.now)
 	clear(b.dirty)
 	b.dirty = b.dirty[:0]
 	b.done()
@@ -168,7 +173,7 @@ func (b *batch) awaits(blocking bool) {
 	switch {
 	case b.x.errand == nil:
 	case blocking:
-		b.f.gather.leave(b.dirty, 0, b.now)
+		b.f.gather.leave(b.dirty, 0, 1, b.now)
 		clear(b.dirty)
 		b.dirty = b.dirty[:0]
 	default:

@@ -55,7 +55,6 @@ type Forwarder struct {
 	// Atomic.
 	snap     atomic.Pointer[snapshot]
 	draining atomic.Bool
-	parked   atomic.Int64 // workers that wait for what becomes of their exchange
 
 	labels labels
 

@@ -14,9 +14,8 @@ import (
 // leaves behind maxGather messages or gatherTime does them.
 type gather struct {
 	// Atomic.
-	active atomic.Int64 // workers that were given something to do, and batches that give it to them, which have not left
-	frames atomic.Int64 // that have gathered, about
-	since  atomic.Int64 // when the first flush of dirty came; never while there is none
+	state atomic.Int64 // lower half: how many are expected to leave; upper half: messages that have gathered, about
+	since atomic.Int64 // when the first flush of dirty came; never while there is none
 
 	// Guarded by mu.
 	mu    sync.Mutex
@@ -30,12 +29,18 @@ const (
 	gatherTime = int64(time.Millisecond)
 )
 
-// expect says that so many have something to do from now on, and will leave.
-func (g *gather) expect(n int64) { g.active.Add(n) }
+// message is one in the upper half of gather.state.
+const message = int64(1) << 32
+
+// expect says that so many have something to do from now on, and will leave: workers, and the batch that hands it to them.
+func (g *gather) expect(n int64) { g.state.Add(n) }
+
+// active is the number of those who have not left.
+func (g *gather) active() int { return int(int32(g.state.Load())) }
 
 // leave takes over the flushes that a worker owes for so many messages at this time, and does all that have gathered if
-// nobody is to come.
-func (g *gather) leave(dirty []*conn.Conn, frames, now int64) {
+// nobody is to come. So many of those that were expected leave with it.
+func (g *gather) leave(dirty []*conn.Conn, messages, leaving, now int64) {
 	if len(dirty) > 0 {
 		g.mu.Lock()
 		if len(g.dirty) == 0 {
@@ -45,19 +50,19 @@ func (g *gather) leave(dirty []*conn.Conn, frames, now int64) {
 		g.mu.Unlock()
 	}
 	// Only now: whoever finds that nobody is active must find all that those before have left.
-	gathered := g.frames.Add(frames)
-	if g.active.Add(-1) == 0 || gathered >= maxGather || now-g.since.Load() >= gatherTime {
-		g.flush()
+	state := g.state.Add(messages*message - leaving)
+	if int32(state) == 0 || state >= maxGather*message || now-g.since.Load() >= gatherTime {
+		g.flush(state / message)
 	}
 }
 
-// flush does what has gathered.
-func (g *gather) flush() {
+// flush does what has gathered, so many messages.
+func (g *gather) flush(messages int64) {
+	g.state.Add(-messages * message)
 	g.mu.Lock()
 	due := g.dirty
 	g.dirty, g.spare = g.spare[:0], nil
 	g.since.Store(never)
-	g.frames.Store(0)
 	g.mu.Unlock()
 	flush(due)
 	g.mu.Lock()

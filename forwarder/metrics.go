@@ -109,7 +109,7 @@ type workerStats struct {
 func newWorkerStats(reg *stats.Registry) *workerStats {
 	return &workerStats{
 		refused: byReason{reg: reg, name: "relevo_worker_rejections_total", help: "Requests for which no worker could be had, by reason."},
-		queued:  reg.Histogram("relevo_worker_queue_seconds", "Time that requests waited for a worker."),
+		queued:  reg.Histogram("relevo_worker_queue_seconds", "Time that requests waited for a worker, those that did."),
 	}
 }
 

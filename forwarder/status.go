@@ -124,10 +124,9 @@ func (f *Forwarder) export() {
 
 func (f *Forwarder) exportWorkers() {
 	count := func(state string, fn func(workers, idle, parked int) int) {
-		f.reg.GaugeFunc("relevo_workers", "Workers, by state: at work, parked until their exchange's reply comes, or idle.", func() float64 {
-			parked := int(f.parked.Load())
+		f.reg.GaugeFunc("relevo_workers", "Workers, by state: at work, parked because their exchange's reply or a filter is awaited, or idle.", func() float64 {
 			workers, idle, _ := f.workers.Stats()
-			return float64(max(fn(workers, idle, parked), 0))
+			return float64(fn(workers, idle, max(workers-idle-f.gather.active(), 0)))
 		}, stats.Label{Name: "state", Value: state})
 	}
 	count("busy", func(workers, idle, parked int) int { return workers - idle - parked })

@@ -53,7 +53,7 @@ func (s *sweeper) relieve(snap *snapshot, now int64) {
 	requestWaits := buffers.Next(conn.Requests) != 0
 	if used > high {
 		buffers.Trim(true)
-		m.gated = slices.DeleteFunc(m.gated, (*conn.Conn).Closed)
+		m.giveTurns()
 		s.gate(snap, used-high+high/8)
 	} else {
 		for _, c := range m.gated {
@@ -80,6 +80,20 @@ func (s *sweeper) relieve(snap *snapshot, now int64) {
 		})
 	}
 	m.pressed = used > high || m.reply.read != 0 || requestWaits || len(m.gated) > 0
+}
+
+// giveTurns opens the gates of those that have been shut out for longest and hold nothing, an eighth of all at a look:
+// what fills the buffers may be others', who cannot be stopped in the middle of a frame, and may stay for long.
+func (m *memory) giveTurns() {
+	turns := 1 + len(m.gated)/8
+	m.gated = slices.DeleteFunc(m.gated, func(c *conn.Conn) bool {
+		if turns > 0 && c.Held() == 0 {
+			turns--
+			c.GateMemory(false)
+			return true
+		}
+		return c.Closed()
+	})
 }
 
 // gate shuts the gates of the clients that hold most, until they hold excess together.
