@@ -21,6 +21,7 @@ func (d *downstream) detect(b *batch, data []byte) (need int, err error) {
 	case found == wire.NeedMore && len(data) < maxDetect:
 		return len(data) + 1, nil
 	case found != wire.Mine:
+		b.data = data // for the log
 		return 0, &wire.DecodeError{Reason: ReasonUnknownProtocol, Detail: fmt.Sprintf("after %d bytes", len(data))}
 	}
 	d.detecting.Store(0)

@@ -538,7 +538,11 @@ func (b *batch) warnLocal() {
 	}
 	known("reason", b.reason)
 	known("status", b.status.String())
-	known("check", advice[b.reason])
+	check, ours := advice[b.reason]
+	if !ours {
+		check = "a filter of the listener or of the rule answers so"
+	}
+	known("check", check)
 	known("service", b.service())
 	known("listener", l.name)
 	known("client", x.down.name())

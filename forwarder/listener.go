@@ -131,8 +131,8 @@ func (l *listener) admit(c net.Conn) {
 		return
 	}
 	d := newDownstream(l, cc, c.RemoteAddr())
-	if codecs := l.f.snap.Load().roads[l.slot].codecs; len(codecs) == 1 {
-		d.codec = codecs[0]
+	if r := l.f.snap.Load().roads[l.slot]; r.detect == 0 {
+		d.codec = r.codecs[0]
 	}
 	l.mu.Lock()
 	switch {

@@ -36,7 +36,7 @@ type road struct {
 	rules      []rule
 	maxStreams int64
 	maxTimeout int64 // nanoseconds
-	detect     int64 // nanoseconds from a connection's first byte to its protocol
+	detect     int64 // nanoseconds from a connection's first byte to its protocol; 0: the only codec speaks it
 	pieces     int   // size of a frame from which on it is passed on in pieces
 }
 
@@ -177,7 +177,7 @@ func (f *Forwarder) buildRoad(spec *ListenerSpec, tables map[string]*routes, clu
 
 // protocol is the name of what the listener speaks.
 func (r *road) protocol() string {
-	if len(r.codecs) > 1 {
+	if r.detect > 0 {
 		return "auto"
 	}
 	return r.codecs[0].Name()

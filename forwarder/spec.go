@@ -39,7 +39,7 @@ type ListenerSpec struct {
 	Name             string
 	Network, Address string        // as in net.Listen: tcp or unix
 	Codecs           []wire.Codec  // one, or those to detect, in the order in which they are asked
-	DetectTimeout    time.Duration // from a connection's first byte to its protocol
+	DetectTimeout    time.Duration // from a connection's first byte to its protocol; 0 means that the first codec speaks it
 	Limits           wire.Limits
 	Routes           string // name of the route table
 	Forwarding       Forwarding

@@ -111,7 +111,7 @@ func (s *sweeper) tickTime() int64 {
 	}
 	snap := s.f.snap.Load()
 	for _, l := range snap.listeners {
-		if r := snap.roads[l.slot]; len(r.codecs) > 1 {
+		if r := snap.roads[l.slot]; r.detect > 0 {
 			shortest(time.Duration(r.detect))
 		}
 		shortest(l.connConfig.IdleTimeout)

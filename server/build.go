@@ -95,7 +95,7 @@ func workersSpec(w *config.Workers) forwarder.WorkersSpec {
 func listenerSpec(l *config.Listener) (forwarder.ListenerSpec, error) {
 	network, address := l.Address.Split()
 	s := forwarder.ListenerSpec{
-		Name: l.Name, Network: network, Address: address, DetectTimeout: l.DetectTimeout.D(),
+		Name: l.Name, Network: network, Address: address,
 		Limits: wire.Limits{MaxFrame: int(l.MaxFrame), MaxHeader: int(l.MaxHeader)},
 		Routes: l.Routes, Forwarding: forwardings[l.Forwarding], StreamAbove: max(0, int(l.StreamAbove)),
 		MaxConnections: l.MaxConnections, MaxStreams: l.MaxStreams, AcceptRate: max(0, int(l.AcceptRate)),
@@ -105,6 +105,7 @@ func listenerSpec(l *config.Listener) (forwarder.ListenerSpec, error) {
 	protocols := []config.Protocol{l.Protocol}
 	if l.Protocol == config.DetectProtocol {
 		protocols = detected
+		s.DetectTimeout = l.DetectTimeout.D()
 	}
 	for _, p := range protocols {
 		codec, ok := codecs[p]
