@@ -30,6 +30,7 @@ func (r *run) schedule(ctx context.Context) {
 	defer s.close()
 	done, awake := int64(0), true
 	for awake && done < r.limit {
+		awake = ctx.Err() == nil // until may have been passed by then, and nothing would ever be due again
 		if wait := time.Duration(r.dueAt(done) - r.now()); wait > 0 {
 			awake = s.sleep(max(wait, minPause))
 		}
