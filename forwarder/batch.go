@@ -98,7 +98,8 @@ func (b *batch) done() {
 		l.ObserveN(time.Duration(b.f.now()-b.now), b.frames)
 		b.own.Merge(&l)
 	}
-	b.own, b.frames, b.snap, b.data = nil, 0, nil, nil
+	b.own, b.frames, b.snap = nil, 0, nil
+	b.data, b.used, b.upstreamID = nil, 0, 0
 	b.x, b.msg, b.frame = exchange{}, wire.Message{}, frame{}
 	b.head, b.whole = 0, 0
 	b.seen.Message = nil

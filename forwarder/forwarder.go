@@ -135,7 +135,7 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 		for _, l := range snap.listeners {
 			open += l.leaveIdle(f.now())
 		}
-		if open == 0 && snap.unsent() == 0 && f.busyWorkers() == 0 {
+		if open == 0 && f.busyWorkers() == 0 && snap.unsent() == 0 { // in this order: workers send
 			if open = snap.leave(); open == 0 {
 				return nil
 			}

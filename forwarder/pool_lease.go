@@ -72,10 +72,10 @@ func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 			timer = time.NewTimer(time.Duration(deadline - f.now()))
 			defer timer.Stop()
 			turn = make(chan struct{}, 1)
+			turn <- struct{}{} // something may have come free before we stood in the line; nobody else knows turn yet
 			p.mu.Lock()
 			p.leases.waiting = append(p.leases.waiting, turn)
 			p.mu.Unlock()
-			turn <- struct{}{} // something may have come free before we stood in the line
 		}
 		select {
 		case <-turn:

@@ -65,8 +65,8 @@ func (p *Pool[T]) Submit(task T) Fate {
 		return Running
 	case p.workers < p.max:
 		p.workers++
+		p.group.Go(func() { p.work(task) }) // with mu held, so that Close waits for it; ends by Trim or Close
 		p.mu.Unlock()
-		p.group.Go(func() { p.work(task) }) // ends by Trim or Close
 		return Running
 	case p.queued < p.queueMax:
 		p.push(task)
