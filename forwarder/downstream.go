@@ -131,6 +131,9 @@ func (d *downstream) refuse(b *batch, err error) {
 	}
 	if b.msg.Kind == wire.Request || b.msg.Kind == wire.Oneway {
 		b.x = newExchange(d, &b.msg, b.now)
+		if a := l.f.access; a != nil && a.Sample() {
+			b.record()
+		}
 		b.hijack(wire.CodecException, reason)
 		b.run()
 	}

@@ -14,7 +14,7 @@ import (
 type errand struct {
 	notify chan struct{} // holds one: there is one container, so one who takes the exchange out; never closed
 	given  outcome       // what the worker goes on with: written before it is submitted, or notified
-	small  []byte        // for frames up to smallFrame: first the request, dead once it was sent, then its reply
+	small  [2][]byte     // for frames up to smallFrame: the request and its reply, which a lying server sends before it has it
 }
 
 // outcome is what became of an exchange in its container: its phase says what is next.
@@ -28,8 +28,8 @@ type outcome struct {
 	now        int64 // when that became of it: a look at the clock less for the worker
 }
 
-// smallFrame is the size in bytes up to which a frame is copied into the errand. So much belongs to each worker, and to
-// each place in the queue, beside max_buffered.
+// smallFrame is the size in bytes up to which a frame is copied into the errand. Twice so much belongs to each worker, and
+// to each place in the queue, beside max_buffered.
 const smallFrame = 4 << 10
 
 // mayHand says whether the exchange can go to a worker: it is with none yet, and its frame is whole.
@@ -79,12 +79,18 @@ func (b *batch) keep(e *errand) {
 	if b.frame.owned || n == 0 {
 		return
 	}
-	to := frame{bytes: e.small}
+	to := frame{}
 	if n > smallFrame {
 		to = frame{bytes: b.f.buffers.Get(n), owned: true}
-	} else if to.bytes == nil {
-		e.small = make([]byte, smallFrame)
-		to.bytes = e.small
+	} else {
+		small := &e.small[0]
+		if b.msg.Kind == wire.Reply {
+			small = &e.small[1]
+		}
+		if *small == nil {
+			*small = make([]byte, smallFrame)
+		}
+		to.bytes = *small
 	}
 	to.bytes = to.bytes[:n]
 	copy(to.bytes, b.frame.bytes)
@@ -170,15 +176,17 @@ func (b *batch) rest() {
 
 // awaits says that the worker is about to block, or has come back: others need not wait for its flushes meanwhile.
 func (b *batch) awaits(blocking bool) {
+	if !blocking {
+		b.now = b.f.now()
+	}
 	switch {
-	case b.x.errand == nil:
+	case b.x.errand == nil: // an upload's, on its client's read loop
 	case blocking:
 		b.f.gather.leave(b.dirty, 0, 1, b.now)
 		clear(b.dirty)
 		b.dirty = b.dirty[:0]
 	default:
 		b.f.gather.expect(1)
-		b.now = b.f.now()
 	}
 }
 

@@ -142,10 +142,13 @@ func (b *batch) run() {
 			}
 			b.send()
 		case phaseUpFilter:
-			if c := x.target.chain; c.HasOnReply() {
-				b.filter(c, phaseReply)
-			} else {
+			switch t := x.target; {
+			case !t.chain.HasOnReply():
 				x.phase = phaseReply
+			case t.worker && b.mayHand(): // an upload's reply, on its server's read loop
+				b.hand()
+			default:
+				b.filter(t.chain, phaseReply)
 			}
 		case phaseReply:
 			b.reply()
@@ -220,6 +223,7 @@ func (b *batch) filter(c *filter.Chain, next phase) {
 	if b.seen.Edited() {
 		b.putBack()
 		b.frame.bytes = b.msg.Frame // the exchange's until its next but one edit
+		b.account()
 	}
 	switch {
 	case v.Stopped():
@@ -227,6 +231,16 @@ func (b *batch) filter(c *filter.Chain, next phase) {
 	case ctx.Err() != nil:
 		b.late()
 	}
+}
+
+// account moves a frame that a filter has edited into memory that counts, unless it is small or only a head.
+func (b *batch) account() {
+	n := len(b.frame.bytes)
+	if n <= smallFrame || b.head > 0 {
+		return
+	}
+	buf := append(b.f.buffers.Get(n)[:0], b.frame.bytes...)
+	b.frame, b.msg.Frame = frame{bytes: buf, owned: true}, buf
 }
 
 // late answers an exchange whose filter came back because its time, or the process's, was over.
@@ -271,6 +285,9 @@ func (b *batch) matchRoute() {
 	x.deadline = min(x.deadline, x.start+x.target.timeout)
 	b.debts.route(x.target)
 	x.phase = phaseDownFilterAfterRoute
+	if b.now >= x.deadline { // a filter of the listener took as long, before anybody knew the rule's timeout
+		b.hijack(wire.Timeout, ReasonFilterTimeout)
+	}
 }
 
 // chooseEndpoint picks where the next try goes.
@@ -295,11 +312,14 @@ func (b *batch) chooseEndpoint() {
 	}
 	i := c.policy.Pick(int(x.endpoint))
 	if i < 0 {
-		reason := ReasonNoEndpoint
+		status, reason := wire.ErrorComm, ReasonNoEndpoint
 		if x.attempts > 0 {
 			reason = b.reason // what became of the try before says more
 		}
-		b.hijack(wire.ErrorComm, reason)
+		if reason == ReasonMaxConnections {
+			status = wire.Busy // as retry has it
+		}
+		b.hijack(status, reason)
 		return
 	}
 	if x.attempts++; x.attempts > 1 {
@@ -497,8 +517,10 @@ func (b *batch) answer() {
 		b.out = x.down.codec.AppendReply(b.out[:0], x.tag, x.id, b.status)
 		size = len(b.out)
 		if !b.toClient(x.down, b.out) {
-			b.reason = ReasonDownstreamGone
-			l.stats.dropped.add(b.reason, 1)
+			if b.reason != ReasonStopping {
+				b.reason = ReasonDownstreamGone
+			}
+			l.stats.dropped.add(ReasonDownstreamGone, 1)
 			break
 		}
 		l.stats.local.add(b.reason, 1)

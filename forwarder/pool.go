@@ -156,7 +156,7 @@ func (p *pool) promising() bool {
 
 // works says whether there is a connection to the endpoint.
 func (e *upEndpoint) works() bool {
-	return e.small.staying() > 0 || e.large.staying() > 0 || e.uploads.staying() > 0
+	return e.small.staying() > 0 || e.large.staying() > 0
 }
 
 // pools are all pools, for those that concern all connections.
@@ -294,7 +294,7 @@ func (p *pool) failed(err error) {
 	f := e.cluster.f
 	e.cluster.policy.Limits().Connections.Release(1)
 	if f.ctx.Err() == nil {
-		if !e.works() {
+		if !e.works() && (p != e.uploads || p.staying() == 0) {
 			e.failed(f.now()) // else it works, and does just not take more connections
 		}
 		e.stats.failures.Add(1)

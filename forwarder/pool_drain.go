@@ -7,7 +7,7 @@ import (
 )
 
 // DrainEndpoint takes an endpoint out of the balancing of its cluster, or lets it in again. Requests in flight finish and
-// then its connections close; those that wait for one go elsewhere, as does every further one. An error means that there
+// then its connections close; those that wait for one go elsewhere, as does every further one, within the cluster: with none left they are answered. An error means that there
 // is no such endpoint. To drain one that drains already is fine.
 func (f *Forwarder) DrainEndpoint(cluster, address string, drain bool) error {
 	found := false

@@ -49,12 +49,17 @@ func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 	var timer *time.Timer
 	var turn chan struct{}
 	for {
-		u, mayDial := p.idle(turn)
-		if u != nil {
+		u, what := p.idle(turn)
+		switch what {
+		case leaseHad:
 			return u, ""
-		}
-		if mayDial {
+		case leaseDial:
 			return p.dialLease()
+		case leaseNever:
+			p.leave(turn)
+			e.cluster.stats.rejected.add(ReasonMaxConnections, 1)
+			return nil, ReasonMaxConnections
+		case leaseLater:
 		}
 		switch {
 		case e.policy.Health().Drained:
@@ -89,15 +94,25 @@ func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 	}
 }
 
-// idle takes a connection that nobody has leased and that awaits no reply, or says that one may be dialled, for which
-// the place is then taken. turn is the caller's place in the line, nil if it is in none; it is left with what the caller
-// gets.
-func (p *pool) idle(turn chan struct{}) (u *upstream, mayDial bool) {
+// found is what idle has found.
+type found uint8
+
+// The findings.
+const (
+	leaseHad   found = iota // a connection
+	leaseDial               // that one may be dialled; the place for it is taken
+	leaseLater              // that one will come free
+	leaseNever              // that all of the cluster's connections are used up, and none of them is for uploads here
+)
+
+// idle takes a connection that nobody has leased and that awaits no reply, or says what else there is to be done. turn is
+// the caller's place in the line, nil if it is in none; it is left with what the caller gets.
+func (p *pool) idle(turn chan struct{}) (u *upstream, what found) {
 	c := p.endpoint.cluster
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.leases.waiting) > 0 && p.leases.waiting[0] != turn {
-		return nil, false // others were first
+		return nil, leaseLater // others were first
 	}
 	open := p.leases.dialling
 	for _, o := range *p.conns.Load() {
@@ -113,14 +128,19 @@ func (p *pool) idle(turn chan struct{}) (u *upstream, mayDial bool) {
 	}
 	switch {
 	case u != nil:
-	case p.closed, !p.endpoint.policy.Usable(), open >= c.spec.MaxUploads, c.policy.Limits().Connections.TryAcquire(1) == 0:
-		return nil, false
-	default:
+		what = leaseHad
+	case p.closed, !p.endpoint.policy.Usable(), open >= c.spec.MaxUploads:
+		return nil, leaseLater
+	case c.policy.Limits().Connections.TryAcquire(1) > 0:
 		p.leases.dialling++
-		mayDial = true
+		what = leaseDial
+	case open > 0:
+		return nil, leaseLater
+	default:
+		return nil, leaseNever
 	}
 	p.leaveLine(turn)
-	return u, mayDial
+	return u, what
 }
 
 // dialLease dials a connection and leases it.
@@ -142,6 +162,7 @@ func (p *pool) dialLease() (*upstream, string) {
 // release ends a lease.
 func (p *pool) release(u *upstream) {
 	u.leasedAt.Store(p.endpoint.cluster.f.now())
+	u.leaseBy.Store(never)
 	u.lease.Store(free)
 	p.offer()
 }

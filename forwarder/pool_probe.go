@@ -129,7 +129,12 @@ func (e *upEndpoint) ask(u *upstream, fresh bool) {
 		return
 	}
 	by := f.now() + probeTime
-	e.probe.Store(&probe{u, by, fresh})
+	p := &probe{u, by, fresh}
+	e.probe.Store(p)
+	if !e.policy.Health().Probing {
+		e.probe.CompareAndSwap(p, nil) // a frame on an older connection has ended it: a late look must not take this one for it
+		return
+	}
 	u.unasked.Store(false)
 	if u.say(u.codec.AppendHeartbeat(nil, u.table.Draw())) == conn.First {
 		u.conn.Flush()

@@ -27,7 +27,7 @@ var (
 // told are the header keys that a record asks for; each is looked up in the frame.
 var told = [][]byte{[]byte(route.ServiceKey), []byte(route.MethodKey), traceKey, rpcKey}
 
-// begin makes the record of the exchange that begins.
+// record makes the record of the exchange that begins.
 func (b *batch) record() {
 	r := b.f.records.Get().(*record)
 	*r = record{request: b.frameSize()}

@@ -240,6 +240,10 @@ func (s *sweeper) tend(u *upstream, now int64) {
 			u.pool.renew(u)
 		}
 	}
+	if now >= u.leaseBy.Load() && u.lease.Load() == leased {
+		s.overdue = append(s.overdue, overdue{u.conn, ReasonUploadBroken}) // by a client that is silent, and so does not look
+		return
+	}
 	if u.retired(now) {
 		s.overdue = append(s.overdue, overdue{u.conn, conn.ReasonIdle})
 		return

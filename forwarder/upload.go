@@ -21,9 +21,11 @@ type upload struct {
 	came wire.Message // the head as it came, in a buffer of its own
 	msg  wire.Message // the head as filters have made it: the same, or in another buffer
 	left int          // bytes behind the head that are still to come
-	u    *upstream
-	rest wire.Rest
-	id   uint32 // under which the request was sent; 0: one-way
+
+	broken bool // a piece found its connection closed
+	u      *upstream
+	rest   wire.Rest
+	id     uint32 // under which the request was sent; 0: one-way
 }
 
 // uploads says whether the frame that has begun, of this size, is to be passed on in pieces.
@@ -37,6 +39,11 @@ func (d *downstream) uploads(size int) bool {
 // that ends the connection.
 func (d *downstream) upload(size int) (need int, err error) {
 	up := &upload{d: d}
+	defer func() {
+		if v := recover(); v != nil {
+			err = up.recovered(v)
+		}
+	}()
 	if begun, err := up.begin(); !begun || err != nil {
 		return size, err
 	}
@@ -51,6 +58,19 @@ func (d *downstream) upload(size int) (need int, err error) {
 		err = up.discard()
 	}
 	return 1, err
+}
+
+// recovered ends a panic of the codec over the frame's bytes: both connections are closed.
+func (up *upload) recovered(v any) error {
+	b := up.d.listener.f.batch()
+	defer b.done()
+	b.decoding = true
+	err := b.recovered(v)
+	if up.u != nil {
+		up.u.conn.Close(ReasonUploadBroken)
+		up.u.pool.release(up.u)
+	}
+	return err
 }
 
 // begin reads the head and carries the exchange until its head is sent, or it has ended.
@@ -138,6 +158,11 @@ func (up *upload) carry(b *batch, first bool, step func()) {
 
 // send sends the head on the connection that was leased, or goes on without one.
 func (up *upload) send(b *batch, u *upstream, reason string) {
+	defer func() {
+		if u != nil && up.u == nil {
+			u.pool.release(u) // not sent, whyever
+		}
+	}()
 	x := &b.x
 	switch {
 	case u == nil && reason == ReasonPendingTimeout:
@@ -150,15 +175,13 @@ func (up *upload) send(b *batch, u *upstream, reason string) {
 	case u == nil && reason == ReasonEndpointDrained:
 		b.elsewhere()
 	case u == nil:
-		b.fail(reason)
+		b.fail(reason) // which may be max-connections: another endpoint may have one
 	case b.now >= x.deadline:
-		u.pool.release(u)
 		b.hijack(wire.Timeout, ReasonPendingTimeout)
 	default:
 		if up.sendHead(b, u) {
 			return
 		}
-		u.pool.release(u)
 	}
 	b.run()
 }
@@ -199,6 +222,7 @@ func (up *upload) sendHead(b *batch, u *upstream) bool {
 	switch v := u.conn.Append(out); v {
 	case conn.Appended, conn.First:
 		up.u = u
+		u.leaseBy.Store(x.deadline)
 		b.owe(u.conn, v)
 		b.debts.sent(u.endpoint, x.kind)
 		x.phase = phaseWaitNotify // for its last byte, if it is one-way
@@ -221,7 +245,7 @@ func (up *upload) end(err error) {
 	f := up.d.listener.f
 	b := f.batch()
 	defer b.done()
-	if up.left == 0 && err == nil {
+	if up.left == 0 && err == nil && !up.broken {
 		if up.x.kind == wire.Oneway {
 			b.x = up.x
 			b.forwarded()
@@ -267,6 +291,7 @@ func (up *upload) pieces() error {
 		d.advance(len(piece))
 		if v == conn.Refused || v == conn.Full {
 			u.conn.Close(ReasonUploadBroken) // refused means that it is closed already
+			up.broken = true
 			return nil
 		}
 		u.conn.Flush()

@@ -41,6 +41,7 @@ type upstream struct {
 	unasked  atomic.Bool            // the next frame proves nothing new
 	lease    atomic.Int32           // a lease
 	leasedAt atomic.Int64           // when its last lease ended
+	leaseBy  atomic.Int64           // the deadline of the upload that has it, once its head was sent; else never
 
 	// Guarded by endpoint.mu.
 	counted bool // its bytes are in the endpoint's closedRX and closedTX
@@ -55,6 +56,7 @@ func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 	spec := &p.endpoint.cluster.spec
 	high := min(queueHigh, spec.MaxQueued)
 	u := &upstream{pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec}
+	u.leaseBy.Store(never)
 	drained := p.serve
 	if p == p.endpoint.uploads {
 		u.drained = make(chan struct{}, 1)
@@ -209,7 +211,7 @@ func (u *upstream) end() {
 	f := e.cluster.f
 	reason := u.conn.Reason()
 	givenUp := reason == conn.ReasonWriteTimeout || reason == ReasonHeartbeatTimeout
-	if !u.proved && u.drains.Load() == nil && !f.draining.Load() && reason != ReasonUploadBroken {
+	if !u.proved && u.drains.Load() == nil && !f.draining.Load() && reason != ReasonUploadBroken && reason != conn.ReasonIdle {
 		givenUp = e.unproved.Add(1) >= maxUnproved || givenUp
 	}
 	if givenUp {

@@ -28,7 +28,6 @@ func TestWrongUsageIsOneLineThatNamesTheHelp(t *testing.T) {
 		{"run relevo.yaml", `unexpected argument "relevo.yaml"; see relevo run --help`},
 		{"run --trial -c x", "--trial takes no --config"},
 		{"check -c", "flag needs an argument"},
-		{"explain", `"service" not set; see relevo explain --help`},
 		{"explain --service s --header zone", "want KEY=VALUE"},
 		{"explain --service s --header zone=1 --header zone=2", `header "zone" is given twice`},
 		{"explain --service s --header service=t", `header "service" is given twice`},

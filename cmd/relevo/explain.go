@@ -34,16 +34,18 @@ func explainVerb() *cobra.Command {
 		pairs                     headers
 	)
 	f := cmd.Flags()
-	f.StringVar(&service, "service", "", "value of the header "+config.ServiceKey)
+	f.StringVar(&service, "service", "", "value of the header "+config.ServiceKey+"; left out, the request has none")
 	f.StringVar(&method, "method", "", "value of the header "+config.MethodKey+"; left out, the request has none")
 	f.Var(&pairs, "header", "a further header; may be given often")
 	f.StringVar(&listener, "listener", "", "where the request arrives; left out, all listeners are asked")
-	require(cmd, "service")
 	form := outputFlag(cmd)
 	f.Var(form, "format", "the same as --output")
 	complete(cmd, "format", string(outputText), string(outputJSON))
 	cmd.RunE = verb(func(cmd *cobra.Command) error {
-		r := server.Request{Listener: listener, Headers: map[string]string{config.ServiceKey: service}}
+		r := server.Request{Listener: listener, Headers: map[string]string{}}
+		if f.Changed("service") {
+			r.Headers[config.ServiceKey] = service
+		}
 		if f.Changed("method") {
 			r.Headers[config.MethodKey] = method
 		}
