@@ -2,6 +2,7 @@ package config
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,13 +27,13 @@ func TestAccessLogAgrees(t *testing.T) {
 		rapid.SampledFrom([]string{"{", "}", "{{", "}}", "{time}", "{total}", "{ time}", "{tim}", "{}", "\t", "\n", "\x7f", "\u0085", " "}),
 		rapid.String())
 	rapid.Check(t, func(t *rapid.T) {
-		template := ""
+		var template strings.Builder
 		for _, p := range rapid.SliceOfN(part, 0, 6).Draw(t, "parts") {
-			template += p
+			template.WriteString(p)
 		}
-		want, got := accesslog.CheckTemplate(template), checkTemplate(template)
+		want, got := accesslog.CheckTemplate(template.String()), checkTemplate(template.String())
 		if (want == nil) != (got == nil) {
-			t.Fatalf("of the template %q the configuration says %v, and the log %v", template, got, want)
+			t.Fatalf("of the template %q the configuration says %v, and the log %v", template.String(), got, want)
 		}
 	})
 }
