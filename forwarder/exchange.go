@@ -369,27 +369,10 @@ const maxSends = 4
 // somebody else's; when it reports false the exchange is still the batch's, and nothing of it was sent.
 func (b *batch) sendOn(u *upstream, out frame) bool {
 	x := &b.x
-	frameTimeout := x.timeout
-	var id uint32
-	if x.kind == wire.Request {
-		// A frame's timeout is what is left of the deadline, and never 0, which would mean "unspecified".
-		frameTimeout = int32(max(1, (x.deadline-b.now)/int64(time.Millisecond)))
-		x.phase = phaseWaitNotify
-		if x.record != nil {
-			x.record.sent = b.now // here, because behind the insert it may be somebody else's
-		}
-		var earlier, ok bool
-		if id, earlier, ok = u.table.Insert(*x, x.deadline); !ok {
-			x.phase = phaseSend
-			return false
-		}
-		if earlier {
-			b.f.sweep.poke(x.deadline)
-		}
-	} else {
-		id = u.table.Draw()
+	id, frameTimeout, ok := b.enter(u)
+	if !ok {
+		return false
 	}
-	// From here on the exchange is the table's: only who takes it out may go on with it.
 	u.codec.PatchRequest(out.bytes, id, frameTimeout)
 	var v conn.Verdict
 	owned := out.owned && len(out.bytes) > ownAbove
@@ -418,6 +401,30 @@ func (b *batch) sendOn(u *upstream, out frame) bool {
 		x.phase = phaseSend
 	}
 	return false
+}
+
+// enter gets the exchange an id of the connection, and says which timeout its frame is to carry. From then on a request is
+// the table's: only who takes it out may go on with it. Not ok means that the table takes no more, and the exchange is
+// still the batch's.
+func (b *batch) enter(u *upstream) (id uint32, timeout int32, ok bool) {
+	x := &b.x
+	if x.kind != wire.Request {
+		return u.table.Draw(), x.timeout, true
+	}
+	x.phase = phaseWaitNotify
+	if x.record != nil {
+		x.record.sent = b.now // here, because behind the insert it may be somebody else's
+	}
+	id, earlier, ok := u.table.Insert(*x, x.deadline)
+	if !ok {
+		x.phase = phaseSend
+		return 0, 0, false
+	}
+	if earlier {
+		b.f.sweep.poke(x.deadline)
+	}
+	// A frame's timeout is what is left of the deadline, and never 0, which would mean "unspecified".
+	return id, int32(max(1, (x.deadline-b.now)/int64(time.Millisecond))), true
 }
 
 // forwarded ends a one-way request that was sent.

@@ -179,10 +179,15 @@ const keepLeased = int64(time.Minute)
 // offer lets the first in the line look for a connection.
 func (p *pool) offer() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.leases.waiting) > 0 {
+	p.leases.wakeFirst()
+	p.mu.Unlock()
+}
+
+// wakeFirst is offer with the pool's mu held.
+func (l *leases) wakeFirst() {
+	if len(l.waiting) > 0 {
 		select {
-		case p.leases.waiting[0] <- struct{}{}:
+		case l.waiting[0] <- struct{}{}:
 		default: // it is about to look
 		}
 	}
@@ -202,10 +207,5 @@ func (p *pool) leaveLine(turn chan struct{}) {
 		return
 	}
 	p.leases.waiting = slices.Delete(p.leases.waiting, i, i+1)
-	if len(p.leases.waiting) > 0 {
-		select {
-		case p.leases.waiting[0] <- struct{}{}:
-		default:
-		}
-	}
+	p.leases.wakeFirst()
 }

@@ -98,7 +98,7 @@ func (b *batch) tell(status, reason string, replySize int) {
 	if r.sent > 0 {
 		rec.Wait, rec.Server = time.Duration(r.sent-x.start), time.Duration(b.now-r.sent)
 	}
-	if reason != "" || status != wire.Success.String() {
+	if rec.Failed() {
 		b.f.failures.Add(rec)
 	}
 	if x.record != nil {

@@ -199,26 +199,15 @@ func (up *upload) sendHead(b *batch, u *upstream) bool {
 		}
 	}
 	b.edited = out
-	timeout := x.timeout
-	if x.kind == wire.Request {
-		timeout = int32(max(1, (x.deadline-b.now)/int64(time.Millisecond)))
-		x.phase = phaseWaitNotify
-		if x.record != nil {
-			x.record.sent = b.now
-		}
-		id, earlier, ok := u.table.Insert(*x, x.deadline)
-		if !ok {
-			b.fail(ReasonResetBeforeSend)
-			return false
-		}
-		if earlier {
-			b.f.sweep.poke(x.deadline)
-		}
-		up.id = id
-		up.rest = u.codec.Follow(&up.came, out, id, timeout, b.whole)
-	} else {
-		up.rest = u.codec.Follow(&up.came, out, u.table.Draw(), timeout, b.whole)
+	id, timeout, ok := b.enter(u)
+	if !ok {
+		b.fail(ReasonResetBeforeSend)
+		return false
 	}
+	if x.kind == wire.Request {
+		up.id = id
+	}
+	up.rest = u.codec.Follow(&up.came, out, id, timeout, b.whole)
 	switch v := u.conn.Append(out); v {
 	case conn.Appended, conn.First:
 		up.u = u
