@@ -249,6 +249,7 @@ func FuzzTextCannotBeForged(f *testing.F) {
 	f.Add("x\" \"y", "\n\r", "\xff\\", ",")
 	f.Add("a=b", "\u00a0", "\u2028", "=")
 	f.Add("a·b", "·", "", "·")
+	f.Add("''", "`", "'a'", " ")
 	f.Fuzz(func(t *testing.T, service, method, trace, separator string) {
 		template := "{service}" + strings.NewReplacer("{", "{{", "}", "}}").Replace(separator) + "{method} {trace}"
 		pieces, err := parseTemplate(template)

@@ -144,7 +144,7 @@ func (v value) machine() string {
 
 // mustQuote says whether a value, shown as it is, could be taken for something else than one value.
 func (e *encoder) mustQuote(s string) bool {
-	if s == "-" {
+	if s == "-" || s != "" && strings.ContainsRune("'`", rune(s[0])) { // Go's other quotes: a reader would take them for quotes
 		return true
 	}
 	for i, r := range s {
