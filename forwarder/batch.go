@@ -48,6 +48,8 @@ type batch struct {
 
 	upstreamID uint32 // under which the exchange was sent last; 0: never
 
+	interrupted bool // the exchange stays before its filters, because the road rests
+
 	// Owed to others until done.
 	dirty  []*conn.Conn
 	handed int64 // of those whom gather expects for this batch, those who are not at work; 0: it expects none
@@ -98,7 +100,7 @@ func (b *batch) done() {
 		l.ObserveN(time.Duration(b.f.now()-b.now), b.frames)
 		b.own.Merge(&l)
 	}
-	b.own, b.frames, b.snap = nil, 0, nil
+	b.own, b.frames, b.snap, b.interrupted = nil, 0, nil, false
 	b.data, b.used, b.upstreamID = nil, 0, 0
 	b.x, b.msg, b.frame = exchange{}, wire.Message{}, frame{}
 	b.head, b.whole = 0, 0

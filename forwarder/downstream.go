@@ -22,8 +22,11 @@ type downstream struct {
 	filters  *connFilters   // nil without connection filters
 
 	// Owned by the read loop; codec is not written any more once there is an exchange, whose holders read it.
-	codec  wire.Codec // nil until it is detected
-	frames uint64     // whole frames seen
+	codec   wire.Codec // nil until it is detected
+	frames  uint64     // whole frames seen
+	begun   *upload    // a pause came in the middle of it
+	closing string     // why it closes when all is sent; a pause came before it was
+	rest    rest
 
 	// Atomic.
 	inFlight  atomic.Int64 // requests that have not ended
@@ -55,21 +58,65 @@ func (d *downstream) idle() bool {
 	return d.inFlight.Load() == 0 && d.conn.Queued() == 0 && (d.filters == nil || d.filters.idle())
 }
 
-// run is the read loop. It ends when the connection is closed.
+// quiet says whether the connection can be closed at this time without a call being lost.
+func (d *downstream) quiet(now int64) bool {
+	return d.idle() && now-d.conn.LastRead() >= drainQuiet
+}
+
+// run is the read loop. It ends when the connection is closed, or with the shift.
 func (d *downstream) run() {
+	for {
+		d.loop()
+		if !d.conn.Closed() && d.rest.begin(d.listener.f) {
+			return // paused: whoever did that has the state now, and runs it again or hands it on
+		}
+		if d.conn.Closed() {
+			break
+		}
+	}
+	d.release()
+	d.listener.gone(d)
+}
+
+// resume undoes a pause.
+func (d *downstream) resume() {
+	d.conn.Resume()
+	if d.rest.end() {
+		d.listener.f.reading.Go(d.run) // ends when the connection is closed, or with the shift
+	}
+}
+
+// end closes the connection for a reason when all that is queued is sent; a pause that comes first does not lose that.
+func (d *downstream) end(reason string) {
+	d.closing = reason
+	_ = d.finish(reason) // paused: loop goes on with it
+}
+
+// loop reads until the connection is closed or paused.
+func (d *downstream) loop() {
 	f := d.listener.f
-	need := 1
+	need, err := 1, error(nil)
+	if d.closing != "" {
+		d.end(d.closing)
+		return
+	}
+	if up := d.begun; up != nil {
+		d.begun = nil
+		if need, err = d.carry(up); !d.uploaded(err) {
+			return
+		}
+	}
 	for {
 		data, err := d.read(need)
 		if errors.Is(err, conn.ErrLeaving) {
 			if !d.idle() {
 				continue // a request came in meanwhile: Drain asks again when it has ended
 			}
-			_ = d.finish(ReasonDrained) // as below
-			break
+			d.end(ReasonDrained)
+			return
 		}
 		if err != nil {
-			break
+			return
 		}
 		b := f.batch()
 		d.conn.Touch(b.now)
@@ -86,27 +133,30 @@ func (d *downstream) run() {
 			d.refuse(b, err)
 		}
 		b.done()
-		if err == nil && d.uploads(need) {
-			if need, err = d.upload(need); err == nil {
-				continue
-			}
-			if _, bad := errors.AsType[*wire.DecodeError](err); !bad {
-				break // closed, or paused
-			}
-			b = f.batch()
-			d.refuse(b, err)
-			b.done()
-		}
 		if err != nil {
-			_ = d.finish(reasonOf(err)) // paused meanwhile: the connection is looked at below
-			break
+			d.end(reasonOf(err))
+			return
+		}
+		if d.uploads(need) {
+			if need, err = d.upload(need); !d.uploaded(err) {
+				return
+			}
 		}
 	}
-	if !d.conn.Closed() {
-		return // paused: whoever did that has the state now, and runs it again or hands it on
+}
+
+// uploaded says whether the loop goes on behind an upload that ended with this error.
+func (d *downstream) uploaded(err error) bool {
+	if err == nil {
+		return true
 	}
-	d.release()
-	d.listener.gone(d)
+	if _, bad := errors.AsType[*wire.DecodeError](err); bad {
+		b := d.listener.f.batch()
+		d.refuse(b, err)
+		b.done()
+		d.end(reasonOf(err))
+	}
+	return false // else closed, or paused
 }
 
 // reasonOf is the reason that a decode error closes a connection for.

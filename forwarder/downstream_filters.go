@@ -37,8 +37,9 @@ type connFilters struct {
 	high      int64
 
 	// Atomic.
-	stopped [numWays]atomic.Int64 // when the way was stopped; 0: it is not
-	held    atomic.Int64          // bytes that wait in the chain, on both ways
+	stateful atomic.Bool           // a filter sees bytes, so that it may keep some
+	stopped  [numWays]atomic.Int64 // when the way was stopped; 0: it is not
+	held     atomic.Int64          // bytes that wait in the chain, on both ways
 
 	// Owned by the read loop; writers is not changed any more once something may be written.
 	made    bool
@@ -128,6 +129,7 @@ func (c *connFilters) make() {
 		}
 	}
 	slices.Reverse(c.writers)
+	c.stateful.Store(len(c.readers)+len(c.writers) > 0)
 }
 
 // call asks one filter. What it returns is at most limit bytes. A hold that is returned has not been resumed. The
@@ -162,7 +164,7 @@ func (c *connFilters) wake() {
 	c.outHold = nil
 	c.stopped[wayOut].Store(0)
 	// Ends when nothing waits any more, the chain stops again or the connection has ended. The read loop lives still.
-	c.d.listener.f.group.Go(c.pump)
+	c.d.listener.f.reading.Go(c.pump)
 }
 
 // now is the time of a stop.
@@ -181,6 +183,12 @@ func (c *connFilters) overdue(now int64) bool {
 		}
 	}
 	return false
+}
+
+// let says whether the filters have let the connection in, and need not be asked again: only the read loop, or whoever has
+// stopped it, calls it.
+func (c *connFilters) let() bool {
+	return c.made && c.asked == len(c.news) && c.hold == nil && c.end == nil
 }
 
 // tell logs and counts why the chain ends.

@@ -156,8 +156,21 @@ func (b *batch) step(e *errand) (parked bool) {
 		b.hijack(wire.Timeout, ReasonWorkerTimeout)
 	}
 	b.run()
+	if b.interrupted {
+		b.hold(e)
+	}
 	b.putBack()
 	return b.x.phase == phaseWaitNotify
+}
+
+// hold gives the exchange, which stays before its filters, to those that wait for the road to go on.
+func (b *batch) hold(e *errand) {
+	b.interrupted = false
+	b.keep(e)
+	e.given = b.outcome()
+	b.x.phase = phaseWaitNotify
+	b.frame = frame{}
+	b.f.hold(e)
 }
 
 // awaited says whether a worker was what the exchange waited for last.
@@ -182,11 +195,13 @@ func (b *batch) awaits(blocking bool) {
 	switch {
 	case b.x.errand == nil: // an upload's, on its client's read loop
 	case blocking:
+		b.f.blocking.Add(1<<32 + 1)
 		b.f.gather.leave(b.dirty, 0, 1, b.now)
 		clear(b.dirty)
 		b.dirty = b.dirty[:0]
 	default:
 		b.f.gather.expect(1)
+		b.f.blocking.Add(1<<32 - 1)
 	}
 }
 

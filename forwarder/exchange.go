@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -41,6 +42,9 @@ const (
 	holdsStream   holding = 1 << iota // one of the downstream's streams
 	holdsRequest                      // one of the cluster's requests
 	holdsEndpoint                     // a place in its endpoint's count of active requests
+
+	again  // not a thing that is held: its filters are asked anew, because a pause has interrupted them
+	routed // likewise: its rule has counted it, in another process
 )
 
 // phase is an exchange's program counter: what happens to it next.
@@ -119,7 +123,9 @@ func (b *batch) run() {
 			case r.worker && b.mayHand():
 				b.hand()
 			case r.chain.HasBeforeRoute():
-				b.filter(r.chain, phaseMatchRoute)
+				if !b.filter(r.chain, phaseMatchRoute) {
+					return
+				}
 			default:
 				x.phase = phaseMatchRoute
 			}
@@ -130,7 +136,9 @@ func (b *batch) run() {
 			case t.worker && b.mayHand():
 				b.hand()
 			case t.chain.HasAfterRoute():
-				b.filter(t.chain, phaseChooseEndpoint)
+				if !b.filter(t.chain, phaseChooseEndpoint) {
+					return
+				}
 			default:
 				x.phase = phaseChooseEndpoint
 			}
@@ -148,7 +156,9 @@ func (b *batch) run() {
 			case t.worker && b.mayHand(): // an upload's reply, on its server's read loop
 				b.hand()
 			default:
-				b.filter(t.chain, phaseReply)
+				if !b.filter(t.chain, phaseReply) {
+					return
+				}
 			}
 		case phaseReply:
 			b.reply()
@@ -184,20 +194,25 @@ func (b *batch) init() {
 		}
 	}
 	switch {
-	case b.f.draining.Load():
+	case b.f.draining.Load(), x.down.listener.leaving:
 		b.hijack(wire.ConnectionClosed, ReasonDraining)
 	case b.msg.Kind == wire.Unknown:
 		b.hijack(wire.NoProcessor, ReasonUnknownCommand)
 	}
 }
 
-// filter asks the chain's filters of the exchange's phase and goes on to the next one, or answers here.
-func (b *batch) filter(c *filter.Chain, next phase) {
+// filter asks the chain's filters of the exchange's phase and goes on to the next one, or answers here. It reports false
+// when the road rests: the exchange stays before its filters, which are asked anew when it goes on.
+func (b *batch) filter(c *filter.Chain, next phase) bool {
 	x := &b.x
 	ctx := context.Background() // of which filters that do not block know nothing
 	if c.Blocks() {
+		if b.f.resting.Load() {
+			b.interrupt()
+			return false
+		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(b.f.ctx, b.f.started.Add(time.Duration(b.latest())))
+		ctx, cancel = context.WithDeadline(b.f.shiftCtx(), b.f.started.Add(time.Duration(b.latest())))
 		defer cancel()
 		b.awaits(true)
 		defer b.awaits(false)
@@ -207,6 +222,10 @@ func (b *batch) filter(c *filter.Chain, next phase) {
 	b.seen.MaxHeader = b.road().limits.MaxHeader
 	b.seen.Client, b.seen.Listener = x.down.client, x.down.listener.name
 	b.seen.Route, b.seen.Cluster = "", ""
+	b.seen.Elapsed = 0
+	if x.holds&again != 0 {
+		b.seen.Elapsed = time.Duration(b.now - x.start)
+	}
 	if x.target != nil {
 		b.seen.Route, b.seen.Cluster = x.target.name, x.target.clusterName()
 	}
@@ -219,18 +238,29 @@ func (b *batch) filter(c *filter.Chain, next phase) {
 	default: // phaseUpFilter
 		v = c.OnReply(ctx, &b.seen)
 	}
-	x.phase = next
 	if b.seen.Edited() {
 		b.putBack()
 		b.frame.bytes = b.msg.Frame // the exchange's until its next but one edit
 		b.account()
 	}
+	if errors.Is(ctx.Err(), context.Canceled) && b.f.ctx.Err() == nil {
+		b.interrupt() // whatever they said
+		return false
+	}
+	x.phase = next
 	switch {
 	case v.Stopped():
 		b.hijack(v.Status, v.Reason)
 	case ctx.Err() != nil:
 		b.late()
 	}
+	return true
+}
+
+// interrupt leaves the exchange before its filters because the road rests.
+func (b *batch) interrupt() {
+	b.interrupted = true
+	b.x.holds |= again
 }
 
 // account moves a frame that a filter has edited into memory that counts, unless it is small or only a head.
@@ -283,7 +313,9 @@ func (b *batch) matchRoute() {
 	x.target = r.rules[i].pick()
 	x.deadline = b.latest()
 	x.deadline = min(x.deadline, x.start+x.target.timeout)
-	b.debts.route(x.target)
+	if x.holds&routed == 0 {
+		b.debts.route(x.target)
+	}
 	x.phase = phaseDownFilterAfterRoute
 	if b.now >= x.deadline { // a filter of the listener took as long, before anybody knew the rule's timeout
 		b.hijack(wire.Timeout, ReasonFilterTimeout)

@@ -8,10 +8,12 @@
 //	upstream.go     one server connection: its stream table and its read loop
 //	sweep*.go       deadlines, timeouts, heartbeats, memory pressure: the only clockwork
 //	snapshot.go     one built, immutable configuration
+//	pause.go        the barrier: the road at rest      handover*.go  its state, for another process and from one
 //
 // It chooses no codec, filter or address: Spec brings them. Its goroutines are one accept loop a listener, one
 // read loop a connection, one dial at a time a pool, and one sweeper; Close waits for all of them, and each read
-// loop for its connection's writer.
+// loop for its connection's writer. Pause ends them too, but for the workers, which it holds, and Resume starts
+// them again.
 package forwarder
 
 import (
@@ -23,6 +25,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/stats"
@@ -35,7 +38,7 @@ type Forwarder struct {
 	log      *zap.Logger
 	reg      *stats.Registry
 	buffers  *conn.Buffers
-	started  time.Time // the clock's zero
+	started  time.Time // the clock's zero, which is that of CLOCK_MONOTONIC
 	sweep    *sweeper
 	warnings *stats.Throttle[warning]
 	batches  sync.Pool
@@ -48,19 +51,37 @@ type Forwarder struct {
 	access   AccessLog // nil: none
 	failures *stats.Ring
 	trace    func(*batch)    // nil but in tests: told of each step of each exchange, before it is taken
-	ctx      context.Context // ends when Close is called: dials and waits end with it
+	ctx      context.Context // ends when Close is called
 	cancel   context.CancelFunc
-	group    sync.WaitGroup // every goroutine of the road
+
+	// Every goroutine of the road but the workers, by what must be at rest before what.
+	sweeping, accepting, dialling, reading group
 
 	// Atomic.
-	snap     atomic.Pointer[snapshot]
-	draining atomic.Bool
+	snap      atomic.Pointer[snapshot]
+	draining  atomic.Bool
+	resting   atomic.Bool           // Pause was called, and Resume was not
+	abandoned atomic.Bool           // another process has the state, and the sockets
+	shift     atomic.Pointer[shift] // between two pauses
+	blocking  atomic.Uint64         // lower half: exchanges inside filters that block; upper half: how often that changed
+	held      held
 
 	labels labels
 
 	// Guarded by mu.
 	mu     sync.Mutex
 	closed bool
+
+	adopted *adopter // between Adopt and Start
+}
+
+// monotonic is the time in nanoseconds on CLOCK_MONOTONIC, which all processes of a machine share.
+func monotonic() time.Duration {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &t); err != nil {
+		return 0 // every kernel that Go runs on has it; else times just do not survive a hand-over
+	}
+	return time.Duration(t.Nano())
 }
 
 // warning is what warnings are throttled by.
@@ -84,13 +105,14 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 		log:      log,
 		reg:      reg,
 		buffers:  conn.NewBuffers(maxBuffered),
-		started:  time.Now(),
+		started:  time.Now().Add(-monotonic()),
 		warnings: stats.NewThrottle[warning](warnInterval, warnKeys+4*rules),
 		access:   spec.Access,
 		failures: stats.NewRing(failuresKept),
 		panics:   byReason{reg: reg, name: "relevo_recovered_panics_total", help: "Panics recovered on the road, each a defect, by reason."},
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.beginShift()
 	f.batches.New = func() any { return newBatch(f) }
 	f.errands.New = func() any { return &errand{notify: make(chan struct{}, 1)} }
 	f.records.New = func() any { return new(record) }
@@ -108,15 +130,18 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 	return f, nil
 }
 
-// Start begins to accept and to sweep.
+// Start begins to accept and to sweep, and goes on with what Adopt has taken over.
 func (f *Forwarder) Start() {
-	f.group.Go(f.sweep.run) // ends with f.ctx
 	for _, l := range f.snap.Load().listeners {
-		f.group.Go(l.accept) // ends when its socket is closed
+		if l.socket != nil {
+			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
+		}
 	}
+	f.goOn()
+	f.sweeping.Go(f.sweep.run) // ends with the shift
 }
 
-// now is the time in nanoseconds since the Forwarder was made, on the monotonic clock.
+// now is the time in nanoseconds on CLOCK_MONOTONIC, so that times mean the same to the process that goes on.
 func (f *Forwarder) now() int64 { return int64(time.Since(f.started)) }
 
 // Drain stops accepting, answers what clients still send with CONNECTION_CLOSED, lets the requests in flight
@@ -173,7 +198,10 @@ func (f *Forwarder) Close() {
 			c.close()
 		}
 	}
-	f.group.Wait()
+	f.Resume() // who is held goes on, to its end
+	for _, g := range []*group{&f.sweeping, &f.accepting, &f.dialling, &f.reading} {
+		_ = g.Wait(context.Background()) // all end with f.ctx, or with their connection
+	}
 	f.workers.Close()
 }
 
@@ -187,7 +215,9 @@ func (f *Forwarder) busyWorkers() int {
 func (f *Forwarder) Addresses() map[string]net.Addr {
 	out := make(map[string]net.Addr)
 	for _, l := range f.snap.Load().listeners {
-		out[l.name] = l.socket.Addr()
+		if l.socket != nil {
+			out[l.name] = l.socket.Addr()
+		}
 	}
 	return out
 }

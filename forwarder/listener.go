@@ -3,6 +3,8 @@ package forwarder
 import (
 	"errors"
 	"net"
+	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,6 +29,11 @@ type listener struct {
 	filters        []filter.ConnectionFilter
 	rate           *rate.Limiter // nil: unbounded
 	stats          *listenerStats
+
+	inherited bool // the socket came from another process
+	leaving   bool // it is not configured any more: what comes is answered, and its connections end
+	since     int64
+	rest      rest // of the accept loop
 
 	// Atomic.
 	stopped atomic.Bool
@@ -59,6 +66,8 @@ func newListener(f *Forwarder, spec *ListenerSpec, socket net.Listener, slot int
 		filters:        spec.Connection,
 		stats:          newListenerStats(f.reg, spec.Name),
 		open:           make(map[*downstream]struct{}),
+		inherited:      spec.Socket != nil,
+		since:          f.now(),
 	}
 	if spec.AcceptRate > 0 {
 		l.rate = rate.NewLimiter(rate.Limit(spec.AcceptRate), max(1, spec.AcceptRate/10))
@@ -66,27 +75,43 @@ func newListener(f *Forwarder, spec *ListenerSpec, socket net.Listener, slot int
 	return l
 }
 
-// accept is the accept loop. It ends when the socket is closed.
+// accept is the accept loop. It ends when the socket is closed, or with the shift.
 func (l *listener) accept() {
 	var pause time.Duration
 	for {
+		if l.f.resting.Load() && l.rest.begin(l.f) || l.stopped.Load() {
+			return
+		}
 		if l.rate != nil {
-			if l.rate.Wait(l.f.ctx) != nil {
-				return // stopping
+			if l.rate.Wait(l.f.shiftCtx()) != nil {
+				if l.f.ctx.Err() != nil {
+					return // stopping
+				}
+				continue
 			}
 		}
 		c, err := l.socket.Accept()
-		if err != nil {
+		switch {
+		case err == nil:
+			pause = 0
+			l.admit(c)
+		case errors.Is(err, os.ErrDeadlineExceeded): // a pause, or one that is over
+			runtime.Gosched()
+		default:
 			if l.stopped.Load() {
 				return
 			}
 			if pause = l.acceptFailed(err, pause); pause == 0 {
 				return
 			}
-			continue
 		}
-		pause = 0
-		l.admit(c)
+	}
+}
+
+// setDeadline ends the wait for a connection at this time.
+func (l *listener) setDeadline(t time.Time) {
+	if s, ok := l.socket.(interface{ SetDeadline(time.Time) error }); ok {
+		_ = s.SetDeadline(t) // it is closed: then nothing is accepted anyway
 	}
 }
 
@@ -113,7 +138,10 @@ func (l *listener) acceptFailed(err error, pause time.Duration) time.Duration {
 	select {
 	case <-t.C:
 		return pause
-	case <-l.f.ctx.Done():
+	case <-l.f.shiftCtx().Done():
+		if l.f.ctx.Err() == nil {
+			return pause
+		}
 		return 0
 	}
 }
@@ -153,10 +181,13 @@ func (l *listener) admit(c net.Conn) {
 	}
 	l.open[d] = struct{}{}
 	l.mu.Unlock()
+	if tcp, ok := c.(*net.TCPConn); ok && l.inherited {
+		_ = tcp.SetKeepAliveConfig(keepAlive) // the socket that listens does not bring it along
+	}
 	l.stats.accepted.Add(1)
 	l.f.log.Debug("client connected", zap.String("listener", l.name), zap.String("client", d.name()))
 	l.f.sweep.connected()
-	l.f.group.Go(d.run) // ends when the connection is closed
+	l.f.reading.Go(d.run) // ends when the connection is closed
 }
 
 // gone forgets a connection that ended.
@@ -217,21 +248,28 @@ func (l *listener) bytes() (rx, tx uint64) {
 
 // stop closes the listening socket, which ends the accept loop. It may be called twice.
 func (l *listener) stop() {
-	if l.stopped.CompareAndSwap(false, true) {
-		_ = l.socket.Close()
+	if !l.stopped.CompareAndSwap(false, true) || l.socket == nil {
+		return
 	}
+	if a, ok := l.socket.Addr().(*net.UnixAddr); ok && !l.f.abandoned.Load() {
+		_ = os.Remove(a.Name) // best effort: the next one that listens there finds that nobody does
+	}
+	_ = l.socket.Close()
 }
 
 // leaveIdle asks the connections that have nothing in flight and nothing to write to end, and returns how many
 // are open. A client that calls all the time gets answers, CONNECTION_CLOSED, until it pauses: closing between two
 // of its calls would lose the one that is on its way.
 func (l *listener) leaveIdle(now int64) int {
-	quiet := func(d *downstream) bool { return d.idle() && now-d.conn.LastRead() >= drainQuiet }
-	for _, d := range l.list(nil, quiet) {
+	return l.leave(func(d *downstream) bool { return d.quiet(now) }, func(*downstream) bool { return true })
+}
+
+// leave asks the connections to end for which may says true, and returns how many there are for which count says so.
+func (l *listener) leave(may, count func(*downstream) bool) int {
+	for _, d := range l.list(nil, may) {
 		d.conn.Leave()
 	}
-	open, _ := l.connections()
-	return open
+	return len(l.list(nil, count))
 }
 
 // closeAll closes all connections, and those that still come.

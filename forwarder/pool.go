@@ -63,12 +63,7 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec) *upCluster {
 	policies := make([]*cluster.Endpoint, len(spec.Endpoints))
 	for i, e := range spec.Endpoints {
 		policies[i] = cluster.NewEndpoint(e.Address, e.Weight)
-		up := &upEndpoint{
-			cluster: c, policy: policies[i], network: e.Network, address: e.Address,
-			stats: newEndpointStats(f.reg, spec.Name, e.Address),
-		}
-		up.small, up.large, up.uploads = newPool(up), newPool(up), newPool(up)
-		c.endpoints = append(c.endpoints, up)
+		c.endpoints = append(c.endpoints, newUpEndpoint(c, policies[i], e.Network, e.Address))
 	}
 	var balancer cluster.Balancer = cluster.NewLeastRequest(policies, nil)
 	if spec.Balancer == BalancerRoundRobin {
@@ -80,6 +75,23 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec) *upCluster {
 		Requests:    cluster.NewLimit(spec.MaxRequests),
 	})
 	return c
+}
+
+func newUpEndpoint(c *upCluster, policy *cluster.Endpoint, network, address string) *upEndpoint {
+	e := &upEndpoint{
+		cluster: c, policy: policy, network: network, address: address,
+		stats: newEndpointStats(c.f.reg, c.spec.Name, address),
+	}
+	e.small, e.large, e.uploads = newPool(e), newPool(e), newPool(e)
+	return e
+}
+
+// addLeftover adds an endpoint that the balancer does not know, for what is under way to it, and returns its index.
+func (c *upCluster) addLeftover(address string) int {
+	policy := cluster.NewEndpoint(address, cluster.MinWeight)
+	policy.Drain(true)
+	c.endpoints = append(c.endpoints, newUpEndpoint(c, policy, "", address))
+	return len(c.endpoints) - 1
 }
 
 // The balancers that a ClusterSpec can name.
@@ -221,6 +233,8 @@ const queueHigh = 1 << 20
 func (p *pool) wantDial() bool {
 	c := p.endpoint.cluster
 	switch {
+	case c.f.resting.Load():
+		return true // as soon as the road goes on
 	case !p.endpoint.policy.Usable():
 		return false // a probe finds out whether it works, or it drains
 	case p.dialling:
@@ -233,7 +247,7 @@ func (p *pool) wantDial() bool {
 		return false
 	}
 	p.dialling = true
-	c.f.group.Go(p.dial) // ends within connect_timeout, or with f.ctx
+	c.f.dialling.Go(p.dial) // ends within connect_timeout, or with the shift
 	return true
 }
 
@@ -252,7 +266,7 @@ func (p *pool) dial() {
 func (p *pool) connect() (*upstream, error) {
 	e := p.endpoint
 	f := e.cluster.f
-	ctx, cancel := context.WithTimeout(f.ctx, e.cluster.spec.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(f.shiftCtx(), e.cluster.spec.ConnectTimeout)
 	defer cancel()
 	dialer := net.Dialer{KeepAliveConfig: keepAlive}
 	c, err := dialer.DialContext(ctx, e.network, e.address)
@@ -285,7 +299,7 @@ func (p *pool) add(u *upstream) {
 		u.drain(ReasonEndpointDrained)
 	}
 	f.sweep.connected()
-	f.group.Go(u.run) // ends when the connection is closed
+	f.reading.Go(u.run) // ends when the connection is closed
 }
 
 // failed ends a dial in vain: those that waited for it try elsewhere, or are answered.
@@ -293,6 +307,12 @@ func (p *pool) failed(err error) {
 	e := p.endpoint
 	f := e.cluster.f
 	e.cluster.policy.Limits().Connections.Release(1)
+	if f.resting.Load() && f.ctx.Err() == nil { // given up, and begun again when the road goes on
+		p.mu.Lock()
+		p.dialling = false
+		p.mu.Unlock()
+		return
+	}
 	if f.ctx.Err() == nil {
 		if !e.works() && (p != e.uploads || p.staying() == 0) {
 			e.failed(f.now()) // else it works, and does just not take more connections

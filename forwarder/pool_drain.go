@@ -72,11 +72,11 @@ func (p *pool) renew(old *upstream) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !e.policy.Usable() || c.f.draining.Load() || c.f.now() < p.notBefore || !p.takePlace(c.spec.ConnectionsPerEndpoint+1) {
+	if !e.policy.Usable() || c.f.draining.Load() || c.f.resting.Load() || c.f.now() < p.notBefore || !p.takePlace(c.spec.ConnectionsPerEndpoint+1) {
 		return
 	}
 	p.dialling = true
-	c.f.group.Go(func() { // ends within connect_timeout, or with f.ctx
+	c.f.dialling.Go(func() { // ends within connect_timeout, or with the shift
 		u, err := p.connect()
 		if err != nil {
 			p.failed(err)

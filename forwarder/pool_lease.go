@@ -41,6 +41,9 @@ func (u *upstream) say(frame []byte) conn.Verdict {
 	return v
 }
 
+// reasonResting is why there is no connection while the road rests. It is told nobody: the upload asks again.
+const reasonResting = "resting"
+
 // lease takes a connection for one frame, dials it if there may be one more, or waits for one until the deadline. It
 // returns none with the reason why.
 func (p *pool) lease(deadline int64) (u *upstream, reason string) {
@@ -87,8 +90,11 @@ func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 		case <-timer.C:
 			p.leave(turn)
 			return nil, ReasonPendingTimeout
-		case <-f.ctx.Done():
+		case <-f.shiftCtx().Done():
 			p.leave(turn)
+			if f.ctx.Err() == nil {
+				return nil, reasonResting
+			}
 			return nil, ReasonStopping
 		}
 	}
@@ -150,8 +156,12 @@ func (p *pool) dialLease() (*upstream, string) {
 	p.leases.dialling--
 	p.mu.Unlock()
 	if err != nil {
+		resting := p.endpoint.cluster.f.resting.Load()
 		p.failed(err)
 		p.offer()
+		if resting {
+			return nil, reasonResting
+		}
 		return nil, ReasonConnectFailure
 	}
 	u.lease.Store(leased) // nobody else knows it yet

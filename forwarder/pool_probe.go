@@ -101,7 +101,7 @@ func (e *upEndpoint) beginProbe(now int64) bool {
 		return false
 	}
 	p.dialling = true
-	e.cluster.f.group.Go(p.dialProbe) // ends within connect_timeout, or with f.ctx
+	e.cluster.f.dialling.Go(p.dialProbe) // ends within connect_timeout, or with the shift
 	return true
 }
 
@@ -111,6 +111,10 @@ func (p *pool) dialProbe() {
 	u, err := p.connect()
 	if err != nil {
 		p.failed(err)
+		if e.cluster.f.resting.Load() && e.policy.Postpone() {
+			e.cluster.probesLeft.Release(1)
+			return
+		}
 		e.probeFailed(e.cluster.f.now(), probeRefused)
 		return
 	}

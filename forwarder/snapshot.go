@@ -20,6 +20,15 @@ type snapshot struct {
 	listeners []*listener
 	roads     []*road      // by listener.slot
 	clusters  []*upCluster // as configured
+	leftover  leftover
+
+	leaveTimeout time.Duration
+}
+
+// leftover is what connections are adopted with whose listener or cluster is not configured any more.
+type leftover struct {
+	listener ListenerSpec
+	cluster  ClusterSpec
 }
 
 // road is what the requests of one listener meet.
@@ -78,7 +87,7 @@ func (t *target) clusterName() string {
 
 // build makes a snapshot and binds its listeners. All that is wrong is reported together.
 func (f *Forwarder) build(spec *Spec) (*snapshot, error) {
-	s := &snapshot{}
+	s := &snapshot{leftover: leftover{spec.LeftoverListener, spec.LeftoverCluster}, leaveTimeout: spec.LeaveTimeout}
 	var errs []error
 	clusters := make(map[string]*upCluster)
 	for i := range spec.Clusters {
@@ -242,6 +251,9 @@ func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clu
 
 // bind opens a listener's socket.
 func (f *Forwarder) bind(spec *ListenerSpec, slot int) (*listener, error) {
+	if spec.Socket != nil {
+		return newListener(f, spec, spec.Socket, slot), nil
+	}
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
 	socket, err := lc.Listen(f.ctx, spec.Network, spec.Address)
 	if spec.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) && stale(spec.Address) {
@@ -251,6 +263,9 @@ func (f *Forwarder) bind(spec *ListenerSpec, slot int) (*listener, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listener %s: %w", spec.Name, err)
+	}
+	if u, ok := socket.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // another process may have it; stop removes it
 	}
 	return newListener(f, spec, socket, slot), nil
 }

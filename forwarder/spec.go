@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"net"
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/filter"
@@ -18,6 +19,12 @@ type Spec struct {
 	MaxTimeout time.Duration // the cap on any deadline
 	Workers    WorkersSpec
 	Access     AccessLog // nil: no access log
+
+	// What connections are adopted with whose listener or cluster is not among the above (see Adopt): all but names,
+	// addresses, routes and filters. The listener's codecs are all that there are.
+	LeftoverListener ListenerSpec
+	LeftoverCluster  ClusterSpec
+	LeaveTimeout     time.Duration // for such a listener's connections, from the start on
 }
 
 // WorkersSpec bounds the workers, which carry the exchanges that may block.
@@ -38,6 +45,7 @@ type AccessLog interface {
 type ListenerSpec struct {
 	Name             string
 	Network, Address string        // as in net.Listen: tcp or unix
+	Socket           net.Listener  // that listens there already; nil: it is opened
 	Codecs           []wire.Codec  // one, or those to detect, in the order in which they are asked
 	DetectTimeout    time.Duration // from a connection's first byte to its protocol; 0 means that the first codec speaks it
 	Limits           wire.Limits

@@ -45,7 +45,7 @@ func (f *Forwarder) Status() Status {
 	for i, l := range snap.listeners {
 		open, gated := l.connections()
 		s.Listeners = append(s.Listeners, ListenerStatus{
-			Name: l.name, Address: l.socket.Addr().String(), Protocol: snap.roads[i].protocol(),
+			Name: l.name, Address: l.address(), Protocol: snap.roads[i].protocol(),
 			Accepting: !l.stopped.Load(), Connections: open, Gated: gated, InFlight: l.inFlight(),
 		})
 	}
@@ -194,4 +194,12 @@ func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {
 	const bytes, help = "relevo_endpoint_bytes_total", "Bytes read from and written to an endpoint."
 	f.reg.CounterFunc(bytes, help, func() float64 { rx, _ := e.bytes(); return float64(rx) }, with(labels, "direction", "read")...)
 	f.reg.CounterFunc(bytes, help, func() float64 { _, tx := e.bytes(); return float64(tx) }, with(labels, "direction", "written")...)
+}
+
+// address is where the listener listens, as bound; empty for one that is not configured any more.
+func (l *listener) address() string {
+	if l.socket == nil {
+		return ""
+	}
+	return l.socket.Addr().String()
 }

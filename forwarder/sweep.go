@@ -35,6 +35,7 @@ type sweeper struct {
 	expired   []stream.Entry[exchange]
 	waited    []waiter
 	memory    memory
+	rest      rest
 }
 
 // The bounds of the time between two looks at all connections.
@@ -72,8 +73,19 @@ func (s *sweeper) rouse() {
 	}
 }
 
-// run is the sweeper's loop. It ends with f.ctx.
+// run is the sweeper's loop. It ends with the shift.
 func (s *sweeper) run() {
+	for {
+		s.loop()
+		if s.f.ctx.Err() != nil || s.rest.begin(s.f) {
+			return
+		}
+	}
+}
+
+// loop sweeps until the shift ends.
+func (s *sweeper) loop() {
+	over := s.f.shiftCtx().Done()
 	s.tick = s.tickTime()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -91,7 +103,7 @@ func (s *sweeper) run() {
 		}
 		timer.Reset(time.Duration(min(next-now, int64(time.Hour))))
 		select {
-		case <-s.f.ctx.Done():
+		case <-over:
 			return
 		case <-s.wake:
 		case <-timer.C:
@@ -196,6 +208,11 @@ func (s *sweeper) duties(now int64) {
 			open++
 			s.tend(u, now)
 		})
+	}
+	for _, l := range snap.listeners {
+		if l.leaving && l.leaveIdle(now) > 0 && now-l.since >= int64(snap.leaveTimeout) {
+			l.closeAll()
+		}
 	}
 	for _, o := range s.overdue {
 		o.conn.Close(o.reason)

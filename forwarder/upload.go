@@ -47,12 +47,35 @@ func (d *downstream) upload(size int) (need int, err error) {
 	if begun, err := up.begin(); !begun || err != nil {
 		return size, err
 	}
+	return d.carry(up)
+}
+
+// carry carries an upload whose head is here to the frame's end. When a pause comes first it returns conn.ErrPaused, and
+// the read loop goes on with the upload behind it.
+func (d *downstream) carry(up *upload) (need int, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = up.recovered(v)
+		}
+		if errors.Is(err, conn.ErrPaused) {
+			d.begun = up
+			return
+		}
+		up.free()
+	}()
 	d.inFrame(true)
 	defer d.inFrame(false)
+	if err = up.place(); err != nil {
+		return 1, err
+	}
+	up.free()
 	if up.u != nil {
-		err = up.pieces()
+		if err = up.pieces(); errors.Is(err, conn.ErrPaused) {
+			return 1, err
+		}
 		up.end(err)
 		up.u.pool.release(up.u)
+		up.u = nil
 	}
 	if err == nil {
 		err = up.discard()
@@ -69,11 +92,12 @@ func (up *upload) recovered(v any) error {
 	if up.u != nil {
 		up.u.conn.Close(ReasonUploadBroken)
 		up.u.pool.release(up.u)
+		up.u = nil
 	}
 	return err
 }
 
-// begin reads the head and carries the exchange until its head is sent, or it has ended.
+// begin reads the head and begins its exchange.
 func (up *upload) begin() (begun bool, err error) {
 	d := up.d
 	f := d.listener.f
@@ -102,13 +126,6 @@ func (up *upload) begin() (begun bool, err error) {
 	up.left = whole - n
 	d.advance(n)
 	d.frames++
-	defer func() {
-		if up.edited() {
-			f.buffers.Put(up.msg.Frame)
-		}
-		f.buffers.Put(up.came.Frame)
-	}()
-
 	b := f.batch()
 	d.conn.Touch(b.now)
 	ls := d.listener.stats
@@ -118,12 +135,43 @@ func (up *upload) begin() (begun bool, err error) {
 		ls.oneways.Add(1)
 	}
 	up.carry(b, true, func() { b.begin(d) })
-	for up.x.phase == phaseSend {
-		u, reason := up.target().lease(up.x.deadline)
-		b = f.batch()
-		up.carry(b, false, func() { up.send(b, u, reason) })
-	}
 	return true, nil
+}
+
+// place carries the exchange until its head is sent, or it has ended.
+func (up *upload) place() error {
+	f := up.d.listener.f
+	for {
+		switch {
+		case up.x.phase == phaseSend:
+			u, reason := up.target().lease(up.x.deadline)
+			if u == nil && reason == reasonResting {
+				return conn.ErrPaused
+			}
+			b := f.batch()
+			up.carry(b, false, func() { up.send(b, u, reason) })
+		case !up.x.live():
+			return nil
+		case f.resting.Load(): // before its filters
+			return conn.ErrPaused
+		default:
+			b := f.batch()
+			up.carry(b, false, b.run)
+		}
+	}
+}
+
+// free gives the head back.
+func (up *upload) free() {
+	if up.came.Frame == nil {
+		return
+	}
+	buffers := up.d.listener.f.buffers
+	if up.edited() {
+		buffers.Put(up.msg.Frame)
+	}
+	buffers.Put(up.came.Frame)
+	up.came.Frame, up.msg.Frame = nil, nil
 }
 
 // target is the pool of uploads of the endpoint that the exchange goes to.
@@ -284,16 +332,19 @@ func (up *upload) pieces() error {
 			return nil
 		}
 		u.conn.Flush()
-		up.await()
+		if err := up.await(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// await waits while the server takes less than the client sends, until the deadline at the latest.
-func (up *upload) await() {
+// await waits while the server takes less than the client sends, until the deadline at the latest. The error is
+// conn.ErrPaused.
+func (up *upload) await() error {
 	u, f := up.u, up.d.listener.f
 	if !u.conn.Above() {
-		return
+		return nil
 	}
 	timer := time.NewTimer(time.Duration(up.x.deadline - f.now()))
 	defer timer.Stop()
@@ -301,9 +352,12 @@ func (up *upload) await() {
 		select {
 		case <-u.drained:
 		case <-timer.C:
-			return
+			return nil
+		case <-f.shiftCtx().Done():
+			return conn.ErrPaused
 		}
 	}
+	return nil
 }
 
 // discard takes what is left of the frame, for nobody.

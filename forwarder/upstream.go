@@ -30,6 +30,7 @@ type upstream struct {
 
 	// Owned by the read loop.
 	proved bool // it has delivered a frame
+	rest   rest
 
 	// Owned by the sweeper.
 	lastBeat int64 // when the last heartbeat was sent
@@ -53,32 +54,45 @@ func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 		_ = c.Close()
 		return nil, fmt.Errorf("taking over a %T: it is not a socket of the operating system", c)
 	}
-	spec := &p.endpoint.cluster.spec
-	high := min(queueHigh, spec.MaxQueued)
-	u := &upstream{pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec}
-	u.leaseBy.Store(never)
-	drained := p.serve
-	if p == p.endpoint.uploads {
-		u.drained = make(chan struct{}, 1)
-		drained = u.wakeUpload
-	}
-	cc, err := conn.New(sock, p.endpoint.cluster.f.buffers, conn.Config{
-		High: high, Low: high / 2, Drained: drained, MaxQueued: spec.MaxQueued,
-		WriteTimeout: spec.WriteTimeout, ReadTimeout: spec.ReadTimeout, Class: conn.Replies,
-	})
-	if err != nil {
+	u := makeUpstream(p)
+	var err error
+	if u.conn, err = conn.New(sock, p.endpoint.cluster.f.buffers, u.connConfig()); err != nil {
 		_ = c.Close()
 		return nil, err
 	}
-	u.conn = cc
-	u.table = stream.New[exchange](spec.MaxRequests)
 	now := p.endpoint.cluster.f.now()
-	cc.Touch(now)
-	u.retireAt = never
-	if spec.MaxAge > 0 {
-		u.retireAt = now + p.endpoint.policy.Spread(int64(spec.MaxAge), 10, now)
+	u.conn.Touch(now)
+	if age := p.endpoint.cluster.spec.MaxAge; age > 0 {
+		u.retireAt = now + p.endpoint.policy.Spread(int64(age), 10, now)
 	}
 	return u, nil
+}
+
+// makeUpstream is an upstream that has no connection yet.
+func makeUpstream(p *pool) *upstream {
+	u := &upstream{
+		pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec, retireAt: never,
+		table: stream.New[exchange](p.endpoint.cluster.spec.MaxRequests),
+	}
+	u.leaseBy.Store(never)
+	if p == p.endpoint.uploads {
+		u.drained = make(chan struct{}, 1)
+	}
+	return u
+}
+
+// connConfig bounds its connection.
+func (u *upstream) connConfig() conn.Config {
+	spec := &u.endpoint.cluster.spec
+	high := min(queueHigh, spec.MaxQueued)
+	c := conn.Config{
+		High: high, Low: high / 2, Drained: u.pool.serve, MaxQueued: spec.MaxQueued,
+		WriteTimeout: spec.WriteTimeout, ReadTimeout: spec.ReadTimeout, Class: conn.Replies,
+	}
+	if u.drained != nil {
+		c.Drained = u.wakeUpload
+	}
+	return c
 }
 
 // wakeUpload wakes the upload that waits for the connection, if there is one.
@@ -89,18 +103,34 @@ func (u *upstream) wakeUpload() {
 	}
 }
 
-// run is the read loop. It ends when the connection is closed.
+// run is the read loop. It ends when the connection is closed, or with the shift.
 func (u *upstream) run() {
+	for {
+		u.loop()
+		if u.conn.Closed() {
+			u.end()
+			return
+		}
+		u.become(stateExported)
+		if u.rest.begin(u.endpoint.cluster.f) {
+			return // paused, as in downstream.run
+		}
+		u.restore()
+	}
+}
+
+// loop reads until the connection is closed or paused.
+func (u *upstream) loop() {
 	f := u.endpoint.cluster.f
 	need := 1
 	for {
 		data, err := u.conn.Read(need)
 		if errors.Is(err, conn.ErrLeaving) {
-			_ = u.conn.Finish(u.leaveReason()) // paused meanwhile: the connection is looked at below
-			break
+			_ = u.conn.Finish(u.leaveReason()) // paused: it is asked again when it goes on
+			return
 		}
 		if err != nil {
-			break
+			return
 		}
 		b := f.batch()
 		u.conn.Touch(b.now)
@@ -114,11 +144,6 @@ func (u *upstream) run() {
 			u.pool.offer()
 		}
 	}
-	if !u.conn.Closed() {
-		u.become(stateExported) // paused, as in downstream.run
-		return
-	}
-	u.end()
 }
 
 // replies carries what a server sent, like requests.

@@ -17,7 +17,7 @@ const (
 	// stateFailed: it is closed, for whatever reason, and is being cleaned up.
 	stateFailed
 	// stateExported: it was paused and its read loop has ended, so another process may have it. It takes nothing; what
-	// is for it waits. When it is not given away after all it becomes what it was.
+	// is for it waits. When it is not given away after all it becomes what it was, or fails because it was closed meanwhile.
 	stateExported
 	numStates
 )
@@ -30,7 +30,7 @@ func (s state) String() string { return stateNames[s] }
 var mayFollow = [numStates][]state{
 	stateReady:    {stateDialling, stateExported},
 	stateDraining: {stateReady, stateExported},
-	stateFailed:   {stateReady, stateDraining},
+	stateFailed:   {stateReady, stateDraining, stateExported},
 	stateExported: {stateReady, stateDraining},
 }
 
@@ -86,14 +86,21 @@ func (u *upstream) leaveReason() string {
 	return ReasonStopping
 }
 
-// resume undoes a Pause behind which the read loop has ended: the connection goes on as what it was.
+// resume undoes a Pause: the connection goes on as what it was.
 func (u *upstream) resume() {
 	u.conn.Resume()
-	next := stateReady
+	if u.rest.end() {
+		u.restore()
+		u.endpoint.cluster.f.reading.Go(u.run) // ends when the connection is closed, or with the shift
+	}
+}
+
+// restore makes an exported connection what it was.
+func (u *upstream) restore() {
 	if u.drains.Load() != nil {
-		next = stateDraining
+		u.become(stateDraining)
+		u.settle()
+		return
 	}
-	if u.become(next) {
-		u.endpoint.cluster.f.group.Go(u.run) // ends when the connection is closed, or paused again
-	}
+	u.become(stateReady)
 }

@@ -29,6 +29,7 @@ func TestStates(t *testing.T) {
 		{stateDraining, stateExported}: true, // paused
 		{stateExported, stateReady}:    true, // rolled back
 		{stateExported, stateDraining}: true, // rolled back, and it was draining
+		{stateExported, stateFailed}:   true, // closed meanwhile
 	}
 	for from := range numStates {
 		for to := range numStates {
@@ -115,7 +116,7 @@ func TestExportAndRollback(t *testing.T) {
 	for _, drains := range []bool{false, true} {
 		t.Run(fmt.Sprintf("drains=%v", drains), func(t *testing.T) {
 			address, accepted := acceptor(t)
-			_, c := roadTo(t, 10, address)
+			f, c := roadTo(t, 10, address)
 			p := c.endpoints[0].small
 			p.mu.Lock()
 			p.wantDial()
@@ -136,8 +137,12 @@ func TestExportAndRollback(t *testing.T) {
 			if got := u.takes(); got == drains {
 				t.Errorf("a connection that is %v takes streams: %v", was, got)
 			}
-			u.conn.Pause()
-			until(t, "exported", in(stateExported))
+			if err := f.Pause(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !in(stateExported)() {
+				t.Errorf("got it %v behind the pause, want exported", state(u.state.Load()))
+			}
 			if u.takes() || !u.stays() {
 				t.Errorf("an exported connection: takes %v, stays %v, want false and true", u.takes(), u.stays())
 			}
@@ -148,7 +153,7 @@ func TestExportAndRollback(t *testing.T) {
 			if _, err := server.Write(beat); err != nil {
 				t.Fatal(err)
 			}
-			u.resume()
+			f.Resume()
 			if !in(was)() {
 				t.Errorf("got it %v behind the rollback, want %v", state(u.state.Load()), was)
 			}

@@ -217,7 +217,26 @@ type Health struct {
 	Failures int   // in a row; 0 once it has worked
 	Until    int64 // the end of the back-off that the last of them cost; 0 without one
 	Probing  bool  // a probe is under way
+	Trusted  bool  // the last probe could connect, and nothing more is asked of it
 	Drained  bool  // it was taken out of the balancing
+}
+
+// Restore makes h what is known of an endpoint that nothing is known of yet. A probe that was under way is due again.
+func (e *Endpoint) Restore(h Health) {
+	e.update(func(t *trouble) bool {
+		*t = trouble{inARow: max(h.Failures, 0), until: h.Until, trusted: h.Trusted && h.Failures > 0, drained: h.Drained}
+		return true
+	})
+}
+
+// Postpone ends a probe that came to nothing through no fault of the endpoint: it is due again at once. It reports false
+// when no probe was under way.
+func (e *Endpoint) Postpone() bool {
+	return e.update(func(t *trouble) bool {
+		probing := t.probing
+		t.probing = false
+		return probing
+	})
 }
 
 // Health reports what is known of the endpoint.
@@ -226,7 +245,7 @@ func (e *Endpoint) Health() Health {
 	if t == nil {
 		return Health{}
 	}
-	return Health{t.inARow, t.until, t.probing, t.drained}
+	return Health{t.inARow, t.until, t.probing, t.trusted, t.drained}
 }
 
 // ProbeDue is when the next probe is due; never, if that is not for a time to say: the endpoint has not failed, is being

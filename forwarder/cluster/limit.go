@@ -9,7 +9,8 @@ import (
 // Unlimited is the bound of a limit that only counts.
 const Unlimited = math.MaxInt
 
-// Limit counts what is taken of a bound. At no moment is more taken than the bound or less than nothing.
+// Limit counts what is taken of a bound. At no moment is less taken than nothing, or, but for what was adopted, more than
+// the bound.
 type Limit struct {
 	// Static after NewLimit.
 	max int64
@@ -42,6 +43,9 @@ func (l *Limit) TryAcquire(n int) int {
 		}
 	}
 }
+
+// Adopt takes n whatever the bound is: what another process has begun is there, and counts.
+func (l *Limit) Adopt(n int) { l.used.Add(int64(n)) }
 
 // Release gives n back. More than is taken is a mistake of the program, and panics: the count would admit too
 // much from then on.

@@ -1,11 +1,10 @@
 package conn
 
-import (
-	"bytes"
-	"time"
-)
+import "time"
 
-// Detached is a connection outside any process: everything that Adopt needs to go on with it, to the byte.
+// Detached is a connection outside any process: everything that Adopt needs to go on with it, to the byte. What Detach
+// returns shows the connection's own buffers, so that a hand-over needs no memory beside what is buffered anyway: it is
+// valid until Resume or Release.
 type Detached struct {
 	Socket   Socket // still open; in another process the same description under another descriptor
 	Unread   []byte // read from the kernel, not yet by the read loop
@@ -48,8 +47,8 @@ func (c *Conn) Resume() {
 	c.Flush()
 }
 
-// Detach returns a copy of the state of a paused connection whose read loop has ended, and false when it was
-// closed meanwhile. It waits for the writer, which the pause ends. The connection stays as it is, so that a
+// Detach returns the state of a paused connection whose read loop has ended, and false when it was closed meanwhile. It
+// waits for the writer, which the pause ends. The connection stays as it is, so that a
 // hand-over that fails ends in Resume, and one that succeeds in Release.
 func (c *Conn) Detach() (Detached, bool) {
 	c.mu.Lock()
@@ -60,15 +59,24 @@ func (c *Conn) Detach() (Detached, bool) {
 	}
 	d := Detached{
 		Socket:   c.sock,
-		Unread:   bytes.Clone(c.buf[c.r:c.w]),
+		Unread:   c.buf[c.r:c.w:c.w],
 		LastRead: c.lastRead.Load(),
 		RX:       c.got.Load(),
 		TX:       c.taken.Load(),
 	}
 	for _, ch := range c.queue {
-		d.Unsent = append(d.Unsent, Queued{Frames: bytes.Clone(ch.buf), Sent: ch.sent})
+		d.Unsent = append(d.Unsent, Queued{Frames: ch.buf[:len(ch.buf):len(ch.buf)], Sent: ch.sent})
 	}
 	return d, true
+}
+
+// Gone returns a connection that was closed for a reason before anybody had it: what stands for a peer that has left
+// while something of it is still under way.
+func Gone(reason string) *Conn {
+	c := &Conn{reason: reason}
+	c.cond.L = &c.mu
+	c.gates.Store(uint32(gateClosed))
+	return c
 }
 
 // Adopt returns a connection that goes on where Detach left off. Nothing is read before the first Read and
@@ -83,7 +91,7 @@ func adopt(d Detached, sys system, buffers *Buffers, cfg Config) (*Conn, error) 
 		return nil, err
 	}
 	if len(d.Unread) > 0 {
-		c.buf = c.get(max(readSize, len(d.Unread)))
+		c.buf = c.get(len(d.Unread)) // the first read takes a larger one when there is something to put into it
 		c.w = copy(c.buf, d.Unread)
 	}
 	c.lastRead.Store(d.LastRead)

@@ -13,6 +13,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
@@ -32,6 +33,9 @@ type Exchange struct {
 	// Listener, Route and Cluster are names; the latter two are empty before the route is known, and Cluster also
 	// where the route answers by itself. Route is "table/rule".
 	Listener, Route, Cluster string
+	// Elapsed is how long ago the request arrived where its filters are asked anew, and else 0: for a filter that waits, and
+	// that has waited before.
+	Elapsed time.Duration
 
 	edited  [2][]byte // frames that Edit made, by turns: the one before is what the next is made from
 	turn    int

@@ -5,7 +5,10 @@
 // goroutines wait at one unbuffered channel, and Trim ends those that were not needed. Close ends all and waits for them.
 package worker
 
-import "sync"
+import (
+	"iter"
+	"sync"
+)
 
 // Pool runs tasks on at most so many goroutines at a time. Its methods may be called by any number of goroutines.
 type Pool[T any] struct {
@@ -145,6 +148,20 @@ func (p *Pool[T]) Stats() (workers, idle, queued int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.workers, p.idle, p.queued
+}
+
+// Queued walks the tasks that wait for a worker, the first one first. They stay where they are; nobody else may use the pool
+// meanwhile.
+func (p *Pool[T]) Queued() iter.Seq[T] {
+	return func(yield func(T) bool) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for i := range p.queued {
+			if !yield(p.queue[(p.head+i)%len(p.queue)]) {
+				return
+			}
+		}
+	}
 }
 
 // end ends n workers that were taken off idle.

@@ -130,7 +130,7 @@ func (f *fault) delay(ctx context.Context, x *filter.Exchange) filter.Verdict {
 	if !held && !stopped || !f.matches(x) {
 		return filter.Continue
 	}
-	if held && !wait(ctx, f.time) {
+	if held && !wait(ctx, f.time-x.Elapsed) {
 		return filter.Continue
 	}
 	if stopped {

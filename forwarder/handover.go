@@ -1,0 +1,214 @@
+package forwarder
+
+import (
+	"context"
+	"time"
+
+	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
+
+// Handover is the state of a road at rest as plain data, for another process to go on with. Connections name each other by
+// Ref, a number above 0; everything of the configuration is named by its name, because the next one may differ. Times are
+// nanoseconds of CLOCK_MONOTONIC.
+type Handover struct {
+	Listeners   []ListenerState
+	Endpoints   []EndpointState
+	Downstreams []DownstreamState
+	Upstreams   []UpstreamState
+	Exchanges   []ExchangeState // that no connection's table has
+	Left        []Left          // what stays behind
+}
+
+// Left is a connection that cannot be handed over, and why.
+type Left struct{ Listener, Client, Reason string }
+
+// ListenerState is what is known of a listener beside its socket.
+type ListenerState struct {
+	Name, Protocol string
+	Limits         wire.Limits
+	RX, TX         uint64 // bytes of connections that are gone
+}
+
+// EndpointState is what is known of an endpoint.
+type EndpointState struct {
+	Cluster, Network, Address string
+	Failures                  int
+	Until                     int64 // the end of the back-off
+	Trusted, Drained          bool
+	Unproved                  int
+	RX, TX                    uint64 // bytes of connections that are gone
+}
+
+// DownstreamState is a client connection.
+type DownstreamState struct {
+	Ref       uint32
+	Listener  string
+	Client    string // ADDRESS:PORT, empty for a unix socket
+	Codec     string // empty until it is detected
+	Detecting int64  // when its first byte came while the codec is not known; else 0
+	Frames    uint64 // whole frames seen
+	Closing   string // why it closes when what is queued is sent; else empty
+	Asked     bool   // its connection filters have let it in
+	Conn      conn.Detached
+	Upload    *UploadState
+}
+
+// UploadState is a request that is passed on in pieces and has not ended.
+type UploadState struct {
+	Head, Edited []byte // as it came, and as filters have made it, empty where that is the same; both empty once it is sent
+	Left         int    // bytes behind the head that are still to come
+	Upstream     uint32 // the connection that is leased to it; 0: none, what is to come is nobody's
+	ID           uint32 // under which it was sent there; 0: one-way
+	Rest         wire.Rest
+	Exchange     ExchangeState // while no slot has it
+}
+
+// UpstreamState is a server connection.
+type UpstreamState struct {
+	Ref               uint32
+	Cluster, Endpoint string
+	Codec             string
+	Pool              PoolKind
+	LastID            uint32
+	Slots             []SlotState
+	Proved, Unasked   bool
+	Draining          string // why it drains; empty if it does not
+	RetireAt          int64
+	LastBeat          int64
+	Missed            int
+	Leased            bool
+	LeasedAt, LeaseBy int64
+	Conn              conn.Detached
+}
+
+// PoolKind says which of an endpoint's pools a connection is in.
+type PoolKind uint8
+
+// The pools of an endpoint, in the order of upEndpoint.pools.
+const (
+	PoolSmall PoolKind = iota
+	PoolLarge
+	PoolUploads
+)
+
+// SlotState is an exchange that waits for its reply.
+type SlotState struct {
+	ID       uint32 // under which the request was sent
+	Exchange ExchangeState
+}
+
+// ExchangeState is one request and its reply.
+type ExchangeState struct {
+	Downstream uint32 // 0: its client is gone
+	Listener   string
+	Tag        wire.Tag
+	ID         uint32 // the client's
+	Timeout    int32
+	Oneway     bool
+	Start      int64
+	Deadline   int64 // 0: not known yet
+	Attempts   uint8
+	Route      string // table/rule; empty: not known yet
+	Cluster    string
+	Service    string
+	Method     string
+	Record     *RecordState
+	// Of an exchange in no table: the frame of its request, or of its reply, which a filter held.
+	Frame      []byte
+	Held       bool   // it is the reply's
+	Endpoint   string // which gave it
+	UpstreamID uint32
+}
+
+// RecordState is what the access log wants to know of an exchange.
+type RecordState struct {
+	Method, Service, Trace, RPC string
+	Request                     int
+	Sent                        int64
+}
+
+// ReasonHandedOver is why a connection stays behind that cannot be handed over: it is closed.
+const ReasonHandedOver = "handed-over"
+
+// The bounds of Settle: when little enough is buffered, and how often it looks.
+const (
+	littleBuffered = 8 << 20
+	settleLook     = 2 * time.Millisecond
+)
+
+// Settle waits, as long as ctx, until a pause is short: until little is buffered, because all of that is copied in it, and
+// until the connections that cannot be handed over have nothing under way; those it closes.
+func (f *Forwarder) Settle(ctx context.Context) {
+	tick := time.NewTicker(settleLook)
+	defer tick.Stop()
+	for {
+		open := 0
+		for _, l := range f.snap.Load().listeners {
+			open += l.leave(func(d *downstream) bool { return d.immovable() && d.quiet(f.now()) }, (*downstream).immovable)
+		}
+		if open == 0 && f.buffers.Used() <= littleBuffered {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// immovable says whether the connection cannot be handed over: its filters keep a state of their own.
+func (d *downstream) immovable() bool {
+	return d.filters != nil && d.filters.stateful.Load()
+}
+
+// Abandon ends a road at rest whose state another process has: nothing is told to any peer, only this process's copies of
+// the sockets are closed. What stayed behind is closed for good.
+func (f *Forwarder) Abandon() {
+	f.abandoned.Store(true)
+	snap := f.snap.Load()
+	f.cancel()
+	for _, l := range snap.listeners {
+		l.stop()
+	}
+	for _, d := range snap.downstreams() {
+		d.conn.Close(ReasonHandedOver)
+	}
+	var workers []*errand
+	part := func(e *errand, x *exchange) {
+		if e != nil {
+			workers = append(workers, e)
+		}
+		x.errand = nil
+	}
+	for _, c := range snap.clusters {
+		for _, e := range c.endpoints {
+			for _, p := range e.pools() {
+				p.mu.Lock()
+				for i := range p.waiting {
+					part(p.waiting[i].x.errand, &p.waiting[i].x)
+				}
+				p.closed, p.waiting = true, nil
+				p.mu.Unlock()
+			}
+		}
+		c.connections(func(u *upstream) {
+			u.conn.Close(ReasonHandedOver)
+			for _, e := range u.table.Close(nil) {
+				part(e.Value.errand, &e.Value)
+			}
+		})
+	}
+	f.held.mu.Lock()
+	for _, e := range f.held.list {
+		workers = append(workers, e)
+	}
+	f.held.list = nil
+	f.held.mu.Unlock()
+	f.resting.Store(false)
+	for _, e := range workers {
+		e.given = outcome{x: exchange{phase: phaseEnd}} // the other process's: there is nothing to do here
+		f.release(e)
+	}
+}

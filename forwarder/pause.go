@@ -1,0 +1,227 @@
+package forwarder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// shift is the time between two pauses: dials, and waits for what is not a peer, end with it.
+type shift struct {
+	ctx context.Context
+	end context.CancelFunc
+}
+
+func (f *Forwarder) beginShift() {
+	ctx, end := context.WithCancel(f.ctx)
+	f.shift.Store(&shift{ctx, end})
+}
+
+// shiftCtx ends when Pause or Close is called.
+func (f *Forwarder) shiftCtx() context.Context { return f.shift.Load().ctx }
+
+// rest is whether a loop has come to rest because of a pause. The loop itself says so; who resumes it starts it again
+// if it has, and else it notices by itself that the pause is over.
+type rest struct{ resting atomic.Bool }
+
+// begin says that the loop is about to end because the road rests. It reports false when that is over meanwhile and nobody
+// else starts the loop again: then it goes on.
+func (r *rest) begin(f *Forwarder) bool {
+	r.resting.Store(true)
+	return f.resting.Load() || !r.end()
+}
+
+// end says whether the loop had come to rest: then it must be started again.
+func (r *rest) end() bool { return r.resting.CompareAndSwap(true, false) }
+
+// held is the workers' exchanges that wait, between two phases, for the road to go on. It is one of the containers.
+type held struct {
+	mu   sync.Mutex
+	list []*errand
+}
+
+// hold takes an exchange over from its worker, which parks, until the road goes on.
+func (f *Forwarder) hold(e *errand) {
+	f.held.mu.Lock()
+	resting := f.resting.Load()
+	if resting {
+		f.held.list = append(f.held.list, e)
+	}
+	f.held.mu.Unlock()
+	if !resting {
+		f.release(e)
+	}
+}
+
+// release tells the worker of an exchange that was held to go on.
+func (f *Forwarder) release(e *errand) {
+	e.given.now = f.now()
+	f.gather.expect(1)
+	e.notify <- struct{}{} // has room: see errand
+}
+
+// pauseLook is how often Pause looks whether the workers have come to rest.
+const pauseLook = 100 * time.Microsecond
+
+// Pause brings the road to rest: nothing is accepted, connected, read, written, decided or given up on any more, every
+// goroutine of the road has ended, and the workers are held between two phases. What comes meanwhile waits in the kernel.
+// When that cannot be before ctx ends, everything goes on and the error says what did not come to rest. Resume undoes it,
+// and Close ends it.
+func (f *Forwarder) Pause(ctx context.Context) error {
+	f.resting.Store(true)
+	f.shift.Load().end()
+	if err := f.pause(ctx); err != nil {
+		f.Resume()
+		return err
+	}
+	return nil
+}
+
+func (f *Forwarder) pause(ctx context.Context) error {
+	await := func(what string, g *group) error {
+		if err := g.Wait(ctx); err != nil {
+			return fmt.Errorf("waiting for %s to rest: %w", what, err)
+		}
+		return nil
+	}
+	snap := f.snap.Load()
+	if err := await("the sweeper", &f.sweeping); err != nil {
+		return err
+	}
+	for _, l := range snap.listeners {
+		l.setDeadline(past)
+	}
+	if err := errors.Join(await("the accept loops", &f.accepting), await("dials", &f.dialling)); err != nil {
+		return err
+	}
+	for _, d := range snap.downstreams() {
+		d.conn.Pause()
+	}
+	snap.upstreams(func(u *upstream) { u.conn.Pause() })
+	for {
+		if err := await("the read loops", &f.reading); err != nil {
+			return err
+		}
+		if err := f.awaitWorkers(ctx); err != nil {
+			return err
+		}
+		// Only now nobody begins a dial any more; those that were begun meanwhile have failed.
+		if err := await("dials", &f.dialling); err != nil {
+			return err
+		}
+		if !snap.bury() && f.reading.Len() == 0 {
+			return nil
+		}
+	}
+}
+
+// past is a deadline that has passed whatever the clock says.
+var past = time.Unix(1, 0)
+
+// awaitWorkers waits until no worker is under way: each is idle, or its exchange is in a container.
+func (f *Forwarder) awaitWorkers(ctx context.Context) error {
+	tick := time.NewTicker(pauseLook)
+	defer tick.Stop()
+	for {
+		blocking := f.blocking.Load()
+		if uint32(blocking) == 0 && f.gather.active() == 0 && f.blocking.Load() == blocking {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the workers to rest, of which %d are at work and %d in filters that block: %w",
+				f.gather.active(), uint32(f.blocking.Load()), ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// bury ends the connections that were closed after their read loop had come to rest, and says whether there were any: what
+// of them goes on elsewhere may have given others something to do.
+func (s *snapshot) bury() bool {
+	found := false
+	for _, d := range s.downstreams() {
+		if d.conn.Closed() && d.rest.end() {
+			found = true
+			d.run()
+		}
+	}
+	var closed []*upstream
+	s.upstreams(func(u *upstream) {
+		if u.conn.Closed() && u.rest.end() {
+			closed = append(closed, u)
+		}
+	})
+	for _, u := range closed {
+		u.run()
+	}
+	return found || len(closed) > 0
+}
+
+// Resume lets the road go on behind a Pause, also one that failed, as if there had been none.
+func (f *Forwarder) Resume() {
+	if !f.resting.Load() {
+		return
+	}
+	f.beginShift()
+	f.resting.Store(false)
+	snap := f.snap.Load()
+	snap.upstreams((*upstream).resume)
+	for _, d := range snap.downstreams() {
+		d.resume()
+	}
+	f.held.mu.Lock()
+	list := f.held.list
+	f.held.list = nil
+	f.held.mu.Unlock()
+	for _, e := range list {
+		f.release(e)
+	}
+	for _, c := range snap.clusters {
+		for _, e := range c.endpoints {
+			for _, p := range e.pools() {
+				p.rekindle()
+			}
+		}
+	}
+	for _, l := range snap.listeners {
+		l.setDeadline(time.Time{})
+		if l.rest.end() {
+			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
+		}
+	}
+	if f.sweep.rest.end() {
+		f.sweeping.Go(f.sweep.run) // ends with the shift
+	}
+}
+
+// rekindle goes on with what a pause has left waiting for a connection.
+func (p *pool) rekindle() {
+	p.mu.Lock()
+	var waiting []waiter
+	if len(p.waiting) > 0 && !p.wantDial() && p.staying() == 0 {
+		waiting, p.waiting = p.waiting, nil
+	}
+	p.mu.Unlock()
+	p.endpoint.cluster.f.resumeAll(waiting, phaseRetry, ReasonConnectFailure)
+	p.serve()
+	p.offer()
+}
+
+// downstreams are all client connections.
+func (s *snapshot) downstreams() (all []*downstream) {
+	for _, l := range s.listeners {
+		all = l.list(all, func(*downstream) bool { return true })
+	}
+	return all
+}
+
+// upstreams calls fn for every server connection.
+func (s *snapshot) upstreams(fn func(*upstream)) {
+	for _, c := range s.clusters {
+		c.connections(fn)
+	}
+}
