@@ -113,6 +113,11 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 // under way get 2 s to finish; then their connections are closed. An error means that the listener broke. Run is
 // called once.
 func (s *Server) Run(ctx context.Context) error {
+	select {
+	case <-s.leaving: // nothing was accepted, and nothing is to be
+		return s.Close()
+	default:
+	}
 	served := make(chan error, 1)                      // never closed
 	go func() { served <- s.http.Serve(s.listener) }() // ends when the listener is closed, by Shutdown or Close
 	select {
