@@ -37,216 +37,249 @@ type Message interface{ kind() Kind }
 
 // Offer is the first message of all.
 type Offer struct {
-	Min, Max   uint   // versions of the format
-	Release    string // of the program
-	PID        int
-	Upgrade    uint64 // its number, counted from 1 along the chain of generations
-	Generation uint64 // of the process that offers, counted from 1
+	Min        uint   `cbor:"1,keyasint,omitempty"` // versions of the format
+	Max        uint   `cbor:"2,keyasint,omitempty"`
+	Release    string `cbor:"3,keyasint,omitempty"` // of the program
+	PID        int    `cbor:"4,keyasint,omitempty"`
+	Upgrade    uint64 `cbor:"5,keyasint,omitempty"` // its number, counted from 1 along the chain of generations
+	Generation uint64 `cbor:"6,keyasint,omitempty"` // of the process that offers, counted from 1
 }
 
 // Listener is a listening socket. Address is as configured, so that the next configuration can ask for it.
 type Listener struct {
-	Name, Network, Address string
-	Door                   bool // of HTTP, not of the road
+	Name    string `cbor:"1,keyasint,omitempty"`
+	Network string `cbor:"2,keyasint,omitempty"`
+	Address string `cbor:"3,keyasint,omitempty"`
+	Door    bool   `cbor:"4,keyasint,omitempty"` // of HTTP, not of the road
 }
 
 // Listeners are listening sockets; the descriptors of the message are theirs, in the same order.
-type Listeners struct{ List []Listener }
+type Listeners struct {
+	List []Listener `cbor:"1,keyasint,omitempty"`
+}
 
 // Warm says that the new process waits for the state.
 type Warm struct {
-	Version uint // that it reads: at most Offer.Max
-	Release string
-	PID     int
+	Version uint   `cbor:"1,keyasint,omitempty"` // that it reads: at most Offer.Max
+	Release string `cbor:"2,keyasint,omitempty"`
+	PID     int    `cbor:"3,keyasint,omitempty"`
 }
 
 // Bytes is what of a stream is in memory.
 type Bytes struct {
-	Unread   []byte // read from the kernel and not used yet
-	Unsent   []Run  // not taken by the kernel yet
-	LastRead int64
-	RX, TX   uint64 // bytes got from the kernel and taken by it, the life of the connection long
+	Unread   []byte `cbor:"1,keyasint,omitempty"` // read from the kernel and not used yet
+	Unsent   []Run  `cbor:"2,keyasint,omitempty"` // not taken by the kernel yet
+	LastRead int64  `cbor:"3,keyasint,omitempty"`
+	RX       uint64 `cbor:"4,keyasint,omitempty"` // bytes got from the kernel and taken by it, the life of the connection long
+	TX       uint64 `cbor:"5,keyasint,omitempty"`
 }
 
 // Run is a run of whole frames of a write queue, of which the kernel took the first Sent bytes.
 type Run struct {
-	Frames []byte
-	Sent   int
+	Frames []byte `cbor:"1,keyasint,omitempty"`
+	Sent   int    `cbor:"2,keyasint,omitempty"`
 }
 
 // Downstream is a client connection. Times are nanoseconds of CLOCK_MONOTONIC, here and below.
 type Downstream struct {
-	Ref       uint32 // by which exchanges name it, unique in a hand-over
-	Listener  string
-	Client    string // ADDRESS:PORT, empty for a unix socket
-	Protocol  string // empty until it is detected
-	Detecting int64  // when its first byte came while the protocol is not known; else 0
-	Frames    uint64 // whole frames seen
-	Closing   string // it closes, for this reason, when what is unsent is sent; else empty
-	Asked     bool   // its connection filters have let it in
-	Bytes     Bytes
-	Upload    *Upload
+	Ref       uint32  `cbor:"1,keyasint,omitempty"` // by which exchanges name it, unique in a hand-over
+	Listener  string  `cbor:"2,keyasint,omitempty"`
+	Client    string  `cbor:"3,keyasint,omitempty"` // ADDRESS:PORT, empty for a unix socket
+	Protocol  string  `cbor:"4,keyasint,omitempty"` // empty until it is detected
+	Detecting int64   `cbor:"5,keyasint,omitempty"` // when its first byte came while the protocol is not known; else 0
+	Frames    uint64  `cbor:"6,keyasint,omitempty"` // whole frames seen
+	Closing   string  `cbor:"7,keyasint,omitempty"` // it closes, for this reason, when what is unsent is sent; else empty
+	Asked     bool    `cbor:"8,keyasint,omitempty"` // its connection filters have let it in
+	Bytes     Bytes   `cbor:"9,keyasint,omitzero"`
+	Upload    *Upload `cbor:"10,keyasint,omitempty"`
 }
 
 // Upload is a request that is passed on in pieces and has not ended.
 type Upload struct {
-	Head     []byte // as it came
-	Edited   []byte // as filters have made it; empty: unchanged
-	Left     uint64 // bytes behind the head that are still to come
-	Upstream uint32 // the Ref of the connection that is leased to it; 0: none, or none any more
-	ID       uint32 // under which it was sent there; 0: one-way
-	Rest     Rest
-	Exchange Exchange // while no slot has it
-	Ended    bool     // nobody wants what is still to come
-	Broken   bool
+	Head     []byte   `cbor:"1,keyasint,omitempty"` // as it came
+	Edited   []byte   `cbor:"2,keyasint,omitempty"` // as filters have made it; empty: unchanged
+	Left     uint64   `cbor:"3,keyasint,omitempty"` // bytes behind the head that are still to come
+	Upstream uint32   `cbor:"4,keyasint,omitempty"` // the Ref of the connection that is leased to it; 0: none, or none any more
+	ID       uint32   `cbor:"5,keyasint,omitempty"` // under which it was sent there; 0: one-way
+	Rest     Rest     `cbor:"6,keyasint,omitzero"`
+	Exchange Exchange `cbor:"7,keyasint,omitzero"`  // while no slot has it
+	Ended    bool     `cbor:"8,keyasint,omitempty"` // nobody wants what is still to come
+	Broken   bool     `cbor:"9,keyasint,omitempty"`
 }
 
 // Rest is the codec's state in the middle of a frame.
 type Rest struct {
-	Left, Checksum int
-	Sums           [2]uint32
-	Seen           [4]byte
+	Left     int       `cbor:"1,keyasint,omitempty"`
+	Checksum int       `cbor:"2,keyasint,omitempty"`
+	Sums     [2]uint32 `cbor:"3,keyasint,omitzero"`
+	Seen     [4]byte   `cbor:"4,keyasint,omitzero"`
 }
 
 // Upstream is a server connection.
 type Upstream struct {
-	Ref               uint32
-	Cluster, Endpoint string
-	Protocol          string
-	Pool              uint8  // 0 small frames, 1 large frames, 2 uploads
-	LastID            uint32 // the id given out last
-	Slots             []byte // see AppendSlot
-	Proved, Unasked   bool
-	Draining          string // why it drains, empty if it does not
-	RetireAt          int64
-	LastBeat          int64
-	Missed            int
-	LeasedAt          int64
-	LeaseBy           int64
-	Leased            bool
-	Bytes             Bytes
+	Ref      uint32 `cbor:"1,keyasint,omitempty"`
+	Cluster  string `cbor:"2,keyasint,omitempty"`
+	Endpoint string `cbor:"3,keyasint,omitempty"`
+	Protocol string `cbor:"4,keyasint,omitempty"`
+	Pool     uint8  `cbor:"5,keyasint,omitempty"` // 0 small frames, 1 large frames, 2 uploads
+	LastID   uint32 `cbor:"6,keyasint,omitempty"` // the id given out last
+	Slots    []byte `cbor:"7,keyasint,omitempty"` // see AppendSlot
+	Proved   bool   `cbor:"8,keyasint,omitempty"`
+	Unasked  bool   `cbor:"9,keyasint,omitempty"`
+	Draining string `cbor:"10,keyasint,omitempty"` // why it drains, empty if it does not
+	RetireAt int64  `cbor:"11,keyasint,omitempty"`
+	LastBeat int64  `cbor:"12,keyasint,omitempty"`
+	Missed   int    `cbor:"13,keyasint,omitempty"`
+	LeasedAt int64  `cbor:"14,keyasint,omitempty"`
+	LeaseBy  int64  `cbor:"15,keyasint,omitempty"`
+	Leased   bool   `cbor:"16,keyasint,omitempty"`
+	Bytes    Bytes  `cbor:"17,keyasint,omitzero"`
 }
 
 // Conns are connections; the descriptors of the message are theirs, downstreams first.
 type Conns struct {
-	Downstreams []Downstream
-	Upstreams   []Upstream
+	Downstreams []Downstream `cbor:"1,keyasint,omitempty"`
+	Upstreams   []Upstream   `cbor:"2,keyasint,omitempty"`
 }
 
 // Exchange is one request and its reply. Which fields are set depends on its form.
 type Exchange struct {
-	Downstream uint32 // Ref; 0: its client is gone
-	Listener   string // where it came in, where Downstream is 0
-	Tag        uint64 // the codec's
-	ID         uint32 // the client's
-	Timeout    int32
-	Oneway     bool
-	Start      int64
-	Deadline   int64
-	Attempts   uint8
-	Routed     bool // a rule has counted it
-	Target     uint32
-	Label      uint32
-	Record     *Record
-	Frame      []byte // of the request, or of the held reply
+	Downstream uint32  `cbor:"1,keyasint,omitempty"` // Ref; 0: its client is gone
+	Listener   string  `cbor:"2,keyasint,omitempty"` // where it came in, where Downstream is 0
+	Tag        uint64  `cbor:"3,keyasint,omitempty"` // the codec's
+	ID         uint32  `cbor:"4,keyasint,omitempty"` // the client's
+	Timeout    int32   `cbor:"5,keyasint,omitempty"`
+	Oneway     bool    `cbor:"6,keyasint,omitempty"`
+	Start      int64   `cbor:"7,keyasint,omitempty"`
+	Deadline   int64   `cbor:"8,keyasint,omitempty"`
+	Attempts   uint8   `cbor:"9,keyasint,omitempty"`
+	Routed     bool    `cbor:"10,keyasint,omitempty"` // a rule has counted it
+	Target     uint32  `cbor:"11,keyasint,omitempty"`
+	Label      uint32  `cbor:"12,keyasint,omitempty"`
+	Record     *Record `cbor:"13,keyasint,omitempty"`
+	Frame      []byte  `cbor:"14,keyasint,omitempty"` // of the request, or of the held reply
 	// Of a held reply.
-	Held       bool
-	Endpoint   string
-	UpstreamID uint32
+	Held       bool   `cbor:"15,keyasint,omitempty"`
+	Endpoint   string `cbor:"16,keyasint,omitempty"`
+	UpstreamID uint32 `cbor:"17,keyasint,omitempty"`
 }
 
 // Target names a rule's target as the old process's configuration has it.
-type Target struct{ Listener, Route, Cluster string }
+type Target struct {
+	Listener string `cbor:"1,keyasint,omitempty"`
+	Route    string `cbor:"2,keyasint,omitempty"`
+	Cluster  string `cbor:"3,keyasint,omitempty"`
+}
 
 // Label is what a request asks for, as its client names it.
-type Label struct{ Service, Method string }
+type Label struct {
+	Service string `cbor:"1,keyasint,omitempty"`
+	Method  string `cbor:"2,keyasint,omitempty"`
+}
 
 // Record is what the access log wants to know of an exchange.
 type Record struct {
-	Method, Service, Trace, RPC string
-	Request                     int
-	Sent                        int64
+	Method  string `cbor:"1,keyasint,omitempty"`
+	Service string `cbor:"2,keyasint,omitempty"`
+	Trace   string `cbor:"3,keyasint,omitempty"`
+	RPC     string `cbor:"4,keyasint,omitempty"`
+	Request int    `cbor:"5,keyasint,omitempty"`
+	Sent    int64  `cbor:"6,keyasint,omitempty"`
 }
 
 // Endpoint is what is known of an endpoint.
 type Endpoint struct {
-	Cluster, Address string
-	Failures         int
-	Until            int64 // the end of the back-off
-	Trusted, Drained bool
-	Unproved         int
-	RX, TX           uint64 // bytes of connections that are gone
+	Cluster  string `cbor:"1,keyasint,omitempty"`
+	Address  string `cbor:"2,keyasint,omitempty"`
+	Failures int    `cbor:"3,keyasint,omitempty"`
+	Until    int64  `cbor:"4,keyasint,omitempty"` // the end of the back-off
+	Trusted  bool   `cbor:"5,keyasint,omitempty"`
+	Drained  bool   `cbor:"6,keyasint,omitempty"`
+	Unproved int    `cbor:"7,keyasint,omitempty"`
+	RX       uint64 `cbor:"8,keyasint,omitempty"` // bytes of connections that are gone
+	TX       uint64 `cbor:"9,keyasint,omitempty"`
 }
 
 // ListenerState is what is known of a listener beside its socket.
 type ListenerState struct {
-	Name     string
-	Protocol string
-	MaxFrame int
-	RX, TX   uint64 // bytes of connections that are gone
+	Name     string `cbor:"1,keyasint,omitempty"`
+	Protocol string `cbor:"2,keyasint,omitempty"`
+	MaxFrame int    `cbor:"3,keyasint,omitempty"`
+	RX       uint64 `cbor:"4,keyasint,omitempty"` // bytes of connections that are gone
+	TX       uint64 `cbor:"5,keyasint,omitempty"`
 }
 
 // Exchanges are exchanges that no connection's slots have, and what connections and slots refer to.
 type Exchanges struct {
-	Targets   []Target // from the index FirstTarget on; indexes count from 1, 0 names none
-	Labels    []Label
-	Records   []Record
-	Endpoints []Endpoint
-	Listeners []ListenerState
-	List      []Exchange
+	Targets   []Target        `cbor:"1,keyasint,omitempty"` // from the index FirstTarget on; indexes count from 1, 0 names none
+	Labels    []Label         `cbor:"2,keyasint,omitempty"`
+	Records   []Record        `cbor:"3,keyasint,omitempty"`
+	Endpoints []Endpoint      `cbor:"4,keyasint,omitempty"`
+	Listeners []ListenerState `cbor:"5,keyasint,omitempty"`
+	List      []Exchange      `cbor:"6,keyasint,omitempty"`
 }
 
 // Counts are how much there is of everything.
 type Counts struct {
-	Downstreams, Upstreams uint64
-	Streams                uint64 // exchanges in slots
-	Requests               uint64 // unsent exchanges
-	Replies                uint64 // held replies
-	Uploads                uint64
-	Bytes                  uint64 // unread and unsent
+	Downstreams uint64 `cbor:"1,keyasint,omitempty"`
+	Upstreams   uint64 `cbor:"2,keyasint,omitempty"`
+	Streams     uint64 `cbor:"3,keyasint,omitempty"` // exchanges in slots
+	Requests    uint64 `cbor:"4,keyasint,omitempty"` // unsent exchanges
+	Replies     uint64 `cbor:"5,keyasint,omitempty"` // held replies
+	Uploads     uint64 `cbor:"6,keyasint,omitempty"`
+	Bytes       uint64 `cbor:"7,keyasint,omitempty"` // unread and unsent
 }
 
 // End ends the state.
-type End struct{ Counts Counts }
+type End struct {
+	Counts Counts `cbor:"1,keyasint,omitzero"`
+}
 
 // Prepared answers End.
-type Prepared struct{ Counts Counts }
+type Prepared struct {
+	Counts Counts `cbor:"1,keyasint,omitzero"`
+}
 
 // Commit gives the state away.
 type Commit struct {
-	Again bool // another upgrade was asked for meanwhile
+	Again bool `cbor:"1,keyasint,omitempty"` // another upgrade was asked for meanwhile
 }
 
 // Started takes it.
 type Started struct{}
 
 // Abort takes it back.
-type Abort struct{ Reason string }
+type Abort struct {
+	Reason string `cbor:"1,keyasint,omitempty"`
+}
 
 // Failed says what could not be done.
-type Failed struct{ Step, Reason string }
+type Failed struct {
+	Step   string `cbor:"1,keyasint,omitempty"`
+	Reason string `cbor:"2,keyasint,omitempty"`
+}
 
 // Counters is what the old process has counted. Series are opaque here.
 type Counters struct {
-	Series   []Series
-	Failures []byte // the ring of the last failures, as the road writes it
-	Total    uint64 // failures in all
+	Series   []Series `cbor:"1,keyasint,omitempty"`
+	Failures []byte   `cbor:"2,keyasint,omitempty"` // the ring of the last failures, as the road writes it
+	Total    uint64   `cbor:"3,keyasint,omitempty"` // failures in all
 }
 
 // Series is one metric: a counter's value, or a histogram's buckets and sum.
 type Series struct {
-	Name    string
-	Help    string
-	Labels  []string // name, value, name, value ...
-	Value   uint64
-	Buckets []uint64
-	Sum     uint64
+	Name    string   `cbor:"1,keyasint,omitempty"`
+	Help    string   `cbor:"2,keyasint,omitempty"`
+	Labels  []string `cbor:"3,keyasint,omitempty"` // name, value, name, value ...
+	Value   uint64   `cbor:"4,keyasint,omitempty"`
+	Buckets []uint64 `cbor:"5,keyasint,omitempty"`
+	Sum     uint64   `cbor:"6,keyasint,omitempty"`
 }
 
 // Follow passes on what a signal asked of the old process, which does not own the state any more.
 type Follow struct {
-	Again bool // upgrade
-	Stop  bool // drain and end
+	Again bool `cbor:"1,keyasint,omitempty"` // upgrade
+	Stop  bool `cbor:"2,keyasint,omitempty"` // drain and end
 }
 
 func (*Offer) kind() Kind     { return KindOffer }

@@ -1,0 +1,79 @@
+package handoff
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+)
+
+// A frame is a header and a payload. The header never changes, in no version:
+//
+//	0     'R'
+//	1     kind
+//	2:4   descriptors that belong to the message, little-endian
+//	4:8   length of the payload, little-endian
+const (
+	headerLen   = 8
+	headerMagic = 'R'
+)
+
+// MaxFiles is the number of descriptors up to which messages should be filled. The kernel takes a few more in one message.
+const MaxFiles = 200
+
+// maxFiles is what the kernel takes, its SCM_MAX_FD.
+const maxFiles = 253
+
+// MaxMessage bounds a payload, in bytes.
+const MaxMessage = 1 << 30
+
+// encMode writes maps with their keys in order and every number as short as it can be: equal messages are equal bytes.
+var encMode = must(cbor.CoreDetEncOptions().UserBufferEncMode())
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // a literal of this package is wrong, every test sees it
+	}
+	return v
+}
+
+// appendFrame writes m to the end of to, as a frame with so many descriptors. What it has written when it returns an error
+// is of no use.
+func appendFrame(to *bytes.Buffer, m Message, files int) error {
+	if want := filesOf(m); files != want {
+		return fmt.Errorf("encoding %s: %d descriptors for a message that names %d", m.kind(), files, want)
+	}
+	if files > maxFiles {
+		return fmt.Errorf("encoding %s: %d descriptors in one message, the kernel takes %d", m.kind(), files, maxFiles)
+	}
+	if newMessage(m.kind()) == nil {
+		return fmt.Errorf("encoding %s: not a kind of this release", m.kind())
+	}
+	at := to.Len()
+	to.Write(make([]byte, headerLen))
+	if err := encMode.MarshalToBuffer(m, to); err != nil {
+		return fmt.Errorf("encoding %s: %w", m.kind(), err)
+	}
+	length := to.Len() - at - headerLen
+	if length > MaxMessage {
+		return fmt.Errorf("encoding %s: %d bytes, at most %d go into one message", m.kind(), length, MaxMessage)
+	}
+	head := to.Bytes()[at:]
+	head[0] = headerMagic
+	head[1] = byte(m.kind())
+	binary.LittleEndian.PutUint16(head[2:4], uint16(files))
+	binary.LittleEndian.PutUint32(head[4:8], uint32(length))
+	return nil
+}
+
+// filesOf is the number of descriptors that m names.
+func filesOf(m Message) int {
+	switch m := m.(type) {
+	case *Listeners:
+		return len(m.List)
+	case *Conns:
+		return len(m.Downstreams) + len(m.Upstreams)
+	}
+	return 0
+}
