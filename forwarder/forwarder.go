@@ -72,7 +72,10 @@ type Forwarder struct {
 	mu     sync.Mutex
 	closed bool
 
-	adopted *adopter // between Adopt and Start
+	// Owned by whoever starts, pauses and hands over, one at a time.
+	adopted  *adopter // between Adopt and Start
+	pauses   []time.Duration
+	pausedAt int64 // when Pause shut the gates
 }
 
 // monotonic is the time in nanoseconds on CLOCK_MONOTONIC, which all processes of a machine share.

@@ -18,6 +18,7 @@ type Handover struct {
 	Upstreams   []UpstreamState
 	Exchanges   []ExchangeState // that no connection's table has
 	Left        []Left          // what stays behind
+	Paused      int64           // when the gates were shut
 }
 
 // Left is a connection that cannot be handed over, and why.
@@ -32,12 +33,12 @@ type ListenerState struct {
 
 // EndpointState is what is known of an endpoint.
 type EndpointState struct {
-	Cluster, Network, Address string
-	Failures                  int
-	Until                     int64 // the end of the back-off
-	Trusted, Drained          bool
-	Unproved                  int
-	RX, TX                    uint64 // bytes of connections that are gone
+	Cluster, Address string
+	Failures         int
+	Until            int64 // the end of the back-off
+	Trusted, Drained bool
+	Unproved         int
+	RX, TX           uint64 // bytes of connections that are gone
 }
 
 // DownstreamState is a client connection.
@@ -162,6 +163,10 @@ func (f *Forwarder) Settle(ctx context.Context) {
 func (d *downstream) immovable() bool {
 	return d.filters != nil && d.filters.stateful.Load()
 }
+
+// Pauses are how long each adopted connection was not read, from the moment in which the other process shut the gates. They
+// are complete when Start has returned.
+func (f *Forwarder) Pauses() []time.Duration { return f.pauses }
 
 // Abandon ends a road at rest whose state another process has: nothing is told to any peer, only this process's copies of
 // the sockets are closed. What stayed behind is closed for good.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/conn"
@@ -492,10 +493,12 @@ func (f *Forwarder) goOn() {
 	f.snap.Load().upstreams(func(u *upstream) {
 		u.conn.Flush()
 		u.settle()
+		a.opens()
 		f.reading.Go(u.run) // ends when the connection is closed, or with the shift
 	})
 	for _, d := range f.snap.Load().downstreams() {
 		d.conn.Flush()
+		a.opens()
 		f.reading.Go(d.run) // ends when the connection is closed, or with the shift
 	}
 	b := f.batch()
@@ -507,6 +510,13 @@ func (f *Forwarder) goOn() {
 		}
 	}
 	b.done()
+}
+
+// opens notes that the gate of a connection opens now.
+func (a *adopter) opens() {
+	if a.h.Paused > 0 {
+		a.f.pauses = append(a.f.pauses, time.Duration(a.f.now()-a.h.Paused))
+	}
 }
 
 // begin goes on with an exchange.

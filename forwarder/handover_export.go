@@ -11,7 +11,7 @@ import (
 // Export returns the state of a road at rest: Pause has returned without an error. It shows the road's own memory, so it is
 // valid until Resume or Abandon, and changes nothing.
 func (f *Forwarder) Export() *Handover {
-	e := &exporter{h: &Handover{}, downs: make(map[*downstream]uint32), ups: make(map[*upstream]uint32)}
+	e := &exporter{h: &Handover{Paused: f.pausedAt}, downs: make(map[*downstream]uint32), ups: make(map[*upstream]uint32)}
 	snap := f.snap.Load()
 	snap.upstreams(func(u *upstream) { e.ups[u] = uint32(len(e.ups) + 1) })
 	for i, l := range snap.listeners {
@@ -98,7 +98,7 @@ func (e *exporter) upload(up *upload) *UploadState {
 func (e *exporter) endpoint(up *upEndpoint) {
 	h := up.policy.Health()
 	state := EndpointState{
-		Cluster: up.cluster.policy.Name(), Network: up.network, Address: up.address,
+		Cluster: up.cluster.policy.Name(), Address: up.address,
 		Failures: h.Failures, Until: h.Until, Trusted: h.Trusted, Drained: h.Drained, Unproved: int(up.unproved.Load()),
 	}
 	up.mu.Lock()

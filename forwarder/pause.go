@@ -97,6 +97,7 @@ func (f *Forwarder) pause(ctx context.Context) error {
 	if err := errors.Join(await("the accept loops", &f.accepting), await("dials", &f.dialling)); err != nil {
 		return err
 	}
+	f.pausedAt = f.now()
 	for _, d := range snap.downstreams() {
 		d.conn.Pause()
 	}

@@ -102,9 +102,7 @@ type Upload struct {
 	Upstream uint32   `cbor:"4,keyasint,omitempty"` // the Ref of the connection that is leased to it; 0: none, or none any more
 	ID       uint32   `cbor:"5,keyasint,omitempty"` // under which it was sent there; 0: one-way
 	Rest     Rest     `cbor:"6,keyasint,omitzero"`
-	Exchange Exchange `cbor:"7,keyasint,omitzero"`  // while no slot has it
-	Ended    bool     `cbor:"8,keyasint,omitempty"` // nobody wants what is still to come
-	Broken   bool     `cbor:"9,keyasint,omitempty"`
+	Exchange Exchange `cbor:"7,keyasint,omitzero"` // while no slot has it
 }
 
 // Rest is the codec's state in the middle of a frame.
@@ -153,8 +151,7 @@ type Exchange struct {
 	Start      int64   `cbor:"7,keyasint,omitempty"`
 	Deadline   int64   `cbor:"8,keyasint,omitempty"`
 	Attempts   uint8   `cbor:"9,keyasint,omitempty"`
-	Routed     bool    `cbor:"10,keyasint,omitempty"` // a rule has counted it
-	Target     uint32  `cbor:"11,keyasint,omitempty"`
+	Target     uint32  `cbor:"11,keyasint,omitempty"` // 0: no rule has matched it yet
 	Label      uint32  `cbor:"12,keyasint,omitempty"`
 	Record     *Record `cbor:"13,keyasint,omitempty"`
 	Frame      []byte  `cbor:"14,keyasint,omitempty"` // of the request, or of the held reply
@@ -207,16 +204,19 @@ type ListenerState struct {
 	MaxFrame int    `cbor:"3,keyasint,omitempty"`
 	RX       uint64 `cbor:"4,keyasint,omitempty"` // bytes of connections that are gone
 	TX       uint64 `cbor:"5,keyasint,omitempty"`
+
+	MaxHeader int `cbor:"6,keyasint,omitempty"`
 }
 
 // Exchanges are exchanges that no connection's slots have, and what connections and slots refer to.
 type Exchanges struct {
-	Targets   []Target        `cbor:"1,keyasint,omitempty"` // from the index FirstTarget on; indexes count from 1, 0 names none
+	Targets   []Target        `cbor:"1,keyasint,omitempty"` // behind those of the messages before; they count from 1, 0 names none
 	Labels    []Label         `cbor:"2,keyasint,omitempty"`
 	Records   []Record        `cbor:"3,keyasint,omitempty"`
 	Endpoints []Endpoint      `cbor:"4,keyasint,omitempty"`
 	Listeners []ListenerState `cbor:"5,keyasint,omitempty"`
 	List      []Exchange      `cbor:"6,keyasint,omitempty"`
+	Paused    int64           `cbor:"7,keyasint,omitempty"` // when the gates were shut; in the first message
 }
 
 // Counts are how much there is of everything.
@@ -262,7 +262,7 @@ type Failed struct {
 // Counters is what the old process has counted. Series are opaque here.
 type Counters struct {
 	Series   []Series `cbor:"1,keyasint,omitempty"`
-	Failures []byte   `cbor:"2,keyasint,omitempty"` // the ring of the last failures, as the road writes it
+	Failures []byte   `cbor:"2,keyasint,omitempty"` // the ring of the last failures, as the program writes them
 	Total    uint64   `cbor:"3,keyasint,omitempty"` // failures in all
 }
 
