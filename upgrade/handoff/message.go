@@ -264,6 +264,7 @@ type Counters struct {
 	Series   []Series `cbor:"1,keyasint,omitempty"`
 	Failures []byte   `cbor:"2,keyasint,omitempty"` // the ring of the last failures, as the program writes them
 	Total    uint64   `cbor:"3,keyasint,omitempty"` // failures in all
+	Report   []byte   `cbor:"4,keyasint,omitempty"` // of the upgrade, as package upgrade writes it
 }
 
 // Series is one metric: a counter's value, or a histogram's buckets and sum.

@@ -1,0 +1,458 @@
+package upgrade
+
+import (
+	"fmt"
+
+	"github.com/relevo-proxy/relevo/upgrade/handoff"
+)
+
+// oldState is where the process that gives is.
+type oldState uint8
+
+const (
+	oldIdle      oldState = iota // it owns the state, and no upgrade is under way
+	oldPreflight                 // it looks whether an upgrade can succeed; nothing has happened yet
+	oldStarting                  // the child starts, OFFER and LISTENERS go out
+	oldWarming                   // it waits for WARM
+	oldSettling                  // the child is warm; it waits for little to be buffered
+	oldPausing                   // the barrier: from here it changes nothing
+	oldSending                   // the state goes out
+	oldPreparing                 // END is said, it waits for PREPARED
+	oldCommitted                 // COMMIT is said, it waits for STARTED: who owns the state is not known here
+	oldJudging                   // STARTED did not come: the child is killed, then what it has said decides
+	oldRolling                   // the child is killed; once it is reaped and nothing runs, the gates open again
+	oldGiven                     // STARTED has come: the child owns the state; copies are closed, counters go out
+	oldLingering                 // all is said; it stays for the sake of who watches it
+	oldStopped                   // it owns the state and stops as it does without upgrades
+	oldExited                    // it owns nothing and ends
+)
+
+var oldNames = [...]string{
+	"idle", "preflight", "starting", "warming", "settling", "pausing", "sending", "preparing", "committed", "judging",
+	"rolling-back", "given", "lingering", "stopped", "exited",
+}
+
+func (s oldState) String() string { return oldNames[s] }
+
+// oldMoves are the legal transitions.
+var oldMoves = map[oldState][]oldState{
+	oldIdle:      {oldPreflight, oldStopped},
+	oldPreflight: {oldIdle, oldStarting, oldStopped},
+	oldStarting:  {oldWarming, oldSettling, oldRolling},
+	oldWarming:   {oldSettling, oldRolling},
+	oldSettling:  {oldPausing, oldRolling},
+	oldPausing:   {oldSending, oldRolling},
+	oldSending:   {oldPreparing, oldRolling},
+	oldPreparing: {oldCommitted, oldRolling},
+	oldCommitted: {oldGiven, oldJudging},
+	oldJudging:   {oldRolling, oldExited},
+	oldRolling:   {oldIdle, oldStopped},
+	oldGiven:     {oldLingering, oldExited},
+	oldLingering: {oldExited},
+}
+
+// The steps of an upgrade, as the report names them.
+const (
+	StepPreflight = "preflight" // the new binary checks the configuration, the descriptors suffice
+	StepWarm      = "warm"      // the new process starts, builds and binds
+	StepSettle    = "settle"    // little is buffered
+	StepBarrier   = "barrier"   // the old process comes to rest
+	StepState     = "state"     // the state travels
+	StepPrepare   = "prepare"   // the new process rebuilds it
+	StepCommit    = "commit"    // it is given away and taken
+	StepLinger    = "linger"    // the old process stays for a while
+)
+
+var oldSteps = map[oldState]string{
+	oldPreflight: StepPreflight, oldStarting: StepWarm, oldWarming: StepWarm, oldSettling: StepSettle,
+	oldPausing: StepBarrier, oldSending: StepState, oldPreparing: StepPrepare, oldCommitted: StepCommit,
+	oldJudging: StepCommit, oldGiven: StepLinger, oldLingering: StepLinger,
+}
+
+// oldSide is the machine of the process that gives. Its zero value is idle. It is comparable, so that a test can remember
+// where it has been.
+type oldSide struct {
+	state   oldState
+	again   bool // another upgrade was asked for meanwhile
+	stop    bool // told to stop meanwhile
+	busy    bool // an errand is under way
+	paused  bool // the barrier has begun: gates must be opened again
+	child   bool // it may be alive
+	warm    bool // WARM has come
+	ready   bool // tableflip says ready, so the child's end is seen as the end of the socket and nowhere else
+	gone    bool // nothing more comes from the child
+	started bool // STARTED has come, too late
+	mute    bool // something could not be said: if the child's end is the cause, that is the better reason
+	counts  handoff.Counts
+	step    string // where it went wrong, while it is judged or rolled back
+	reason  string
+}
+
+// become is the one place that assigns state.
+func (o *oldSide) become(next oldState) {
+	for _, legal := range oldMoves[o.state] {
+		if legal == next {
+			o.state = next
+			return
+		}
+	}
+	panic(fmt.Sprintf("upgrade: the old side went from %v to %v", o.state, next))
+}
+
+// Step takes one event and says what to do, in this order. Events that mean nothing in a state are passed over.
+func (o *oldSide) Step(e event) []action {
+	o.note(e)
+	switch o.state {
+	case oldIdle:
+		return o.idle(e)
+	case oldPreflight:
+		return o.preflight(e)
+	case oldStarting, oldWarming, oldSettling, oldPausing, oldSending, oldPreparing:
+		return o.undoable(e)
+	case oldCommitted:
+		return o.committed(e)
+	case oldJudging:
+		return o.judging(e)
+	case oldRolling:
+		return o.rolling(e)
+	case oldGiven:
+		return o.given(e)
+	case oldLingering:
+		return o.lingering(e)
+	case oldStopped, oldExited:
+	}
+	return nil
+}
+
+// note keeps what has happened, for whatever state asks.
+func (o *oldSide) note(e event) {
+	switch e.kind {
+	case evStop:
+		o.stop = true
+	case evAsked:
+		o.again = o.again || o.state != oldIdle && o.state != oldStopped && o.state != oldExited
+	case evDone:
+		o.busy = false
+	case evExited:
+		o.child = false
+	case evReady:
+		o.ready = true
+	case evGone:
+		o.gone = true
+		if o.ready {
+			o.child = false
+		}
+	case evTimer:
+		if e.timer == timerReap { // killed, and yet it does not end: it will not run another instruction
+			o.child, o.gone = false, true
+		}
+	}
+	if o.ready && o.gone {
+		o.child = false
+	}
+}
+
+func (o *oldSide) idle(e event) []action {
+	switch {
+	case e.kind == evStop:
+		o.become(oldStopped)
+		return []action{{kind: doLetStop}}
+	case e.kind == evAsked:
+		*o = oldSide{state: oldIdle, busy: true}
+		o.become(oldPreflight)
+		return []action{{kind: doReport, outcome: Running}, {kind: doPreflight}}
+	}
+	return nil
+}
+
+func (o *oldSide) preflight(e event) []action {
+	switch {
+	case e.kind == evStop && o.busy:
+		return []action{{kind: doCancel}}
+	case e.kind != evDone:
+		return nil
+	case e.reason != "" || o.stop:
+		reason := e.reason
+		if o.stop {
+			reason = reasonStop
+		}
+		return o.rest(action{kind: doReport, outcome: Refused, step: StepPreflight, reason: reason})
+	}
+	o.become(oldStarting)
+	o.busy, o.child = true, true
+	return []action{{kind: doArm, timer: timerReady}, {kind: doStart}}
+}
+
+const reasonStop = "the process was told to stop"
+
+// undoable is every state from the start of the child to COMMIT: whatever goes wrong is undone.
+func (o *oldSide) undoable(e event) []action {
+	switch e.kind {
+	case evStop:
+		return o.rollBack(reasonStop)
+	case evExited:
+		return o.rollBack(because("the new process ended", e.reason))
+	case evGone:
+		if e.dead {
+			return nil // its death follows, with a better reason
+		}
+		return o.rollBack(because("the new process is not understood", e.reason))
+	case evMute:
+		o.mute = true
+		return o.rollBack(because("the new process does not listen", e.reason))
+	case evReady:
+		return o.rollBack("the new process says that it is ready, and owns nothing")
+	case evTimer:
+		return o.overdue(e.timer)
+	case evDone:
+		return o.errandDone(e)
+	case evMessage:
+		return o.heard(e)
+	}
+	return nil
+}
+
+func (o *oldSide) overdue(t timer) []action {
+	switch {
+	case t == timerReady && (o.state == oldStarting || o.state == oldWarming):
+		return o.rollBack("the new process was not warm within ready_timeout")
+	case t == timerHandover && o.state == oldPausing:
+		return o.rollBack("the barrier took longer than handover_timeout")
+	case t == timerHandover && o.state >= oldSending:
+		return o.rollBack("the hand-over took longer than handover_timeout")
+	}
+	return nil
+}
+
+func (o *oldSide) errandDone(e event) []action {
+	if e.reason != "" && o.state != oldSettling { // where too much is buffered, it takes longer: no reason to stay
+		o.mute = o.state == oldSending || o.state == oldStarting
+		return o.rollBack(e.reason)
+	}
+	switch o.state {
+	case oldStarting:
+		if o.warm {
+			return o.settle()
+		}
+		o.become(oldWarming)
+	case oldSettling:
+		o.become(oldPausing)
+		o.busy, o.paused = true, true
+		return []action{{kind: doArm, timer: timerHandover}, {kind: doPause}}
+	case oldPausing:
+		o.become(oldSending)
+		o.busy = true
+		return []action{{kind: doSend}}
+	case oldSending:
+		o.become(oldPreparing)
+		o.counts = e.counts
+		return []action{{kind: doEnd, counts: e.counts}}
+	}
+	return nil
+}
+
+func (o *oldSide) settle() []action {
+	o.become(oldSettling)
+	o.busy = true
+	return []action{{kind: doArm, timer: timerNone}, {kind: doSettle}}
+}
+
+func (o *oldSide) heard(e event) []action {
+	switch {
+	case e.message == handoff.KindFailed:
+		return o.rollBack(because("the new process gave up", e.reason))
+	case e.message == handoff.KindWarm && o.state == oldStarting && !o.warm:
+		o.warm = true
+	case e.message == handoff.KindWarm && o.state == oldWarming:
+		return o.settle()
+	case e.message == handoff.KindPrepared && o.state == oldPreparing && e.counts != o.counts:
+		return o.rollBack(fmt.Sprintf("the new process has rebuilt %+v of %+v", e.counts, o.counts))
+	case e.message == handoff.KindPrepared && o.state == oldPreparing:
+		o.become(oldCommitted)
+		again := o.again
+		o.again = false
+		return []action{{kind: doArm, timer: timerStarted}, {kind: doCommit, again: again}}
+	default:
+		return o.rollBack(fmt.Sprintf("the new process said %v out of turn", e.message))
+	}
+	return nil
+}
+
+// rollBack undoes the upgrade. The order is the law: ABORT, SIGKILL, reap, and only then the gates.
+func (o *oldSide) rollBack(reason string) []action {
+	o.step, o.reason = oldSteps[o.state], reason
+	var do []action
+	if o.busy {
+		do = append(do, action{kind: doCancel})
+	}
+	if o.child {
+		// An errand that is in the middle of a message leaves no room for another one.
+		if !o.busy || o.state != oldStarting && o.state != oldSending {
+			do = append(do, action{kind: doAbort, reason: reason})
+		}
+		do = append(do, action{kind: doKill}, action{kind: doArm, timer: timerReap})
+	} else {
+		do = append(do, action{kind: doArm, timer: timerNone})
+	}
+	o.become(oldRolling)
+	return append(do, o.rolled()...)
+}
+
+// rolling waits for the end of the child and of what runs. A child that ends by itself may have the better reason.
+func (o *oldSide) rolling(e event) []action {
+	switch {
+	case o.stop:
+	case e.kind == evMessage && e.message == handoff.KindFailed:
+		o.reason, o.mute = because("the new process gave up", e.reason), false
+	case e.kind == evExited && o.mute:
+		o.reason = because("the new process ended", e.reason)
+	}
+	return o.rolled()
+}
+
+// rolled ends a rollback once the child is reaped and nothing runs.
+func (o *oldSide) rolled() []action {
+	if o.child || o.busy {
+		return nil
+	}
+	var do []action
+	if o.paused {
+		do = append(do, action{kind: doResume})
+	}
+	do = append(do, action{kind: doArm, timer: timerNone})
+	return append(do, o.rest(action{kind: doReport, outcome: RolledBack, step: o.step, reason: o.reason})...)
+}
+
+// rest ends an upgrade that came to nothing, and goes on with what was asked for meanwhile.
+func (o *oldSide) rest(report action) []action {
+	do := []action{report}
+	if o.stop {
+		o.become(oldStopped)
+		return append(do, action{kind: doLetStop})
+	}
+	again := o.again
+	o.become(oldIdle)
+	*o = oldSide{}
+	if again {
+		do = append(do, o.Step(event{kind: evAsked})...)
+	}
+	return do
+}
+
+// committed waits for STARTED. Nothing is undone here: the child may own the state.
+func (o *oldSide) committed(e event) []action {
+	switch {
+	case e.kind == evMessage && e.message == handoff.KindStarted:
+		o.become(oldGiven)
+		o.busy = true
+		return []action{{kind: doArm, timer: timerArrive}, {kind: doFarewell}}
+	case e.kind == evTimer && e.timer == timerStarted:
+		return o.judge("the new process did not start within its time")
+	case e.kind == evMute:
+		return o.judge(because("the new process does not listen", e.reason))
+	case e.kind == evMessage:
+		return o.judge(because(fmt.Sprintf("the new process said %v out of turn", e.message), e.reason))
+	case e.kind == evGone && !e.dead:
+		return o.judge(because("the new process is not understood", e.reason))
+	case e.kind == evExited:
+		return o.judge(because("the new process ended", e.reason))
+	}
+	return nil
+}
+
+// judge makes sure that the child is dead, and lets what it has said decide who owns the state.
+func (o *oldSide) judge(reason string) []action {
+	o.step, o.reason = StepCommit, reason
+	o.become(oldJudging)
+	do := []action{{kind: doArm, timer: timerReap}}
+	if o.child {
+		do = append(do, action{kind: doKill})
+	}
+	return append(do, o.judged()...)
+}
+
+func (o *oldSide) judging(e event) []action {
+	if e.kind == evMessage && e.message == handoff.KindStarted {
+		o.started = true
+	}
+	return o.judged()
+}
+
+func (o *oldSide) judged() []action {
+	switch {
+	case o.child || !o.gone:
+		return nil
+	case o.started || o.ready: // ready is said behind STARTED only
+		return o.exit(1, Failed, o.step, o.reason)
+	}
+	o.become(oldRolling)
+	return o.rolled()
+}
+
+// given is behind STARTED. This process owns nothing any more and passes on what is asked of it.
+func (o *oldSide) given(e event) []action {
+	if !o.child || o.gone {
+		return o.died(e)
+	}
+	if e.kind == evMessage && e.message == handoff.KindFollow && e.stop {
+		return o.exit(0, Done, "", "") // the owner stops because somebody wants it to: no reason to watch it
+	}
+	if e.kind == evTimer && e.timer == timerArrive {
+		o.ready = true // it owns the state all the same
+	}
+	if o.busy {
+		return nil
+	}
+	do := o.passOn()
+	if o.state == oldGiven && o.ready {
+		o.become(oldLingering)
+		do = append(do, action{kind: doArm, timer: timerLinger})
+	}
+	return do
+}
+
+func (o *oldSide) lingering(e event) []action {
+	switch {
+	case !o.child || o.gone:
+		return o.died(e)
+	case e.kind == evTimer && e.timer == timerLinger:
+		return o.exit(0, Done, "", "")
+	case e.kind == evMessage && e.message == handoff.KindFollow && e.stop:
+		return o.exit(0, Done, "", "")
+	}
+	return o.passOn()
+}
+
+// passOn tells the owner what was asked of this process.
+func (o *oldSide) passOn() (do []action) {
+	if o.again || o.stop {
+		do = append(do, action{kind: doFollow, again: o.again, stop: o.stop})
+	}
+	o.again = false
+	if o.stop {
+		do = append(do, o.exit(0, Done, "", "")...)
+	}
+	return do
+}
+
+// died ends this process because the owner has: whoever watches it starts another one.
+func (o *oldSide) died(e event) []action {
+	return o.exit(1, Failed, StepLinger, because("the new process died, and all connections with it", e.reason))
+}
+
+func (o *oldSide) exit(status int, outcome Outcome, step, reason string) []action {
+	o.become(oldExited)
+	do := []action{{kind: doArm, timer: timerNone}}
+	if outcome != Done { // what is done is for the new owner to report
+		do = append(do, action{kind: doReport, outcome: outcome, step: step, reason: reason})
+	}
+	return append(do, action{kind: doExit, status: status})
+}
+
+// because joins what went wrong and why, where that is known.
+func because(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return what + ": " + why
+}

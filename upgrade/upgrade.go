@@ -1,0 +1,234 @@
+// Package upgrade is the chain of generations: one process hands listeners, connections and requests in flight to the next
+// one, or, if anything goes wrong, goes on as if nothing had happened.
+//
+// It knows when what is due and who owns the state. What the state is it does not know: the hooks (Giver, Taker) move it.
+// The two sides are pure state machines, old.go and new.go, with all that can happen in one table of events; drive.go and
+// take.go do what they say. Processes are started by tableflip, of which system.go alone knows.
+//
+// A program makes one Generation. If it is an heir, Take gets the state, else Ready says that it is built; then Run, as long
+// as the process is the proxy; then Close. Goroutines belong to Run, but for the one that listens to the process before
+// this one, which belongs to the Generation and ends with that process or with Close.
+package upgrade
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// Options are what a Generation is made from.
+type Options struct {
+	Log     *zap.Logger
+	Release string
+	// RuntimeDir is where the pid file and the report are. Empty: there are none.
+	RuntimeDir string
+	// Check are the arguments with which the new binary checks the configuration that it would load. Empty: no check.
+	Check []string
+	// ReadyTimeout is from the start of the new process until it is warm, HandoverTimeout from the beginning of the barrier
+	// until the state is given away. Zero: 30 s and 2 s.
+	ReadyTimeout, HandoverTimeout time.Duration
+	// Linger is how long the old process stays when all is done. A second under systemd, which must not find the pid file
+	// changed while the reload still runs; otherwise zero.
+	Linger time.Duration
+	// Disabled is the reason why this process cannot be upgraded. Empty: it can.
+	Disabled string
+	// Observe is told of every upgrade that has ended, by the process that owns the state then. It may be nil.
+	Observe func(Report)
+}
+
+// The limits that nobody configures.
+const (
+	settleTimeout  = 5 * time.Second
+	startedTimeout = 500 * time.Millisecond
+	reapTimeout    = 2 * time.Second
+	arriveTimeout  = 5 * time.Second
+	sayTimeout     = time.Second // to say what nobody's gates wait for
+	abortTimeout   = 10 * time.Millisecond
+)
+
+// Generation is this process in the chain.
+type Generation struct {
+	// Static after New.
+	opts   Options
+	log    *zap.Logger
+	sys    *system
+	asked  chan struct{} // never closed; one slot, as asking twice before the first is heard is asking once
+	told   chan struct{} // closed when the process before this one says that somebody wants this one to stop
+	closed chan struct{} // closed by Close
+	once   sync.Once
+
+	// Static after Take or Ready, which no goroutine runs beside.
+	number  uint64
+	parent  *link         // the process before this one, as long as it may say something; nil: there is none
+	settled chan struct{} // closed when the report of the upgrade that made this process is final
+	family  sync.WaitGroup
+
+	// Owned by Run and its errands, one at a time.
+	spent string // why no upgrade can be made any more; empty: it can
+
+	mu sync.Mutex
+	// Guarded by mu.
+	last    Report
+	running *attempt // what Close has to end, after a hand-over
+	ended   bool
+}
+
+// New makes the Generation of this process: of a fresh one, or of an heir. It must be called before the process changes
+// its working directory, and once.
+//
+// Where WATCHDOG_USEC is set, an heir sets WATCHDOG_PID to its own pid: it inherits that of its parent.
+func New(o Options) (*Generation, error) {
+	o.ReadyTimeout = cmp.Or(o.ReadyTimeout, 30*time.Second)
+	o.HandoverTimeout = cmp.Or(o.HandoverTimeout, 2*time.Second)
+	longest := o.ReadyTimeout + settleTimeout + o.HandoverTimeout + startedTimeout + reapTimeout + arriveTimeout
+	sys, err := newSystem(longest + time.Minute)
+	if err != nil {
+		return nil, err
+	}
+	if sys.heir && os.Getenv("WATCHDOG_USEC") != "" {
+		if err := os.Setenv("WATCHDOG_PID", strconv.Itoa(sys.pid)); err != nil {
+			return nil, fmt.Errorf("preparing upgrades: %w", err)
+		}
+	}
+	return newGeneration(o, sys)
+}
+
+func newGeneration(o Options, sys *system) (*Generation, error) {
+	g := &Generation{
+		opts:    o,
+		log:     o.Log,
+		sys:     sys,
+		asked:   make(chan struct{}, 1),
+		told:    make(chan struct{}),
+		closed:  make(chan struct{}),
+		settled: make(chan struct{}),
+		number:  1,
+	}
+	if !sys.heir {
+		close(g.settled)
+		return g, nil
+	}
+	var err error
+	g.parent, err = sys.inherit()
+	return g, err
+}
+
+// Heir reports whether another process has started this one to hand its state over.
+func (g *Generation) Heir() bool { return g.sys.heir }
+
+// Number is the generation, counted from 1. That of an heir is known when Take has returned.
+func (g *Generation) Number() uint64 { return g.number }
+
+// Ready says that a fresh process is built: it writes the pid file and allows upgrades. Problems with files are logged; the
+// proxy runs without them.
+func (g *Generation) Ready() error {
+	if g.sys.heir {
+		return errors.New("an heir is ready when it has taken the state")
+	}
+	if dir := g.opts.RuntimeDir; dir != "" {
+		g.claim(dir)
+		r, err := ReadReport(dir)
+		if err != nil {
+			g.log.Warn("the last report of upgrades cannot be read: they are counted from 1", zap.Error(err))
+		}
+		g.mu.Lock()
+		g.last = Report{ID: r.ID} // who waits for a report waits for a greater number
+		g.mu.Unlock()
+	}
+	if err := g.sys.ready(); err != nil {
+		return fmt.Errorf("allowing upgrades: %w", err)
+	}
+	return nil
+}
+
+// claim writes the pid file, and warns if it is another's.
+func (g *Generation) claim(dir string) {
+	switch pid, err := ReadPID(dir); {
+	case err != nil:
+		g.log.Warn("the pid file is overwritten", zap.Error(err))
+	case pid != 0 && pid != g.sys.pid:
+		if runs, _ := Runs(pid); runs {
+			g.log.Warn("the pid file is overwritten, and the process that it names runs: do two have the same runtime_dir?",
+				zap.Int("pid", pid))
+		}
+	}
+	if err := writePID(dir, g.sys.pid); err != nil {
+		g.log.Warn("there is no pid file", zap.Error(err))
+	}
+}
+
+// Request asks for an upgrade, as SIGHUP does. It waits for nothing: what comes of it is in the report. A request during an
+// upgrade is kept, and passed on to the new process. It may be called any time.
+func (g *Generation) Request() {
+	select {
+	case g.asked <- struct{}{}:
+	default:
+	}
+}
+
+// Last is the report of the last upgrade, also of one that runs. Its ID is 0 if there was none.
+func (g *Generation) Last() Report {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.last.clone()
+}
+
+// Close removes the pid file if it is this process's, and ends what still listens. It is the last call, and twice is fine. A
+// process that has handed over need not call it: its end says all there is to say.
+func (g *Generation) Close() {
+	g.once.Do(func() {
+		close(g.closed)
+		if g.parent != nil {
+			g.parent.close()
+		}
+		g.mu.Lock()
+		a := g.running
+		g.mu.Unlock()
+		if a != nil {
+			a.end()
+		}
+		g.family.Wait()
+		if dir := g.opts.RuntimeDir; dir != "" {
+			if err := removePID(dir, g.sys.pid); err != nil {
+				g.log.Warn("the pid file stays", zap.Error(err))
+			}
+		}
+	})
+}
+
+// publish makes r the last report, in memory and in the file. A file that cannot be written stops no upgrade.
+func (g *Generation) publish(r Report) {
+	r.bound()
+	r = r.clone()
+	g.mu.Lock()
+	g.last = r
+	g.mu.Unlock()
+	if dir := g.opts.RuntimeDir; dir != "" {
+		if err := writeReport(dir, r); err != nil {
+			g.log.Warn("the report of the upgrade is in memory only", zap.Uint64("upgrade", r.ID), zap.Error(err))
+		}
+	}
+	if r.Outcome.Final() && g.opts.Observe != nil {
+		g.opts.Observe(r.clone())
+	}
+}
+
+// stopped is closed when somebody wants this process to stop, whichever way that came.
+func (g *Generation) stopped(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	g.family.Go(func() { // ends with ctx, which cancel ends, or with told
+		select {
+		case <-g.told:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return ctx, cancel
+}
