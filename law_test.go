@@ -40,7 +40,7 @@ var mayImport = map[string][]string{
 	"examples/filter": {"forwarder/filter", "forwarder/wire"},
 
 	// The composition root: the only place that knows concrete codecs.
-	"server":           {"admin", "server/accesslog", "server/config", "forwarder/..."},
+	"server":           {"admin", "server/accesslog", "server/config", "forwarder/...", "upgrade/..."},
 	"server/accesslog": {"forwarder/stats"},
 	"server/config":    {},
 	"admin":            {"server/config", "forwarder/stats"},

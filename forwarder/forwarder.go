@@ -62,6 +62,7 @@ type Forwarder struct {
 	draining  atomic.Bool
 	resting   atomic.Bool           // Pause was called, and Resume was not
 	abandoned atomic.Bool           // another process has the state, and the sockets
+	begun     atomic.Bool           // Start was called
 	shift     atomic.Pointer[shift] // between two pauses
 	blocking  atomic.Uint64         // lower half: exchanges inside filters that block; upper half: how often that changed
 	held      held
@@ -135,6 +136,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 
 // Start begins to accept and to sweep, and goes on with what Adopt has taken over.
 func (f *Forwarder) Start() {
+	f.begun.Store(true)
 	for _, l := range f.snap.Load().listeners {
 		if l.socket != nil {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift

@@ -251,10 +251,15 @@ func (l *listener) stop() {
 	if !l.stopped.CompareAndSwap(false, true) || l.socket == nil {
 		return
 	}
-	if a, ok := l.socket.Addr().(*net.UnixAddr); ok && !l.f.abandoned.Load() {
+	if a, ok := l.socket.Addr().(*net.UnixAddr); ok && l.owns() {
 		_ = os.Remove(a.Name) // best effort: the next one that listens there finds that nobody does
 	}
 	_ = l.socket.Close()
+}
+
+// owns says whether the socket is this process's alone: no other one has it now, or has it still.
+func (l *listener) owns() bool {
+	return !l.f.abandoned.Load() && (!l.inherited || l.f.begun.Load())
 }
 
 // leaveIdle asks the connections that have nothing in flight and nothing to write to end, and returns how many

@@ -113,6 +113,11 @@ const failuresKept = 256
 // have been in all.
 func (f *Forwarder) Failures() (records []stats.Record, total uint64) { return f.failures.Records() }
 
+// RestoreFailures puts those of the process before this one in front, and their number to the number of all.
+func (f *Forwarder) RestoreFailures(records []stats.Record, total uint64) {
+	f.failures.Restore(records, total)
+}
+
 // label is what an exchange asks for, as its client names it. Equal ones are mostly one object. Never changed.
 type label struct{ service, method string }
 

@@ -216,9 +216,10 @@ func observed(t *testing.T, c *config.Config) (s *server.Server, logged *observe
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, stopSignals := server.Signals(log, func() *server.Server { return s })
+	_, stopSignals := server.Signals(log, func() *server.Server { return s }, func() {})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	s.Start()
 	go func() { done <- s.Run(ctx) }()
 	t.Cleanup(func() {
 		stopSignals()
@@ -283,7 +284,7 @@ func TestSIGUSR1WithoutAccessLog(t *testing.T) {
 
 func TestSIGUSR1BeforeThereIsAServer(t *testing.T) {
 	core, logged := observer.New(zapcore.InfoLevel)
-	_, stop := server.Signals(zap.New(core), func() *server.Server { return nil })
+	_, stop := server.Signals(zap.New(core), func() *server.Server { return nil }, func() {})
 	defer stop()
 	signal(t, syscall.SIGUSR1)
 	await(t, logged, "SIGUSR1: nothing to do; still starting")

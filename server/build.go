@@ -76,7 +76,25 @@ func Spec(c *config.Config) (*forwarder.Spec, error) {
 		}
 		s.Clusters = append(s.Clusters, clusterSpec(k, codec(k.VerifyCRC), largest))
 	}
+	s.LeaveTimeout = c.Upgrade.DrainTimeout.D()
+	s.LeftoverListener, s.LeftoverCluster = leftovers(largest)
 	return s, errors.Join(errs...)
+}
+
+// leftovers are what connections go on with that came from another process and whose listener or cluster is not configured
+// any more: the defaults of a configuration.
+func leftovers(largest wire.Limits) (forwarder.ListenerSpec, forwarder.ClusterSpec) {
+	d := config.Defaults()
+	l, err := listenerSpec(&d.Listeners[0])
+	if err != nil {
+		panic(err) // the defaults are valid
+	}
+	l.Codecs = nil
+	for _, p := range detected { // all that there are
+		l.Codecs = append(l.Codecs, codecs[p](false))
+	}
+	l.Limits = largest
+	return l, clusterSpec(&d.Clusters[0], nil, largest)
 }
 
 func errNoProtocol(p config.Protocol) error { return fmt.Errorf("there is no protocol %q", p) }

@@ -19,15 +19,15 @@ import (
 	"github.com/relevo-proxy/relevo/upgrade/handoff"
 )
 
-// Inherited is a listening socket that came from the process before this one.
-type Inherited struct {
+// inherited is a listening socket that came from the process before this one.
+type inherited struct {
 	handoff.Listener
 	Socket net.Listener // nil once somebody has taken it
 }
 
 // inherit makes listeners of the descriptors that came with their names. It takes the files over.
-func inherit(list []handoff.Listener, files []*os.File) ([]Inherited, error) {
-	var out []Inherited
+func inherit(list []handoff.Listener, files []*os.File) ([]inherited, error) {
+	var out []inherited
 	var errs []error
 	for i, f := range files {
 		l, err := net.FileListener(f)
@@ -39,7 +39,7 @@ func inherit(list []handoff.Listener, files []*os.File) ([]Inherited, error) {
 		if u, ok := l.(*net.UnixListener); ok {
 			u.SetUnlinkOnClose(false)
 		}
-		out = append(out, Inherited{list[i], l})
+		out = append(out, inherited{list[i], l})
 	}
 	if len(errs) > 0 {
 		closeInherited(out)
@@ -47,7 +47,7 @@ func inherit(list []handoff.Listener, files []*os.File) ([]Inherited, error) {
 	return out, errors.Join(errs...)
 }
 
-func closeInherited(list []Inherited) {
+func closeInherited(list []inherited) {
 	for i := range list {
 		if list[i].Socket != nil {
 			_ = list[i].Socket.Close() // a copy; nobody can use its error
@@ -58,7 +58,7 @@ func closeInherited(list []Inherited) {
 // claim takes the inherited socket that listens at this address, nil if there is none. Where several have the same one,
 // as port 0 has it, it is the one of this name.
 func (s *Server) claim(door bool, name, network, address string) net.Listener {
-	var found *Inherited
+	var found *inherited
 	for i := range s.inherited {
 		in := &s.inherited[i]
 		if in.Socket == nil || in.Door != door || in.Network != network || in.Address != address {
@@ -92,8 +92,8 @@ func (s *Server) dropInherited() {
 	}
 }
 
-// Giver is how this server's state is handed over.
-func (s *Server) Giver() upgrade.Giver {
+// giver is how this server's state is handed over.
+func (s *Server) giver() upgrade.Giver {
 	return upgrade.Giver{
 		Listeners: s.listeners,
 		Settle: func(ctx context.Context) error {
@@ -205,54 +205,6 @@ func (s *Server) takeCounters(c *handoff.Counters) {
 		s.log.Warn("the failures that the process before this one remembered are lost: this release writes others", zap.Error(err))
 	}
 	s.road.RestoreFailures(records, c.Total)
-}
-
-// Heir makes a server of what the process before this one hands over.
-type Heir struct {
-	// Static after NewHeir.
-	options Options
-
-	// Owned by whoever calls the hooks, one at a time.
-	server *Server
-	state  taker
-}
-
-// NewHeir returns an heir. Its Taker gets the state; Server is what it has become.
-func NewHeir(o Options) *Heir { return &Heir{options: o, state: taker{dictionary: newDictionary()}} }
-
-// Server is the server, nil before it was built.
-func (h *Heir) Server() *Server { return h.server }
-
-// Taker is how the state is taken over.
-func (h *Heir) Taker() upgrade.Taker {
-	return upgrade.Taker{
-		Build: func(_ context.Context, list []handoff.Listener, files []*os.File) (err error) {
-			o := h.options
-			if o.inherited, err = inherit(list, files); err != nil {
-				return err
-			}
-			h.server, err = New(o)
-			return err
-		},
-		Take: h.state.take,
-		Prepare: func() (handoff.Counts, error) {
-			if err := h.state.whole(); err != nil {
-				return handoff.Counts{}, err
-			}
-			if err := h.server.road.Adopt(&h.state.h); err != nil {
-				return handoff.Counts{}, err
-			}
-			return countsOf(&h.state.h), nil
-		},
-		Forget: h.state.forget,
-		Start: func() {
-			h.server.counted = make(chan struct{})
-			h.server.Start()
-			h.state = taker{} // the road has it
-		},
-		Counters: func(c *handoff.Counters) { h.server.takeCounters(c) },
-		Pauses:   func() []upgrade.Bucket { return buckets(h.server.road.Pauses()) },
-	}
 }
 
 // buckets is a histogram of pauses, with bounds from 1 ms to 4 s, doubling; the last bucket has what is above.

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,13 +20,18 @@ import (
 	"github.com/relevo-proxy/relevo/forwarder/stats"
 	"github.com/relevo-proxy/relevo/server/accesslog"
 	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/upgrade"
 )
 
-// Options are what a Server is made from. All are needed.
+// Options are what a Server is made from. All that are exported are needed.
 type Options struct {
 	Config *config.Config
 	Log    *zap.Logger
 	Build  admin.BuildInfo
+
+	inherited []inherited
+	heir      bool
+	reg       *stats.Registry // nil: a new one
 }
 
 // Server is one process's road and doors.
@@ -37,8 +43,21 @@ type Server struct {
 	road        *forwarder.Forwarder
 	access      *accesslog.Log // nil: none
 	doors       []*door
+	inherited   []inherited         // that nobody has claimed yet
+	heir        bool                // it is made to take over from another process
+	generation  *upgrade.Generation // nil: it makes no upgrades
 	started     time.Time
 	maxBuffered int64
+	counted     chan struct{} // closed by countedOnce; nil: nothing is to come
+	countedOnce func()
+
+	// Static after Start.
+	endAccess        func() error
+	closeDoorsGently context.CancelFunc
+	failed           chan error // how the doors ended
+
+	// Owned by the hand-over.
+	left []string // what stays behind, and why
 
 	// Atomic.
 	stage atomic.Int32 // a stage
@@ -46,9 +65,10 @@ type Server struct {
 
 // door is one HTTP address.
 type door struct {
-	name   string
-	socket net.Listener
-	server *admin.Server
+	name    string
+	address config.Address
+	socket  net.Listener
+	server  *admin.Server
 }
 
 // stage is where in its life the server is.
@@ -58,6 +78,7 @@ const (
 	stageBuilt    stage = iota // bound, not accepting
 	stageServing               // accepting
 	stageStopping              // draining
+	stageGone                  // another process has it all
 )
 
 // ConfigError says that a configuration is valid in itself and yet cannot be had on this machine.
@@ -72,29 +93,41 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // left open. It is a *ConfigError for what no other process or permission could mend, else what the operating
 // system said, wrapped.
 func New(o Options) (*Server, error) {
-	s := &Server{log: o.Log, cfg: o.Config, reg: stats.NewRegistry(), started: time.Now()}
-	var err error
+	s := &Server{log: o.Log, cfg: o.Config, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir}
+	if err := s.build(o); err != nil {
+		closeInherited(s.inherited)
+		return nil, err
+	}
+	return s, nil
+}
+
+// build is New; what it leaves of the inherited sockets is New's to close.
+func (s *Server) build(o Options) (err error) {
 	if s.maxBuffered, err = maxBuffered(o.Config); err != nil {
-		return nil, &ConfigError{err}
+		return &ConfigError{err}
 	}
 	spec, err := Spec(o.Config)
 	if err != nil {
-		return nil, &ConfigError{err}
+		return &ConfigError{err}
+	}
+	for i := range spec.Listeners {
+		l := &spec.Listeners[i]
+		l.Socket = s.claim(false, l.Name, l.Network, l.Address)
 	}
 	if err = s.openAccess(spec); err != nil {
-		return nil, err
+		return err
 	}
 	if s.road, err = forwarder.New(spec, s.maxBuffered, s.reg, o.Log); err != nil {
 		s.closeAccess()
-		return nil, fmt.Errorf("starting: %w", err)
+		return fmt.Errorf("starting: %w", err)
 	}
 	if err = s.openDoors(o); err != nil {
 		s.closeDoors()
 		s.road.Close()
 		s.closeAccess()
-		return nil, fmt.Errorf("starting: %w", err)
+		return fmt.Errorf("starting: %w", err)
 	}
-	return s, nil
+	return nil
 }
 
 // openDoors binds the HTTP addresses.
@@ -111,63 +144,109 @@ func (s *Server) openDoors(o Options) error {
 }
 
 func (s *Server) open(name string, address config.Address, handler func(address string) http.Handler) error {
-	l, err := admin.Listen(string(address), admin.SocketFile{})
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	network, at := address.Split()
+	l := s.claim(true, name, network, at)
+	if l == nil {
+		var err error
+		if l, err = admin.Listen(string(address), admin.SocketFile{}); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	log := s.log.With(zap.String("door", name))
-	s.doors = append(s.doors, &door{name, l, admin.NewServer(l, handler(string(address)), log)})
+	s.doors = append(s.doors, &door{name, address, l, admin.NewServer(l, handler(string(address)), log)})
 	return nil
+}
+
+// closeUnused closes a server that was never started.
+func (s *Server) closeUnused() {
+	s.closeDoors()
+	s.road.Close()
+	s.closeAccess()
+	closeInherited(s.inherited)
 }
 
 // closeDoors closes the doors that a failed start has opened.
 func (s *Server) closeDoors() {
 	for _, d := range s.doors {
+		if s.heir {
+			d.server.Leave() // the socket file is another process's still
+		}
 		_ = d.server.Close() // nothing has been accepted yet
 	}
 }
 
-// Run accepts and forwards until ctx ends. Then it stops accepting, lets the requests in flight finish for as
-// long as stop_timeout, and closes everything. The error says what could not finish in time, or which door
-// failed.
-func (s *Server) Run(ctx context.Context) error {
+// Start accepts and forwards from now on; Run must follow. An heir is started by its Taker.
+func (s *Server) Start() {
 	s.limitMemory()
-	endAccess := s.runAccess()
+	s.dropInherited()
+	s.endAccess = s.runAccess()
 	s.road.Start()
 	doors, closeDoors := context.WithCancel(context.Background())
-	defer closeDoors()
-	failed := make(chan error, len(s.doors)) // never closed; one slot a door, so no door waits
+	s.closeDoorsGently = closeDoors
+	s.failed = make(chan error, len(s.doors)) // never closed; one slot a door, so no door waits
 	for _, d := range s.doors {
-		go func() { // ends with doors; waited for below, an answer each
+		go func() { // ends with doors, or when it leaves; Run waits for it, an answer each
 			err := d.server.Run(doors)
 			if err != nil {
 				err = fmt.Errorf("serving %s: %w", d.name, err)
 			}
-			failed <- err
+			s.failed <- err
 		}()
 	}
 	s.stage.Store(int32(stageServing))
 	s.logStart()
+}
+
+// Run waits until ctx ends. Then it stops accepting, lets the requests in flight finish for as long as stop_timeout, and
+// closes everything. A server that belongs to a Generation also makes the upgrades that are asked for, and returns when this
+// process has handed over. The error says what could not finish in time, which door failed, or that the new process has died
+// with the state.
+func (s *Server) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan upgrade.Ending, 1) // never closed; holds the one answer
+	go func() {                           // ends with ctx, or with the hand-over; waited for below
+		if s.generation != nil {
+			ended <- s.generation.Run(ctx, s.giver())
+			return
+		}
+		<-ctx.Done()
+		ended <- upgrade.Ending{Owner: true}
+	}()
 
 	waiting := len(s.doors)
 	var broken error
-	select {
-	case <-ctx.Done():
-	case broken = <-failed:
-		waiting--
+	var ending upgrade.Ending
+	for running := true; running; {
+		select {
+		case ending = <-ended:
+			running = false
+		case err := <-s.failed:
+			waiting--
+			if err != nil { // else another process has the door
+				broken = err
+				cancel()
+			}
+		}
 	}
-	s.stage.Store(int32(stageStopping))
-	errs := []error{broken, s.drain(), endAccess()} // the last records are those of the drain
-	closeDoors()
+	errs := []error{broken}
+	if ending.Owner {
+		s.stage.Store(int32(stageStopping))
+		errs = append(errs, s.drain())
+	} else if ending.Status != 0 {
+		errs = append(errs, errors.New(ending.Reason))
+	}
+	errs = append(errs, s.endAccess()) // the last records are those of the drain
+	s.closeDoorsGently()
 	for range waiting {
-		errs = append(errs, <-failed)
+		errs = append(errs, <-s.failed)
 	}
 	err := errors.Join(errs...)
 	log := s.log.Info
 	if err != nil {
 		log = s.log.Warn
 	}
-	log("stopped", zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Error(err))
+	log("stopped", zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Bool("handed_over", !ending.Owner), zap.Error(err))
 	return err
 }
 

@@ -56,6 +56,7 @@ func run(t *testing.T, c *config.Config) (s *server.Server, stop func() error) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	s.Start()
 	go func() { done <- s.Run(ctx) }()
 	stopped := false
 	stop = func() error {

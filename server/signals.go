@@ -9,19 +9,22 @@ import (
 	"syscall"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // maxStacks bounds the dump of all stacks, in bytes.
 const maxStacks = 16 << 20
 
 // Signals returns a context that ends with the first SIGTERM or SIGINT; the second one ends the process at
-// once, with status 1. SIGUSR1 has the access log opened anew. SIGQUIT writes the stacks of all goroutines and the last
-// exchanges that failed to the log and changes nothing, SIGHUP says that there is nothing to reload. Until stop is
-// called, which waits for the goroutine behind it, none of these has its default effect.
+// once, with status 1. SIGHUP calls upgrade, but stops like SIGTERM where it comes because the terminal on standard input
+// is gone. SIGUSR1 has the access log opened anew. SIGQUIT writes the stacks of all goroutines and the last exchanges that
+// failed to the log and changes nothing. Until stop is called, which waits for the goroutine behind it, none of these has its
+// default effect.
 //
 // server says whom SIGUSR1 and SIGQUIT are about; it is called when one of them comes, on a goroutine of its own, and
 // returns nil as long as there is no server.
-func Signals(log *zap.Logger, server func() *Server) (ctx context.Context, stop func()) {
+func Signals(log *zap.Logger, server func() *Server, upgrade func()) (ctx context.Context, stop func()) {
+	terminal := isTerminal(os.Stdin)
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 4) // never closed
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1)
@@ -34,8 +37,9 @@ func Signals(log *zap.Logger, server func() *Server) (ctx context.Context, stop 
 				return
 			case s := <-signals:
 				switch {
-				case s == syscall.SIGHUP:
-					log.Warn("SIGHUP: nothing to do; a changed configuration takes effect at a restart")
+				case s == syscall.SIGHUP && !(terminal && !isTerminal(os.Stdin)):
+					log.Info("SIGHUP: asked for an upgrade")
+					upgrade()
 				case s == syscall.SIGUSR1:
 					reopen(log, server())
 				case s == syscall.SIGQUIT:
@@ -57,6 +61,16 @@ func Signals(log *zap.Logger, server func() *Server) (ctx context.Context, stop 
 		<-done
 		cancel()
 	}
+}
+
+// isTerminal says whether f is a terminal that is there: of one that was closed it is false, too.
+func isTerminal(f *os.File) bool {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return false
+	}
+	controlErr := raw.Control(func(fd uintptr) { _, err = unix.IoctlGetTermios(int(fd), unix.TCGETS) })
+	return controlErr == nil && err == nil
 }
 
 // reopen is what SIGUSR1 does. What comes of it the access log says.

@@ -9,6 +9,8 @@ func (s *Server) Ready() (bool, []string) {
 		return false, []string{"not accepting yet"}
 	case stageStopping:
 		return false, []string{"stopping"}
+	case stageGone:
+		return false, []string{"handed over to another process"}
 	case stageServing:
 	}
 	var missing []string
@@ -20,8 +22,8 @@ func (s *Server) Ready() (bool, []string) {
 	return len(missing) == 0, missing
 }
 
-// Counted implements admin.State: there is no process whose counters are to come.
-func (s *Server) Counted() <-chan struct{} { return nil }
+// Counted implements admin.State.
+func (s *Server) Counted() <-chan struct{} { return s.counted }
 
 // Status implements admin.State.
 func (s *Server) Status() admin.Status {

@@ -1,20 +1,25 @@
 package main
 
 import (
+	"errors"
 	"sync/atomic"
 
 	"github.com/spf13/cobra"
 
 	"github.com/relevo-proxy/relevo/server"
+	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/upgrade"
 )
 
 func runVerb(typed string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Forward requests until told to stop",
-		Long: "Forward requests as the configuration says. SIGTERM and SIGINT stop accepting, let requests in flight\n" +
-			"finish within stop_timeout, and end; a second one ends at once. SIGUSR1 opens the access log's file anew,\n" +
-			"SIGQUIT writes all stacks and the last failed exchanges to the log.\n\n" +
+		Long: "Forward requests as the configuration says. SIGHUP starts the program anew, as it is on disk, with the\n" +
+			"configuration as it is on disk, and hands it all listeners, connections and requests; \"relevo upgrade\" does that\n" +
+			"and says what came of it. SIGTERM and SIGINT stop accepting, let requests in flight finish within stop_timeout,\n" +
+			"and end; a second one ends at once. SIGUSR1 opens the access log's file anew, SIGQUIT writes all stacks and the\n" +
+			"last failed exchanges to the log.\n\n" +
 			"With --trial, a built-in configuration is run, with an echo server to forward to.",
 		Example: "  relevo run -c /etc/relevo/relevo.yaml\n" +
 			"  relevo run --trial",
@@ -33,18 +38,32 @@ func runVerb(typed string) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		log := server.NewLogger(c.Log, cmd.ErrOrStderr())
-		defer func() { _ = log.Sync() }() // a terminal cannot be synced, and says so
-		// Before anything is bound: a signal that comes while it is stops what is bound by then.
-		var running atomic.Pointer[server.Server]
-		ctx, stop := server.Signals(log, running.Load)
-		defer stop()
-		srv, err := server.New(server.Options{Config: c, Log: log, Build: buildInfo()})
-		if err != nil {
-			return err
-		}
-		running.Store(srv)
-		return srv.Run(ctx)
+		return runServer(cmd, *file, c)
 	})
 	return cmd
+}
+
+// runServer runs a configuration, which came from this file: in a fresh process, or in the heir of one.
+func runServer(cmd *cobra.Command, file string, c *config.Config) error {
+	log := server.NewLogger(c.Log, cmd.ErrOrStderr())
+	defer func() { _ = log.Sync() }() // a terminal cannot be synced, and says so
+	o := server.Options{Config: c, Log: log, Build: buildInfo()}
+	generation, err := server.NewGeneration(o, file)
+	if err != nil {
+		return err
+	}
+	defer generation.Close()
+	// Before anything is bound: a signal that comes while it is stops what is bound by then.
+	var running atomic.Pointer[server.Server]
+	ctx, stop := server.Signals(log, running.Load, generation.Request)
+	defer stop()
+	srv, err := generation.Serve(ctx)
+	if errors.Is(err, upgrade.ErrAborted) {
+		return nil // the process before this one goes on, and has said why
+	}
+	if err != nil {
+		return err
+	}
+	running.Store(srv)
+	return srv.Run(ctx)
 }

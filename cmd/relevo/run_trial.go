@@ -38,7 +38,9 @@ func runTrial(cmd *cobra.Command, typed string) error {
 	log := server.NewLogger(c.Log, cmd.ErrOrStderr())
 	defer func() { _ = log.Sync() }() // a terminal cannot be synced, and says so
 	var running atomic.Pointer[server.Server]
-	ctx, stop := server.Signals(log, running.Load)
+	ctx, stop := server.Signals(log, running.Load, func() {
+		log.Warn("SIGHUP: nothing to do; a trial is not upgraded, its endpoint is part of it")
+	})
 	defer stop()
 	var srv *server.Server
 	for range trialTries {
@@ -71,6 +73,7 @@ func runTrial(cmd *cobra.Command, typed string) error {
 	t.moved(wanted[1], t.admin)
 	t.moved(wanted[2], t.metrics)
 	t.print(cmd.OutOrStdout())
+	srv.Start()
 	err = srv.Run(ctx)
 	stopEcho()
 	wg.Wait()

@@ -69,6 +69,22 @@ func Trial() *Config {
 	return c
 }
 
+// least says no more than a configuration must.
+const least = `
+listeners: [{name: least, address: "127.0.0.1:1", protocol: bolt}]
+routes: [{name: least, rules: [{cluster: least}]}]
+clusters: [{name: least, protocol: bolt, endpoints: [{address: "127.0.0.1:1"}]}]
+`
+
+// Defaults is a configuration of one listener, one rule and one cluster that has the default wherever there is one.
+func Defaults() *Config {
+	c, err := Parse([]byte(least))
+	if err != nil {
+		panic(fmt.Sprintf("config: the least configuration: %v", err))
+	}
+	return c
+}
+
 // complete fills in the defaults that depend on other parts of the tree.
 func (c *Config) complete() {
 	for i := range c.Listeners {

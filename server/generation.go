@@ -1,0 +1,154 @@
+package server
+
+import (
+	"context"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/upgrade"
+	"github.com/relevo-proxy/relevo/upgrade/handoff"
+)
+
+// Generation is this process in a chain of upgrades, and what it will serve.
+type Generation struct {
+	*upgrade.Generation
+
+	// Static after NewGeneration.
+	options Options
+	reg     *stats.Registry
+}
+
+// stdin is how the configuration's file is called that cannot be read again.
+const stdin = "-"
+
+// NewGeneration prepares upgrades for a process that runs the configuration of this file. A process makes one, before it
+// changes its folder.
+func NewGeneration(o Options, file string) (*Generation, error) {
+	g := &Generation{options: o, reg: stats.NewRegistry()}
+	u := &o.Config.Upgrade
+	options := upgrade.Options{
+		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
+		Check:        []string{"check", "-c", file},
+		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe,
+	}
+	if file == stdin {
+		options.Disabled = "the configuration came from standard input, where no other process can read it"
+	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		options.Linger = underSystemd
+	}
+	var err error
+	g.Generation, err = upgrade.New(options)
+	return g, err
+}
+
+// underSystemd is how long a process stays that has handed over: systemd looks at the pid file when the reload is over, and must
+// not find the new process there as long as that is not its own child.
+const underSystemd = time.Second
+
+// Serve returns the server, which has started: a new one, or what the process before this one has handed over. Run must
+// follow. The error is that of New, or why the state could not be taken over; it is upgrade.ErrAborted if it was taken back.
+func (g *Generation) Serve(ctx context.Context) (*Server, error) {
+	g.options.reg = g.reg
+	if !g.Heir() {
+		s, err := New(g.options)
+		if err != nil {
+			return nil, err
+		}
+		s.generation = g.Generation
+		if err := g.Ready(); err != nil {
+			s.closeUnused()
+			return nil, err
+		}
+		g.export()
+		s.Start()
+		return s, nil
+	}
+	h := &heir{options: g.options, state: taker{dictionary: newDictionary()}}
+	if _, err := g.Take(ctx, h.taker()); err != nil {
+		if h.server != nil {
+			h.server.closeUnused()
+		}
+		return nil, err
+	}
+	h.server.generation = g.Generation
+	g.export()
+	return h.server, nil
+}
+
+// The metrics of upgrades.
+const (
+	upgradesTotal  = "relevo_upgrades_total"
+	upgradesHelp   = "Upgrades, by outcome and by the step at which those that failed did."
+	upgradeSeconds = "relevo_upgrade_pause_seconds"
+	pauseHelp      = "Time in which an upgrade kept connections waiting."
+)
+
+// export makes the generation a metric.
+func (g *Generation) export() {
+	g.reg.GaugeFunc("relevo_generation", "The number of this process in its chain of upgrades, counted from 1.",
+		func() float64 { return float64(g.Number()) })
+	g.reg.Histogram(upgradeSeconds, pauseHelp)
+}
+
+// observe counts an upgrade that has ended.
+func (g *Generation) observe(r upgrade.Report) {
+	step := ""
+	if r.Outcome != upgrade.Done {
+		step = r.Step
+	}
+	g.reg.Counter(upgradesTotal, upgradesHelp,
+		stats.Label{Name: "outcome", Value: string(r.Outcome)}, stats.Label{Name: "step", Value: step}).Add(1)
+	if r.Pause > 0 {
+		g.reg.Histogram(upgradeSeconds, pauseHelp).Observe(time.Duration(r.Pause * float64(time.Second)))
+	}
+}
+
+// heir makes a server of what the process before this one hands over.
+type heir struct {
+	// Static.
+	options Options
+
+	// Owned by whoever calls the hooks, one at a time.
+	server *Server
+	state  taker
+}
+
+// taker is how the state is taken over.
+func (h *heir) taker() upgrade.Taker {
+	return upgrade.Taker{
+		Build: func(_ context.Context, list []handoff.Listener, files []*os.File) (err error) {
+			o := h.options
+			o.heir = true
+			if o.inherited, err = inherit(list, files); err != nil {
+				return err
+			}
+			if h.server, err = New(o); err != nil {
+				return err
+			}
+			counted := make(chan struct{})
+			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
+			return nil
+		},
+		Take: h.state.take,
+		Prepare: func() (handoff.Counts, error) {
+			if err := h.state.whole(); err != nil {
+				return handoff.Counts{}, err
+			}
+			if err := h.server.road.Adopt(&h.state.h); err != nil {
+				return handoff.Counts{}, err
+			}
+			return countsOf(&h.state.h), nil
+		},
+		Forget: h.state.forget,
+		Start: func() {
+			h.server.Start()
+			h.state = taker{} // the road has it
+		},
+		Counters: func(c *handoff.Counters) { h.server.takeCounters(c) },
+		Pauses:   func() []upgrade.Bucket { return buckets(h.server.road.Pauses()) },
+	}
+}
