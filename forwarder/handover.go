@@ -134,7 +134,7 @@ const ReasonHandedOver = "handed-over"
 
 // The bounds of Settle: when little enough is buffered, and how often it looks.
 const (
-	littleBuffered = 8 << 20
+	littleBuffered = 32 << 20
 	settleLook     = 2 * time.Millisecond
 )
 

@@ -55,7 +55,7 @@ func forward(r, file string) error {
 			c.Clusters[i].Endpoints[0].Address = "127.0.0.1:1"
 		}
 	}
-	ctx, stop := server.Signals(zap.NewNop(), func() *server.Server { return nil })
+	ctx, stop := server.Signals(zap.NewNop(), func() *server.Server { return nil }, func() {})
 	defer stop()
 	s, err := server.New(server.Options{Config: c, Log: zap.NewNop(), Build: admin.BuildInfo{}})
 	if err != nil {
