@@ -50,6 +50,7 @@ func appendFrame(to *bytes.Buffer, m Message, files int) error {
 	if newMessage(m.kind()) == nil {
 		return fmt.Errorf("encoding %s: not a kind of this release", m.kind())
 	}
+	to.Grow(headerLen + sizeOf(m))
 	at := to.Len()
 	to.Write(make([]byte, headerLen))
 	if err := encMode.MarshalToBuffer(m, to); err != nil {
@@ -76,4 +77,40 @@ func filesOf(m Message) int {
 		return len(m.Downstreams) + len(m.Upstreams)
 	}
 	return 0
+}
+
+// sizeOf is about how long the payload of m is, so that a long one is written into one buffer of its size and not copied
+// from one to the next.
+func sizeOf(m Message) int {
+	const each = 256 // about what a connection or an exchange has beside its bytes
+	n := 4 * each
+	switch m := m.(type) {
+	case *Conns:
+		for i := range m.Downstreams {
+			d := &m.Downstreams[i]
+			n += each + sizeOfBytes(&d.Bytes)
+			if d.Upload != nil {
+				n += 2*each + len(d.Upload.Head) + len(d.Upload.Edited) + len(d.Upload.Exchange.Frame)
+			}
+		}
+		for i := range m.Upstreams {
+			n += each + len(m.Upstreams[i].Slots) + sizeOfBytes(&m.Upstreams[i].Bytes)
+		}
+	case *Exchanges:
+		n += each * (len(m.List) + len(m.Endpoints) + len(m.Listeners) + len(m.Records) + len(m.Targets) + len(m.Labels))
+		for i := range m.List {
+			n += len(m.List[i].Frame)
+		}
+	case *Counters:
+		n += each*len(m.Series) + len(m.Failures)
+	}
+	return n
+}
+
+func sizeOfBytes(b *Bytes) int {
+	n := len(b.Unread)
+	for i := range b.Unsent {
+		n += 16 + len(b.Unsent[i].Frames)
+	}
+	return n
 }
