@@ -56,15 +56,18 @@ func appendFrame(to *bytes.Buffer, m Message, files int) error {
 	if err := encMode.MarshalToBuffer(m, to); err != nil {
 		return fmt.Errorf("encoding %s: %w", m.kind(), err)
 	}
-	length := to.Len() - at - headerLen
-	if length > MaxMessage {
-		return fmt.Errorf("encoding %s: %d bytes, at most %d go into one message", m.kind(), length, MaxMessage)
+	return encodeHeader(to.Bytes()[at:], frame{m.kind(), files, to.Len() - at - headerLen})
+}
+
+// encodeHeader writes the header into the first headerLen bytes of b.
+func encodeHeader(b []byte, f frame) error {
+	if f.length > MaxMessage {
+		return fmt.Errorf("encoding %s: %d bytes, at most %d go into one message", f.kind, f.length, MaxMessage)
 	}
-	head := to.Bytes()[at:]
-	head[0] = headerMagic
-	head[1] = byte(m.kind())
-	binary.LittleEndian.PutUint16(head[2:4], uint16(files))
-	binary.LittleEndian.PutUint32(head[4:8], uint32(length))
+	b[0] = headerMagic
+	b[1] = byte(f.kind)
+	binary.LittleEndian.PutUint16(b[2:4], uint16(f.files))
+	binary.LittleEndian.PutUint32(b[4:8], uint32(f.length))
 	return nil
 }
 

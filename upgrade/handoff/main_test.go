@@ -79,11 +79,17 @@ func (c *canary) raws(n int) []syscall.RawConn {
 	return all
 }
 
-// gone reports whether every copy but ours is closed; it closes ours.
+// gone reports whether every copy but ours is closed; it closes ours. The kernel may take a moment for those of a process
+// that has died.
 func (c *canary) gone() bool {
 	c.write.Close()
-	n, err := unix.Read(c.read, make([]byte, 1))
-	return n == 0 && err == nil
+	for {
+		fds := []unix.PollFd{{Fd: int32(c.read), Events: unix.POLLIN}}
+		n, err := unix.Poll(fds, 2000)
+		if err != unix.EINTR {
+			return err == nil && n == 1 && fds[0].Revents&unix.POLLHUP != 0
+		}
+	}
 }
 
 // checkGone closes both ends and then wants no copy left.
