@@ -291,7 +291,7 @@ func TestOpenRefusesWhatIsNoStreamSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fds[1])
+	t.Cleanup(func() { _ = unix.Close(fds[1]) })
 	if _, err := Open(os.NewFile(uintptr(fds[0]), "datagrams")); !errors.Is(err, unix.EPROTOTYPE) {
 		t.Errorf("got %v for a socket of datagrams, want EPROTOTYPE", err)
 	}
