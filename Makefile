@@ -38,7 +38,7 @@ demo: build ## Build, then show what it does, step by step, in this terminal
 test: ## All tests, with the race detector and in random order (needs gcc; neither root nor systemd)
 	@.ci/need gcc:gcc+libc6-dev
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout=10m ./...
-	go test -shuffle=on -run='Alloc' ./forwarder/... # the race detector itself allocates
+	go test -shuffle=on -run='Alloc' ./forwarder/... ./upgrade/... # the race detector itself allocates
 
 .PHONY: check
 check: format tidy vet fix lint fuzz-short test ## Everything that must hold before a change lands

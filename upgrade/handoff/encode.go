@@ -50,20 +50,24 @@ func appendFrame(to *bytes.Buffer, m Message, files int) error {
 	if newMessage(m.kind()) == nil {
 		return fmt.Errorf("encoding %s: not a kind of this release", m.kind())
 	}
+	to.Grow(headerLen + sizeOf(m))
 	at := to.Len()
 	to.Write(make([]byte, headerLen))
 	if err := encMode.MarshalToBuffer(m, to); err != nil {
 		return fmt.Errorf("encoding %s: %w", m.kind(), err)
 	}
-	length := to.Len() - at - headerLen
-	if length > MaxMessage {
-		return fmt.Errorf("encoding %s: %d bytes, at most %d go into one message", m.kind(), length, MaxMessage)
+	return encodeHeader(to.Bytes()[at:], frame{m.kind(), files, to.Len() - at - headerLen})
+}
+
+// encodeHeader writes the header into the first headerLen bytes of b.
+func encodeHeader(b []byte, f frame) error {
+	if f.length > MaxMessage {
+		return fmt.Errorf("encoding %s: %d bytes, at most %d go into one message", f.kind, f.length, MaxMessage)
 	}
-	head := to.Bytes()[at:]
-	head[0] = headerMagic
-	head[1] = byte(m.kind())
-	binary.LittleEndian.PutUint16(head[2:4], uint16(files))
-	binary.LittleEndian.PutUint32(head[4:8], uint32(length))
+	b[0] = headerMagic
+	b[1] = byte(f.kind)
+	binary.LittleEndian.PutUint16(b[2:4], uint16(f.files))
+	binary.LittleEndian.PutUint32(b[4:8], uint32(f.length))
 	return nil
 }
 
@@ -76,4 +80,40 @@ func filesOf(m Message) int {
 		return len(m.Downstreams) + len(m.Upstreams)
 	}
 	return 0
+}
+
+// sizeOf is about how long the payload of m is, so that a long one is written into one buffer of its size and not copied
+// from one to the next.
+func sizeOf(m Message) int {
+	const each = 256 // about what a connection or an exchange has beside its bytes
+	n := 4 * each
+	switch m := m.(type) {
+	case *Conns:
+		for i := range m.Downstreams {
+			d := &m.Downstreams[i]
+			n += each + sizeOfBytes(&d.Bytes)
+			if d.Upload != nil {
+				n += 2*each + len(d.Upload.Head) + len(d.Upload.Edited) + len(d.Upload.Exchange.Frame)
+			}
+		}
+		for i := range m.Upstreams {
+			n += each + len(m.Upstreams[i].Slots) + sizeOfBytes(&m.Upstreams[i].Bytes)
+		}
+	case *Exchanges:
+		n += each * (len(m.List) + len(m.Endpoints) + len(m.Listeners) + len(m.Records) + len(m.Targets) + len(m.Labels))
+		for i := range m.List {
+			n += len(m.List[i].Frame)
+		}
+	case *Counters:
+		n += each*len(m.Series) + len(m.Failures)
+	}
+	return n
+}
+
+func sizeOfBytes(b *Bytes) int {
+	n := len(b.Unread)
+	for i := range b.Unsent {
+		n += 16 + len(b.Unsent[i].Frames)
+	}
+	return n
 }
