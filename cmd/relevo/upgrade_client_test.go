@@ -35,8 +35,10 @@ type kind struct {
 	oneway   bool          // requests that get no reply
 	beat     bool          // heartbeats instead of requests
 
-	pieces int           // that a frame is cut in, 0 for one
-	gap    time.Duration // between them
+	pieces   int            // that a frame is cut in, 0 for one
+	gap      time.Duration  // between them
+	versions []bolt.Version // of the frames, one a connection in turn; none for all
+
 	window int           // of the socket for what is to be read, an eighth of which is read at once; 0 for what is usual
 	rest   time.Duration // behind each such read
 }
@@ -155,7 +157,11 @@ func (w *crew) dial(k kind) *caller {
 	c.number = uint32(len(w.callers))
 	w.callers = append(w.callers, c)
 	w.mu.Unlock()
-	c.version = bolt.Version(c.number % 3)
+	if n := uint32(len(k.versions)); n > 0 {
+		c.version = k.versions[c.number%n]
+	} else {
+		c.version = bolt.Version(c.number % 3)
+	}
 
 	d := net.Dialer{Timeout: patience, Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		if k.window == 0 {
@@ -241,8 +247,19 @@ func pause(stop <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// send sends one request, and enters it in the books before.
+// send sends one request.
 func (c *caller) send() {
+	frame := c.next()
+	if frame == nil {
+		return
+	}
+	if err := c.write(frame); err != nil {
+		c.fail(failClosed, fmt.Errorf("writing a request: %w", err))
+	}
+}
+
+// next enters the next request in the books and returns its frame, which is then to be sent.
+func (c *caller) next() []byte {
 	k := &c.kind
 	a := asked{stamp: stamp{caller: c.number, wait: k.wait, reply: uint32(k.reply)}, size: max(k.size, stampSize), beat: k.beat}
 	if k.size == 0 {
@@ -271,7 +288,7 @@ func (c *caller) send() {
 	var err error
 	if c.frame, err = r.Append(c.frame[:0]); err != nil {
 		c.fail(failMalformed, err)
-		return
+		return nil
 	}
 	c.mu.Lock()
 	a.at = time.Now()
@@ -279,9 +296,7 @@ func (c *caller) send() {
 		c.open[r.ID] = a
 	}
 	c.mu.Unlock()
-	if err := c.write(c.frame); err != nil {
-		c.fail(failClosed, fmt.Errorf("writing request %d: %w", r.ID, err))
-	}
+	return c.frame
 }
 
 // write writes a frame as the kind says. One that has begun is ended, even if it is time to stop.
@@ -340,7 +355,6 @@ func (c *caller) take(m *wire.Message) *broken {
 	now := time.Now()
 	c.mu.Lock()
 	a, found := c.open[m.ID]
-	delete(c.open, m.ID)
 	used := m.ID <= c.id && m.ID > 0
 	c.mu.Unlock()
 	want := wire.Reply
@@ -361,6 +375,7 @@ func (c *caller) take(m *wire.Message) *broken {
 		return &broken{failMismatched, fmt.Errorf("id %d got %d bytes of %+v, want %d of %+v", m.ID, len(m.Content()), got, a.stamp.replySize(a.size), a.stamp)}
 	}
 	c.mu.Lock()
+	delete(c.open, m.ID)
 	c.answered++
 	c.longest = max(c.longest, now.Sub(a.at)-a.stamp.wait)
 	c.mu.Unlock()

@@ -85,7 +85,10 @@ func (k *keeper) close() {
 type kept struct {
 	keeper *keeper
 	nc     net.Conn
-	in     inbox // Owned by serve.
+
+	// Owned by serve.
+	in   inbox
+	held bool // what a crooked server notes
 
 	mu  sync.Mutex
 	out []byte // Guarded by mu. Replies that are written when there is no more to read.
