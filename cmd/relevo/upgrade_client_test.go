@@ -136,6 +136,7 @@ type caller struct {
 	oneways  uint32
 	beats    uint32
 	answered uint32
+	counted  uint32        // of those, at the last lap
 	longest  time.Duration // that a reply took beyond what was asked for
 }
 

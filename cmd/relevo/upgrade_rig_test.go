@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,8 +19,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/relevo-proxy/relevo/server/config"
 )
 
 // chain is a proxy, and the processes that take over from it, one after another.
@@ -47,24 +44,54 @@ type generation struct {
 	ended   time.Time // and when that was
 }
 
+// canUpgrade says whether this program can be upgraded. To be taken out, with the branches for false, once it can.
+const canUpgrade = false
+
 // upgraded is what the proxy reports of an upgrade: runtime_dir/upgrade.json.
 type upgraded struct {
-	ID      uint64          `json:"id"`
-	Outcome string          `json:"outcome"`
-	Pause   json.RawMessage `json:"pause"`
+	ID      uint64  `json:"id"`
+	Outcome string  `json:"outcome"`
+	From    int     `json:"from"` // pids
+	To      int     `json:"to"`
+	Pause   float64 `json:"pause"` // seconds
+	Carried struct {
+		Downstreams uint64 `json:"downstreams"`
+		Upstreams   uint64 `json:"upstreams"`
+		Streams     uint64 `json:"streams"`
+		Requests    uint64 `json:"requests"` // that had not been sent
+		Uploads     uint64 `json:"uploads"`
+		Bytes       uint64 `json:"bytes"`
+	} `json:"carried"`
 
-	all string
+	text string
 }
 
-// canUpgrade says whether this program can be upgraded. To be taken out, with its callers' other branch, once it can.
-func canUpgrade() bool {
-	_, ok := reflect.TypeFor[config.Config]().FieldByName("RuntimeDir")
-	return ok
+// add adds what another upgrade carried.
+func (r *upgraded) add(o upgraded) {
+	r.Pause = max(r.Pause, o.Pause)
+	r.Carried.Downstreams += o.Carried.Downstreams
+	r.Carried.Upstreams += o.Carried.Upstreams
+	r.Carried.Streams += o.Carried.Streams
+	r.Carried.Requests += o.Carried.Requests
+	r.Carried.Uploads += o.Carried.Uploads
+	r.Carried.Bytes += o.Carried.Bytes
 }
 
-// newChain starts a proxy with this configuration, to which metrics and runtime_dir are added. Whatever becomes of it, all
-// its processes end with the test, and with this process.
-func newChain(t *testing.T, text string) *chain {
+// some says so unless something of everything was carried: what was never met has not been tried.
+func (r *upgraded) some() error {
+	if c := r.Carried; min(c.Downstreams, c.Upstreams, c.Streams, c.Requests, c.Uploads, c.Bytes) == 0 {
+		return fmt.Errorf("all upgrades together carried %+v; want some of everything", c)
+	}
+	return nil
+}
+
+// patientUpgrades are the bounds of an upgrade on a machine that is busy, with the race detector: how long it takes is
+// for a benchmark to say.
+const patientUpgrades = "upgrade: {ready_timeout: 1m, handover_timeout: 30s}"
+
+// newChain starts a proxy with this configuration, to which metrics, the bounds of upgrades and runtime_dir are added.
+// Whatever becomes of it, all its processes end with the test, and with this process.
+func newChain(t *testing.T, program, bounds, text string) *chain {
 	t.Helper()
 	// Who loses its parent becomes a child of ours, so that we learn how it ended.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -73,16 +100,16 @@ func newChain(t *testing.T, text string) *chain {
 	door := steadyAddress(t)
 	p := &chain{err: newTranscript(), metrics: "http://" + door + "/metrics"}
 	text += fmt.Sprintf("\nmetrics: {address: %q}\n", door)
-	if canUpgrade() {
+	if canUpgrade {
 		p.runtime = t.TempDir()
-		text += fmt.Sprintf("runtime_dir: %q\n", p.runtime)
+		text += fmt.Sprintf("runtime_dir: %q\n%s\n", p.runtime, bounds)
 	}
 
 	from, to, err := os.Pipe() // ours, because exec's own would be waited for until the last process has ended
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0], "run", "-c", fileWith(t, text))
+	cmd := exec.Command(program, "run", "-c", fileWith(t, text))
 	cmd.Env = append(os.Environ(), asProgram+"=1")
 	cmd.Stdout, cmd.Stderr = to, to
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -161,56 +188,39 @@ func (p *chain) upgrade(t *testing.T) upgraded {
 	if err := old.process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatalf("asking process %d for upgrade %d: %v", old.process.Pid, p.last+1, err)
 	}
-	deadline := time.Now().Add(patience)
-	r := p.report(t, deadline)
+	r := p.report(t)
 	old.left = time.Now()
-	if r.Outcome != "done" || r.ID != p.last+1 {
-		t.Fatalf("after upgrade %d was asked for, %s reports %s; want it done", p.last+1, "upgrade.json", r.all)
+	// No signal of ours may go to a stranger.
+	if group, err := syscall.Getpgid(r.To); r.Outcome != "done" || r.ID != p.last+1 || r.From != old.process.Pid || err != nil || group != p.group {
+		t.Fatalf("upgrade %d was asked for, from process %d to another of group %d. Its group is %d, %v, and reported is\n%s",
+			p.last+1, old.process.Pid, p.group, group, err, r.text)
+	}
+	heir, err := os.FindProcess(r.To)
+	if err != nil {
+		t.Fatal(err)
 	}
 	p.last = r.ID
-	p.past, p.now = append(p.past, old), follow(p.heir(t, old, deadline), old)
+	p.past, p.now = append(p.past, old), follow(heir, old)
 	return r
 }
 
-// report waits for the report of another upgrade than the last.
-func (p *chain) report(t *testing.T, deadline time.Time) (r upgraded) {
+// report waits until the next upgrade has ended.
+func (p *chain) report(t *testing.T) (r upgraded) {
 	t.Helper()
+	deadline := time.Now().Add(2 * patience)
 	for {
 		text, err := os.ReadFile(filepath.Join(p.runtime, "upgrade.json"))
 		if err == nil {
 			err = json.Unmarshal(text, &r)
 		}
-		r.all = string(text)
-		if err == nil && r.ID > p.last {
+		r.text = string(text)
+		if err == nil && r.ID > p.last && r.Outcome != "running" {
 			return r
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("upgrade %d is not reported after %v; upgrade.json is %q, %v", p.last+1, patience, text, err)
+			t.Fatalf("upgrade %d has no end after %v; reported is %q, %v", p.last+1, 2*patience, text, err)
 		}
 		time.Sleep(2 * time.Millisecond)
-	}
-}
-
-// heir waits until the pid file names another process than the old one.
-func (p *chain) heir(t *testing.T, old *generation, deadline time.Time) *os.Process {
-	t.Helper()
-	for {
-		text, err := os.ReadFile(filepath.Join(p.runtime, "relevo.pid"))
-		pid, notNumber := strconv.Atoi(strings.TrimSpace(string(text)))
-		if err == nil && notNumber == nil && pid != old.process.Pid {
-			// No signal of ours may go to a stranger.
-			group, err := syscall.Getpgid(pid)
-			process, _ := os.FindProcess(pid)
-			if err != nil || group != p.group {
-				t.Fatalf("relevo.pid names process %d, of group %d (%v), want one of the chain's group %d", pid, group, err, p.group)
-			}
-			return process
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("upgrade %d is reported as done, and relevo.pid is %q, %v; want it to name another process than %d",
-				p.last, text, err, old.process.Pid)
-		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -246,6 +256,12 @@ func (p *chain) until(t *testing.T, wanted func(reading) error) reading {
 // detector, each says in its exit status if that found something. It returns how long the slowest lived on.
 func (p *chain) stop(t *testing.T) (slowest time.Duration) {
 	t.Helper()
+	if p.runtime != "" {
+		name := filepath.Join(p.runtime, "relevo.pid")
+		if text, err := os.ReadFile(name); err != nil || strings.TrimSpace(string(text)) != strconv.Itoa(p.now.process.Pid) {
+			t.Errorf("%s is %q, %v; want it to name process %d, which serves", filepath.Base(name), text, err, p.now.process.Pid)
+		}
+	}
 	if err := p.now.process.Signal(syscall.SIGTERM); err != nil {
 		t.Errorf("SIGTERM to process %d: %v", p.now.process.Pid, err)
 	}

@@ -71,13 +71,13 @@ func frameLen(k kind, reply bool) int {
 func TestFramesAreSplitByAnUpgrade(t *testing.T) {
 	t.Run("no upgrade", func(t *testing.T) { testSplit(t, func(*chain) {}) })
 	t.Run("upgrade", func(t *testing.T) {
-		if !canUpgrade() {
+		if !canUpgrade {
 			t.Skip("this program cannot be upgraded yet")
 		}
 		testSplit(t, func(p *chain) { p.upgrade(t) })
 	})
 	t.Run("two upgrades", func(t *testing.T) {
-		if !canUpgrade() {
+		if !canUpgrade {
 			t.Skip("this program cannot be upgraded yet")
 		}
 		testSplit(t, func(p *chain) {
@@ -128,7 +128,7 @@ func testSplit(t *testing.T, upgrade func(*chain)) {
 		}
 	}
 	address := steadyAddress(t)
-	p := newChain(t, fmt.Sprintf(`
+	p := newChain(t, os.Args[0], patientUpgrades, fmt.Sprintf(`
 listeners: [{name: client, address: %q, protocol: bolt, stream_above: 64KiB, read_timeout: 5m, verify_crc: true}]
 routes:
 - name: rpc

@@ -19,20 +19,26 @@ import (
 // Upgrades under everything at once that a proxy is for, with real processes and clients that never connect again: no
 // connection may end, and each request comes to one right reply, and to its server once.
 
-// upgrades is how many, one at once behind the other: RELEVO_TEST_UPGRADES, which `make torture` sets.
+// upgradesWanted is the variable that says how many upgrades there are to be, if not 10. `make torture` sets it.
+const upgradesWanted = "RELEVO_TEST_UPGRADES"
+
 func upgrades(t *testing.T) int {
-	text := os.Getenv("RELEVO_TEST_UPGRADES")
+	t.Helper()
+	text := os.Getenv(upgradesWanted)
 	if text == "" {
 		return 10
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 3 {
-		t.Fatalf("RELEVO_TEST_UPGRADES is %q, want a number above 2", text)
+		t.Fatalf("%s is %q, want a number above 2", upgradesWanted, text)
 	}
 	return n
 }
 
-// everything is 1,000 connections of every kind.
+// connections is how many everything makes, those of visitors aside.
+const connections = 1000
+
+// everything is a thousand connections of every kind.
 func everything() []kind {
 	const kib = 1 << 10
 	list := []kind{
@@ -50,19 +56,18 @@ func everything() []kind {
 		{name: "one-way worker", count: 5, listener: "worker", every: 50 * time.Millisecond, oneway: true},
 		{name: "slow reader", count: 5, listener: "client", service: "large", every: 10 * time.Millisecond, inFlight: 7, reply: 200 * kib, window: 64 * kib, rest: 4 * time.Millisecond},
 		{name: "cut", count: 20, listener: "client", every: time.Second, size: 600, pieces: 10, gap: 100 * time.Millisecond},
-		{name: "upload", count: 4, listener: "client", service: "upload", every: time.Second, size: 2048 * kib, pieces: 16, gap: 10 * time.Millisecond},
+		{name: "upload", count: 4, listener: "client", service: "upload", every: time.Second, size: 2048 * kib, pieces: 16, gap: 30 * time.Millisecond},
 		{name: "download", count: 4, listener: "client", service: "large", every: time.Second, reply: 2048 * kib},
 		{name: "delayed", count: 20, listener: "client", service: "delayed", every: 200 * time.Millisecond, inFlight: 2},
 		{name: "retried", count: 10, listener: "client", service: "retried", every: 100 * time.Millisecond},
 	}
-	idle := kind{name: "idle", count: 1000, listener: "client", every: 4 * time.Second}
+	idle := kind{name: "idle", service: "echo", count: connections, listener: "client", every: 4 * time.Second}
 	for i := range list {
 		idle.count -= list[i].count
 		if list[i].service == "" {
 			list[i].service = "echo"
 		}
 	}
-	idle.service = "echo"
 	return append(list, idle)
 }
 
@@ -92,7 +97,7 @@ func newScene(t *testing.T) *scene {
 		"client": steadyAddress(t), "worker": steadyAddress(t), "unix": filepath.Join(t.TempDir(), "s"),
 	}
 	at := func(cluster string) string { return s.servers[cluster].address() }
-	s.chain = newChain(t, fmt.Sprintf(`
+	s.chain = newChain(t, os.Args[0], patientUpgrades, fmt.Sprintf(`
 listeners:
 - {name: client, address: %q, protocol: bolt, read_timeout: 1m, write_timeout: 1m}
 - {name: worker, address: %q, protocol: bolt, forwarding: worker}
@@ -252,6 +257,9 @@ func (w weight) within(base weight) error {
 
 // The same without an upgrade: what fails here is not the upgrade's doing.
 func TestTortureWithoutUpgrades(t *testing.T) {
+	if canUpgrade && os.Getenv(upgradesWanted) == "" {
+		t.Skip("the upgrades are tried, and the time is better spent on them: `make torture` does both")
+	}
 	s := newScene(t)
 	s.warm(t)
 	before := s.chain.read(t)
@@ -266,7 +274,7 @@ func TestTortureWithoutUpgrades(t *testing.T) {
 }
 
 func TestTortureOfUpgrades(t *testing.T) {
-	if !canUpgrade() {
+	if !canUpgrade {
 		t.Skip("this program cannot be upgraded yet")
 	}
 	n := upgrades(t)
@@ -274,12 +282,13 @@ func TestTortureOfUpgrades(t *testing.T) {
 	s.warm(t)
 	before := s.chain.read(t)
 	var base weight
-	var longest string
+	var all upgraded // what was carried, all upgrades together, and the longest pause
 	for i := range n {
 		r := s.chain.upgrade(t)
-		if string(r.Pause) > longest {
-			longest = string(r.Pause)
+		if r.Carried.Downstreams < connections {
+			t.Errorf("upgrade %d carried %d client connections, want all %d", i+1, r.Carried.Downstreams, connections)
 		}
+		all.add(r)
 		if i == 0 {
 			base = s.weight(t)
 		}
@@ -297,10 +306,10 @@ func TestTortureOfUpgrades(t *testing.T) {
 			break
 		}
 	}
-	if err := s.weight(t).within(base); err != nil {
+	if err := errors.Join(s.weight(t).within(base), all.some()); err != nil {
 		t.Error(err)
 	}
 	s.finish(t)
 	s.crew.close()
-	t.Logf("%d upgrades, the slowest process lived on for %v", n, s.chain.stop(t))
+	t.Logf("%d upgrades, the longest pause was %.3f s, and the slowest old process lived on for %v", n, all.Pause, s.chain.stop(t))
 }
