@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -224,14 +225,33 @@ func (p *chain) report(t *testing.T) (r upgraded) {
 	}
 }
 
-// read reads the metrics of whoever serves.
+// read reads the metrics of whoever serves. On a machine that is too busy its door may give up on us, so it is tried again;
+// where it hangs, the stacks in the log say why.
 func (p *chain) read(t *testing.T) reading {
 	t.Helper()
-	m, err := parseReading(fetch(t, p.metrics))
-	if err != nil {
-		t.Fatal(err)
+	dump := time.AfterFunc(patience/3, func() { _ = p.now.process.Signal(syscall.SIGQUIT) })
+	defer dump.Stop()
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	deadline := time.Now().Add(patience)
+	for {
+		var text []byte
+		answer, err := client.Get(p.metrics)
+		if err == nil {
+			text, err = io.ReadAll(answer.Body)
+			answer.Body.Close()
+		}
+		var m reading
+		if err == nil {
+			m, err = parseReading(string(text))
+		}
+		if err == nil && len(m) > 0 {
+			return m
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("reading the metrics of process %d: %v, %d bytes", p.now.process.Pid, err, len(text))
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
-	return m
 }
 
 // until reads the metrics until they are as wanted, for a while; then it fails the test.

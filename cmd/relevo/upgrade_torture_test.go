@@ -54,10 +54,10 @@ func everything() []kind {
 		{name: "very late worker", count: 20, listener: "worker", every: 500 * time.Millisecond, inFlight: 2, wait: 5 * time.Second},
 		{name: "one-way", count: 20, listener: "client", every: 50 * time.Millisecond, oneway: true},
 		{name: "one-way worker", count: 5, listener: "worker", every: 50 * time.Millisecond, oneway: true},
-		{name: "slow reader", count: 5, listener: "client", service: "large", every: 10 * time.Millisecond, inFlight: 7, reply: 200 * kib, window: 64 * kib, rest: 4 * time.Millisecond},
+		{name: "slow reader", count: 4, listener: "client", service: "large", every: 10 * time.Millisecond, inFlight: 7, reply: 200 * kib, window: 64 * kib, rest: 6 * time.Millisecond},
 		{name: "cut", count: 20, listener: "client", every: time.Second, size: 600, pieces: 10, gap: 100 * time.Millisecond},
 		{name: "upload", count: 4, listener: "client", service: "upload", every: time.Second, size: 2048 * kib, pieces: 16, gap: 30 * time.Millisecond},
-		{name: "download", count: 4, listener: "client", service: "large", every: time.Second, reply: 2048 * kib},
+		{name: "download", count: 2, listener: "client", service: "large", every: time.Second, reply: 2048 * kib},
 		{name: "delayed", count: 20, listener: "client", service: "delayed", every: 200 * time.Millisecond, inFlight: 2},
 		{name: "retried", count: 10, listener: "client", service: "retried", every: 100 * time.Millisecond},
 	}
