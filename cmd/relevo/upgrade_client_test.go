@@ -13,7 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"testing"
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/wire"
@@ -61,54 +60,6 @@ type broken struct {
 }
 
 func (b *broken) Error() string { return b.reason + ": " + b.err.Error() }
-
-// crew is all clients of a test.
-type crew struct {
-	// Static after newCrew.
-	addresses map[string]string // of listeners, by name; a path is a unix socket's
-	stop      chan struct{}     // closed by finish: no more requests
-	senders   sync.WaitGroup
-	readers   sync.WaitGroup
-
-	// Guarded by mu.
-	mu      sync.Mutex
-	callers []*caller
-	stopped bool
-}
-
-// newCrew makes a crew without clients, all of which end with the test.
-func newCrew(t *testing.T, addresses map[string]string) *crew {
-	w := &crew{addresses: addresses, stop: make(chan struct{})}
-	t.Cleanup(func() {
-		w.end()
-		w.close()
-	})
-	return w
-}
-
-// hire adds clients of one kind and has them send.
-func (w *crew) hire(k kind) {
-	for range k.count {
-		if c := w.dial(k); c != nil {
-			w.senders.Go(c.work) // ends with stop, or when the connection fails
-		}
-	}
-}
-
-// visit adds one that connects, calls and closes, again and again: a new connection each time.
-func (w *crew) visit(k kind) {
-	w.senders.Go(func() { // ends with stop
-		for pause(w.stop, k.every) {
-			c := w.dial(k)
-			if c == nil {
-				continue
-			}
-			c.send()
-			c.await(time.Now().Add(patience))
-			c.close()
-		}
-	})
-}
 
 // caller is one connection that is never made again: whatever ends it, except close, is a failure.
 type caller struct {
@@ -411,34 +362,4 @@ func (c *caller) close() {
 		c.nc.Close()
 	}
 	<-c.done
-}
-
-// end has all stop sending, and waits until everything has been answered.
-func (w *crew) end() {
-	w.mu.Lock()
-	first := !w.stopped
-	w.stopped = true
-	w.mu.Unlock()
-	if first {
-		close(w.stop)
-	}
-	w.senders.Wait()
-	deadline := time.Now().Add(patience)
-	for _, c := range w.all() {
-		c.await(deadline)
-	}
-}
-
-// close closes all connections.
-func (w *crew) close() {
-	for _, c := range w.all() {
-		c.close()
-	}
-	w.readers.Wait()
-}
-
-func (w *crew) all() []*caller {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return slices.Clone(w.callers)
 }

@@ -322,11 +322,12 @@ func (m reading) counters() map[string]float64 {
 		}) {
 			continue
 		}
-		key := s.name
+		var key strings.Builder
+		key.WriteString(s.name)
 		for _, l := range slices.Sorted(maps.Keys(s.labels)) {
-			key += fmt.Sprintf(" %s=%q", l, s.labels[l])
+			key.WriteString(fmt.Sprintf(" %s=%q", l, s.labels[l]))
 		}
-		list[key] = s.value
+		list[key.String()] = s.value
 	}
 	return list
 }
