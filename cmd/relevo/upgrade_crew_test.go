@@ -18,7 +18,7 @@ import (
 type crew struct {
 	// Static after newCrew.
 	addresses map[string]string // of listeners, by name; a path is a unix socket's
-	stop      chan struct{}     // closed by finish: no more requests
+	stop      chan struct{}     // closed by end: no more requests
 	senders   sync.WaitGroup
 	readers   sync.WaitGroup
 

@@ -325,7 +325,7 @@ func (m reading) counters() map[string]float64 {
 		var key strings.Builder
 		key.WriteString(s.name)
 		for _, l := range slices.Sorted(maps.Keys(s.labels)) {
-			key.WriteString(fmt.Sprintf(" %s=%q", l, s.labels[l]))
+			fmt.Fprintf(&key, " %s=%q", l, s.labels[l])
 		}
 		list[key.String()] = s.value
 	}
