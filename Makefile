@@ -20,7 +20,7 @@ DURATION ?= 3s
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 .PHONY: build
 build: ## Build bin/relevo
@@ -39,6 +39,12 @@ test: ## All tests, with the race detector and in random order (needs gcc; neith
 	@.ci/need gcc:gcc+libc6-dev
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout=10m ./...
 	go test -shuffle=on -run='Alloc' ./forwarder/... ./upgrade/... # the race detector itself allocates
+
+.PHONY: torture
+torture: ## UPGRADES (100; with SOAK=1 1000) one after another under everything at once, with the race detector
+	@.ci/need gcc:gcc+libc6-dev
+	RELEVO_TEST_UPGRADES=$(or $(UPGRADES),$(if $(SOAK),1000,100)) CGO_ENABLED=1 go test -race -count=1 -timeout=2h -v \
+		-run='^(TestTorture|TestFramesAreSplit|TestCaller|TestCrew|TestLedger)' ./cmd/relevo
 
 .PHONY: check
 check: format tidy vet fix lint fuzz-short test ## Everything that must hold before a change lands
@@ -81,6 +87,11 @@ fuzz: ## Fuzz each target for FUZZTIME (1m)
 bench: build ## Compare with haproxy side by side, write docs/benchmarks.md (needs haproxy; ROUNDS, DURATION; BASELINE: an older relevo)
 	@.ci/need haproxy:haproxy
 	go run ./cmd/relevo/bench/compare -rounds $(ROUNDS) -duration $(DURATION) $(if $(BASELINE),-baseline $(BASELINE)) -out docs/benchmarks.md
+
+.PHONY: bench-upgrade
+bench-upgrade: build ## Upgrade a proxy that has 10,000 connections, write that section of docs/benchmarks.md
+	RELEVO_BENCH_UPGRADE=$(CURDIR)/bin/relevo RELEVO_BENCH_PAGE=$(CURDIR)/docs/benchmarks.md \
+		go test -count=1 -v -run='^TestBenchUpgrade$$' ./cmd/relevo
 
 .PHONY: clean
 clean: ## Remove what was built

@@ -163,3 +163,19 @@ func TestTailKeepsTheEnd(t *testing.T) {
 		t.Errorf("the tail has %d bytes and ends with %q, want %d bytes that end with the last words", len(got), got[len(got)-10:], tailSize-1)
 	}
 }
+
+func TestTheSectionOfUpgradesIsKept(t *testing.T) {
+	section := upgradesBegin + " `make bench-upgrade` writes -->\n## Upgrades\n" + upgradesEnd
+	for page, want := range map[string]string{
+		"":                                  "",
+		"# Benchmarks\n":                    "",
+		"# Benchmarks\n\n" + section:        "\n" + section,
+		section + "and more\n":              "\n" + section,
+		"# Benchmarks\n" + upgradesBegin:    "",
+		upgradesEnd + upgradesBegin + "...": "",
+	} {
+		if got := upgrades(page); got != want {
+			t.Errorf("of the page\n%s\nis kept\n%s\nwant\n%s", page, got, want)
+		}
+	}
+}

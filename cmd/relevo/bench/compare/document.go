@@ -57,6 +57,25 @@ func document(o options, machine string, targets []*target, chosen []workload, r
 	return b.String()
 }
 
+// The marks around the section of the page that `make bench-upgrade` writes: cmd/relevo's upgrade_bench_test.go has them too.
+const (
+	upgradesBegin = "<!-- upgrades: from here on"
+	upgradesEnd   = "<!-- upgrades: up to here -->\n"
+)
+
+// upgrades is the section of an earlier page that is not written here, empty if there is none.
+func upgrades(page string) string {
+	begin := strings.Index(page, upgradesBegin)
+	if begin < 0 {
+		return ""
+	}
+	end := strings.Index(page[begin:], upgradesEnd)
+	if end < 0 {
+		return ""
+	}
+	return "\n" + page[begin:begin+end+len(upgradesEnd)]
+}
+
 // writeTable writes a row for each workload and target. Only with a baseline is there a column for it.
 func writeTable(b *strings.Builder, o options, targets []*target, chosen []workload, results []result) {
 	head, line := "", ""

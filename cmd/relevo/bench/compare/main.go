@@ -12,6 +12,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -118,7 +119,10 @@ func compare(ctx context.Context, o options) (err error) {
 	if o.out == "" {
 		_, err = os.Stdout.WriteString(page)
 	} else {
-		err = writeFile(o.out, []byte(page))
+		var before []byte
+		if before, err = os.ReadFile(o.out); err == nil || errors.Is(err, fs.ErrNotExist) {
+			err = writeFile(o.out, []byte(page+upgrades(string(before))))
+		}
 	}
 	return errors.Join(err, failed(results), failedBeside(beside))
 }

@@ -1,0 +1,315 @@
+//go:build linux
+
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
+
+// Upgrades under everything at once that a proxy is for, with real processes and clients that never connect again: no
+// connection may end, and each request comes to one right reply, and to its server once.
+
+// upgradesWanted is the variable that says how many upgrades there are to be, if not 10. `make torture` sets it.
+const upgradesWanted = "RELEVO_TEST_UPGRADES"
+
+func upgrades(t *testing.T) int {
+	t.Helper()
+	text := os.Getenv(upgradesWanted)
+	if text == "" {
+		return 10
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 3 {
+		t.Fatalf("%s is %q, want a number above 2", upgradesWanted, text)
+	}
+	return n
+}
+
+// connections is how many everything makes, those of visitors aside.
+const connections = 1000
+
+// everything is a thousand connections of every kind.
+func everything() []kind {
+	const kib = 1 << 10
+	list := []kind{
+		{name: "idle worker", count: 40, listener: "worker", every: 2 * time.Second},
+		{name: "idle unix", count: 40, listener: "unix", every: 2 * time.Second},
+		{name: "heartbeats", count: 50, listener: "client", every: 500 * time.Millisecond, beat: true},
+		{name: "closed", count: 10, listener: "client", every: 20 * time.Millisecond, inFlight: 8, size: 1000},
+		{name: "closed worker", count: 10, listener: "worker", every: 40 * time.Millisecond, inFlight: 4, size: 1000},
+		{name: "closed unix", count: 5, listener: "unix", every: 20 * time.Millisecond, inFlight: 4, size: 1000},
+		{name: "open", count: 50, listener: "client", every: 100 * time.Millisecond, inFlight: 4096},
+		{name: "late", count: 40, listener: "client", every: 200 * time.Millisecond, inFlight: 4, wait: time.Second},
+		{name: "very late", count: 40, listener: "client", every: 500 * time.Millisecond, inFlight: 4, wait: 5 * time.Second},
+		{name: "very late worker", count: 20, listener: "worker", every: 500 * time.Millisecond, inFlight: 2, wait: 5 * time.Second},
+		{name: "one-way", count: 20, listener: "client", every: 50 * time.Millisecond, oneway: true},
+		{name: "one-way worker", count: 5, listener: "worker", every: 50 * time.Millisecond, oneway: true},
+		{name: "slow reader", count: 4, listener: "client", service: "large", every: 10 * time.Millisecond, inFlight: 7, reply: 200 * kib, window: 64 * kib, rest: 6 * time.Millisecond},
+		{name: "cut", count: 20, listener: "client", every: time.Second, size: 600, pieces: 10, gap: 100 * time.Millisecond},
+		{name: "upload", count: 4, listener: "client", service: "upload", every: time.Second, size: 2048 * kib, pieces: 16, gap: 30 * time.Millisecond},
+		{name: "download", count: 2, listener: "client", service: "large", every: time.Second, reply: 2048 * kib},
+		{name: "delayed", count: 20, listener: "client", service: "delayed", every: 200 * time.Millisecond, inFlight: 2},
+		{name: "retried", count: 10, listener: "client", service: "retried", every: 100 * time.Millisecond},
+	}
+	idle := kind{name: "idle", service: "echo", count: connections, listener: "client", every: 4 * time.Second}
+	for i := range list {
+		idle.count -= list[i].count
+		if list[i].service == "" {
+			list[i].service = "echo"
+		}
+	}
+	return append(list, idle)
+}
+
+// uploaders is how many connections to its server the kind of client above may take: those of uploads are leased.
+const uploaders = 4
+
+// scene is a chain of proxies between servers and clients.
+type scene struct {
+	chain             *chain
+	crew              *crew
+	requests, oneways *ledger
+	servers           map[string]*keeper // by cluster
+	most              map[string]int64   // connections that each may get
+	visitor           kind
+}
+
+func newScene(t *testing.T) *scene {
+	t.Helper()
+	s := &scene{
+		requests: newLedger(), oneways: newLedger(), servers: map[string]*keeper{},
+		most: map[string]int64{"echo": 1, "large": 1, "retried": 1, "upload": uploaders},
+	}
+	for cluster := range s.most {
+		s.servers[cluster] = newKeeper(t, "127.0.0.1:0", s.requests, s.oneways, nil)
+	}
+	addresses := map[string]string{
+		"client": steadyAddress(t), "worker": steadyAddress(t), "unix": filepath.Join(t.TempDir(), "s"),
+	}
+	at := func(cluster string) string { return s.servers[cluster].address() }
+	s.chain = newChain(t, os.Args[0], patientUpgrades, fmt.Sprintf(`
+listeners:
+- {name: client, address: %q, protocol: bolt, read_timeout: 1m, write_timeout: 1m}
+- {name: worker, address: %q, protocol: bolt, forwarding: worker}
+- {name: unix, address: "unix:%s", protocol: bolt}
+routes:
+- name: rpc
+  rules:
+  - {match: {service: large}, cluster: large, timeout: 1m}
+  - {match: {service: upload}, cluster: upload, timeout: 1m}
+  - {match: {service: retried}, cluster: retried, timeout: 1m}
+  - {match: {service: delayed}, cluster: echo, timeout: 1m, filters: [{fault: {delay: {time: 300ms}}}]}
+  - {match: {service: echo}, cluster: echo, timeout: 1m}
+clusters:
+- {name: echo, protocol: bolt, endpoints: [{address: %q}]}
+- {name: large, protocol: bolt, endpoints: [{address: %q}]}
+- {name: upload, protocol: bolt, endpoints: [{address: %q}]}
+- {name: retried, protocol: bolt, endpoints: [{address: %q}, {address: %q}]}
+stop_timeout: 1m
+`, addresses["client"], addresses["worker"], addresses["unix"], at("echo"), at("large"), at("upload"), at("retried"), steadyAddress(t)))
+	s.crew = newCrew(t, addresses)
+	for _, k := range everything() {
+		s.crew.hire(k)
+	}
+	s.visitor = kind{name: "visitor", listener: "client", service: "echo", every: 100 * time.Millisecond}
+	for range 4 {
+		s.crew.visit(s.visitor)
+	}
+	return s
+}
+
+// warm waits until every kind of client has had a reply, so that every connection to a server is there.
+func (s *scene) warm(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for {
+		waiting := map[string]bool{}
+		for _, c := range s.crew.all() {
+			c.mu.Lock()
+			if c.answered > 0 || c.oneways > 0 {
+				waiting[c.kind.name] = false
+			} else if _, ok := waiting[c.kind.name]; !ok {
+				waiting[c.kind.name] = true
+			}
+			c.mu.Unlock()
+		}
+		maps.DeleteFunc(waiting, func(_ string, is bool) bool { return !is })
+		if len(waiting) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("no client of these kinds has got a reply yet: %v\n%v", slices.Sorted(maps.Keys(waiting)), s.crew.check(s.requests, s.oneways))
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// finish has all clients end, and goes through everybody's books.
+func (s *scene) finish(t *testing.T) {
+	t.Helper()
+	s.crew.end()
+	s.crew.arrived(s.oneways)
+	if err := s.crew.check(s.requests, s.oneways); err != nil {
+		t.Error(err)
+	}
+	for cluster, k := range s.servers {
+		accepted, gone, bad := k.accepted.Load(), k.gone.Load(), k.bad.Load()
+		if accepted > s.most[cluster] || gone > 0 || bad > 0 {
+			t.Errorf("the server of cluster %s got %d connections, of which %d ended, and %d frames that were not as sent; want at most %d, 0 and 0",
+				cluster, accepted, gone, bad, s.most[cluster])
+		}
+	}
+	a := s.crew.account()
+	t.Log(a)
+	if len(a.failures) > 0 {
+		return // then the proxy's books say the same once more
+	}
+	visits := uint64(0)
+	for _, c := range s.crew.all() {
+		if c.kind.name == s.visitor.name {
+			visits++
+		}
+	}
+	s.chain.until(t, func(m reading) error {
+		return errors.Join(
+			m.is(a.requests, "relevo_listener_requests_total", "kind=request"),
+			m.is(a.oneways, "relevo_listener_requests_total", "kind=oneway"),
+			m.is(a.beats, "relevo_listener_requests_total", "kind=heartbeat"),
+			m.is(a.requests, "relevo_listener_replies_total", "status="+wire.Success.String()),
+			m.is(a.requests, "relevo_listener_replies_total"),
+			m.is(uint64(a.connections), "relevo_listener_connections_total"),
+			m.is(uint64(a.connections)-visits, "relevo_listener_connections", "state=reading"),
+			m.is(0, "relevo_listener_connections", "state=gated"),
+			m.is(visits, "relevo_listener_closes_total"),
+			m.is(0, "relevo_listener_local_replies_total"),
+			m.is(0, "relevo_listener_dropped_total"),
+			m.is(0, "relevo_cluster_dropped_total"),
+			m.is(0, "relevo_endpoint_closes_total"),
+			m.is(0, "relevo_listener_in_flight"),
+			m.is(0, "relevo_endpoint_in_flight"),
+			m.is(0, "relevo_recovered_panics_total"),
+			m.is(a.requests+a.oneways, "relevo_route_requests_total"),
+		)
+	})
+}
+
+// is says so unless the series add up to want.
+func (m reading) is(want uint64, name string, labels ...string) error {
+	if got := m.sum(name, labels...); got != want {
+		return fmt.Errorf("%s%v is %d, want %d", name, labels, got, want)
+	}
+	return nil
+}
+
+// weight is what one generation takes of the machine: the least of several looks, since all of it comes and goes.
+type weight struct{ descriptors, goroutines, memory uint64 }
+
+// What a later generation may have more of: connections of visitors and of scrapes, workers, what the kernel gave late.
+const (
+	moreDescriptors = 16
+	moreGoroutines  = 64
+	moreMemory      = 64 << 20 // and half: with the race detector a process weighs hundreds of MiB, as it was loaded lately
+)
+
+func (s *scene) weight(t *testing.T) (w weight) {
+	t.Helper()
+	for i := range 5 {
+		m := s.chain.read(t)
+		now := weight{
+			m.sum("process_open_fds"), m.sum("go_goroutines") - min(m.sum("go_goroutines"), m.sum("relevo_workers")),
+			m.sum("process_resident_memory_bytes"),
+		}
+		if i == 0 {
+			w = now
+		}
+		w = weight{min(w.descriptors, now.descriptors), min(w.goroutines, now.goroutines), min(w.memory, now.memory)}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return w
+}
+
+func (w weight) within(base weight) error {
+	var errs []error
+	for _, c := range []struct {
+		what           string
+		is, was, slack uint64
+	}{
+		{"descriptors", w.descriptors, base.descriptors, moreDescriptors},
+		{"goroutines beside workers", w.goroutines, base.goroutines, moreGoroutines},
+		{"bytes of memory", w.memory, base.memory, base.memory/2 + moreMemory},
+	} {
+		if c.is > c.was+c.slack {
+			errs = append(errs, fmt.Errorf("the last generation has %d %s, the second had %d; want at most %d more", c.is, c.what, c.was, c.slack))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// The same without an upgrade: what fails here is not the upgrade's doing.
+func TestTortureWithoutUpgrades(t *testing.T) {
+	if canUpgrade && os.Getenv(upgradesWanted) == "" {
+		t.Skip("the upgrades are tried, and the time is better spent on them: `make torture` does both")
+	}
+	s := newScene(t)
+	s.warm(t)
+	before := s.chain.read(t)
+	base := s.weight(t)
+	time.Sleep(time.Second)
+	if err := errors.Join(s.chain.read(t).monotonic(before), s.weight(t).within(base)); err != nil {
+		t.Error(err)
+	}
+	s.finish(t)
+	s.crew.close()
+	s.chain.stop(t)
+}
+
+func TestTortureOfUpgrades(t *testing.T) {
+	if !canUpgrade {
+		t.Skip("this program cannot be upgraded yet")
+	}
+	n := upgrades(t)
+	s := newScene(t)
+	s.warm(t)
+	before := s.chain.read(t)
+	var base weight
+	var all upgraded // what was carried, all upgrades together, and the longest pause
+	for i := range n {
+		r := s.chain.upgrade(t)
+		if r.Carried.Downstreams < connections {
+			t.Errorf("upgrade %d carried %d client connections, want all %d", i+1, r.Carried.Downstreams, connections)
+		}
+		all.add(r)
+		if i == 0 {
+			base = s.weight(t)
+		}
+		if i%max(n/10, 1) != 0 {
+			continue
+		}
+		// With a thousand upgrades to go, nobody waits for the last of them to learn that the first went wrong.
+		m := s.chain.read(t)
+		if err := m.monotonic(before); err != nil {
+			t.Errorf("behind upgrade %d counters are less than before:\n%v", i+1, err)
+		}
+		before = m
+		if a := s.crew.account(); len(a.failures) > 0 || t.Failed() {
+			t.Errorf("behind upgrade %d", i+1)
+			break
+		}
+	}
+	if err := errors.Join(s.weight(t).within(base), all.some()); err != nil {
+		t.Error(err)
+	}
+	s.finish(t)
+	s.crew.close()
+	t.Logf("%d upgrades, the longest pause was %.3f s, and the slowest old process lived on for %v", n, all.Pause, s.chain.stop(t))
+}
