@@ -46,7 +46,7 @@ type generation struct {
 }
 
 // canUpgrade says whether this program can be upgraded. To be taken out, with the branches for false, once it can.
-const canUpgrade = false
+const canUpgrade = true
 
 // upgraded is what the proxy reports of an upgrade: runtime_dir/upgrade.json.
 type upgraded struct {

@@ -151,14 +151,14 @@ type Exchange struct {
 	Start      int64   `cbor:"7,keyasint,omitempty"`
 	Deadline   int64   `cbor:"8,keyasint,omitempty"`
 	Attempts   uint8   `cbor:"9,keyasint,omitempty"`
-	Target     uint32  `cbor:"11,keyasint,omitempty"` // 0: no rule has matched it yet
-	Label      uint32  `cbor:"12,keyasint,omitempty"`
-	Record     *Record `cbor:"13,keyasint,omitempty"`
-	Frame      []byte  `cbor:"14,keyasint,omitempty"` // of the request, or of the held reply
+	Target     uint32  `cbor:"10,keyasint,omitempty"` // 0: no rule has matched it yet
+	Label      uint32  `cbor:"11,keyasint,omitempty"`
+	Record     *Record `cbor:"12,keyasint,omitempty"`
+	Frame      []byte  `cbor:"13,keyasint,omitempty"` // of the request, or of the held reply
 	// Of a held reply.
-	Held       bool   `cbor:"15,keyasint,omitempty"`
-	Endpoint   string `cbor:"16,keyasint,omitempty"`
-	UpstreamID uint32 `cbor:"17,keyasint,omitempty"`
+	Held       bool   `cbor:"14,keyasint,omitempty"`
+	Endpoint   string `cbor:"15,keyasint,omitempty"`
+	UpstreamID uint32 `cbor:"16,keyasint,omitempty"`
 }
 
 // Target names a rule's target as the old process's configuration has it.
@@ -199,13 +199,12 @@ type Endpoint struct {
 
 // ListenerState is what is known of a listener beside its socket.
 type ListenerState struct {
-	Name     string `cbor:"1,keyasint,omitempty"`
-	Protocol string `cbor:"2,keyasint,omitempty"`
-	MaxFrame int    `cbor:"3,keyasint,omitempty"`
-	RX       uint64 `cbor:"4,keyasint,omitempty"` // bytes of connections that are gone
-	TX       uint64 `cbor:"5,keyasint,omitempty"`
-
-	MaxHeader int `cbor:"6,keyasint,omitempty"`
+	Name      string `cbor:"1,keyasint,omitempty"`
+	Protocol  string `cbor:"2,keyasint,omitempty"`
+	MaxFrame  int    `cbor:"3,keyasint,omitempty"`
+	MaxHeader int    `cbor:"4,keyasint,omitempty"`
+	RX        uint64 `cbor:"5,keyasint,omitempty"` // bytes of connections that are gone
+	TX        uint64 `cbor:"6,keyasint,omitempty"`
 }
 
 // Exchanges are exchanges that no connection's slots have, and what connections and slots refer to.

@@ -61,6 +61,7 @@ func forward(r, file string) error {
 	if err != nil {
 		return err
 	}
+	s.Start()
 	err = s.Run(ctx)
 	if r == roleStubborn {
 		return errors.New("not like this")
