@@ -73,7 +73,8 @@ func TestPortInUse(t *testing.T) {
 		"metrics":         goodConfig + fmt.Sprintf("metrics: {address: %q}\n", taken),
 		"admin":           goodConfig + fmt.Sprintf("admin: {address: %q}\n", taken),
 	} {
-		status, out, errOut := relevo(t, "", "run", "-c", fileWith(t, text))
+		p := spawn(t, "run", "-c", fileWith(t, text)) // a process can prepare upgrades once
+		status, out, errOut := p.status(t), p.out.String(), p.err.String()
 		if status != exitFailed || out != "" {
 			t.Errorf("%s: exit status %d and %q on stdout, want %d and nothing", what, status, out, exitFailed)
 		}
@@ -218,23 +219,6 @@ func TestQuitSignalWritesStacksAndGoesOn(t *testing.T) {
 	p.signal(t, syscall.SIGINT)
 	if status := p.status(t); status != exitDone {
 		t.Errorf("after SIGINT the exit status is %d, want %d", status, exitDone)
-	}
-}
-
-func TestHangupSignalIsLoggedAndGoesOn(t *testing.T) {
-	s := upstream(t, echo.Options{})
-	p, address := forward(t, s.Addr().String())
-	for i := range 2 {
-		p.signal(t, syscall.SIGHUP)
-		p.err.find(t, `(?:"msg":"SIGHUP: nothing to do[^\n]*\n(?s:.*)){`+fmt.Sprint(i+1)+`}`)
-		r, err := call.Do(t.Context(), call.Options{Addr: address, Timeout: patience})
-		if err != nil || r.Failed() {
-			t.Errorf("after SIGHUP a request got %+v, %v; want SUCCESS", r, err)
-		}
-	}
-	p.signal(t, syscall.SIGTERM)
-	if status := p.status(t); status != exitDone {
-		t.Errorf("after SIGTERM the exit status is %d, want %d", status, exitDone)
 	}
 }
 
