@@ -148,7 +148,11 @@ func (d *driver) moved(before, now oldState) {
 	if step := oldSteps[now]; step != "" {
 		d.report.Step = step
 	}
-	d.g.log.Info("upgrade", zap.Uint64("upgrade", d.report.ID), zap.Stringer("from", before), zap.Stringer("to", now))
+	id := d.report.ID
+	if now == oldPreflight {
+		id = d.g.Last().ID + 1
+	}
+	d.g.log.Info("upgrade", zap.Uint64("upgrade", id), zap.Stringer("from", before), zap.Stringer("to", now))
 }
 
 func (d *driver) do(a action) {
