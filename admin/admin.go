@@ -5,6 +5,9 @@
 // nothing and changes nothing. [Listen] opens an address, [Metrics] and [Admin] are what is behind the doors,
 // and a [Server] puts the two together within bounds of time, size and number.
 //
+// A door can change hands: another process makes a Server on the same listening socket, and the one that had it
+// leaves (see NewServer).
+//
 // Server.Run owns the goroutines here: one that accepts, and one a connection, which net/http starts. They
 // have ended, or their connections are closed, when Run returns.
 package admin
@@ -59,7 +62,7 @@ func Admin(reg *stats.Registry, state State, build BuildInfo, address string) ht
 // common returns what both doors have.
 func common(reg *stats.Registry, state State, build BuildInfo) []route {
 	return []route{
-		{"/metrics", "all metrics, in the text format of Prometheus", metrics(reg, build)},
+		{"/metrics", "all metrics, in the text format of Prometheus", whenCounted(state, metrics(reg, build))},
 		{"/healthz", "200 while the process answers", serveText(func(*http.Request) (int, string) { return http.StatusOK, "ok\n" })},
 		{"/readyz", "200 when ready, else 503; ?verbose lists the reasons", serveText(ready(state))},
 	}

@@ -34,6 +34,9 @@ type fakeState struct {
 	// Guarded by mu.
 	reasons []string
 	status  Status
+
+	// Static after New.
+	counted chan struct{} // nil, or closed by the test
 }
 
 func (s *fakeState) Ready() (bool, []string) {
@@ -47,6 +50,8 @@ func (s *fakeState) Status() Status {
 	defer s.mu.Unlock()
 	return s.status
 }
+
+func (s *fakeState) Counted() <-chan struct{} { return s.counted }
 
 func (s *fakeState) setReasons(reasons ...string) {
 	s.mu.Lock()

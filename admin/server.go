@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -38,16 +40,27 @@ var defaultLimits = limits{
 // Server is one door: a listener and what is behind it.
 type Server struct {
 	// Static after New.
-	listener net.Listener // bounded
+	socket   net.Listener // as given
+	listener *limitListener
 	file     socketFile
 	http     *http.Server
 	shutdown time.Duration
 	log      *zap.Logger
-	close    func() error // once
+	leaving  chan struct{} // closed by Leave
+	leave    func()        // once
+	remove   func() error  // the socket file, unless it is another process's; once, while the listener is open
+	close    func() error  // once
+
+	// Atomic.
+	left atomic.Bool // the socket file is another process's
 }
 
 // NewServer returns a server of handler on l, which belongs to the server from now on: Run or Close closes
 // it, and removes its socket file. Nothing is accepted before Run.
+//
+// l is from Listen, or from another process that had it from there: net.FileListener makes it from the
+// descriptor that SyscallConn gives there. A process that is not yet to have the socket file calls Leave
+// before Close.
 func NewServer(l net.Listener, handler http.Handler, log *zap.Logger) *Server {
 	return newServer(l, handler, log, defaultLimits)
 }
@@ -58,11 +71,16 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 	if err != nil {
 		panic(err) // only for a level that zap does not know
 	}
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // the file is removed here, or stays
+	}
 	s := &Server{
+		socket:   l,
 		listener: newLimitListener(l, lim.connections),
 		file:     socketFileOf(l),
 		shutdown: lim.shutdown,
 		log:      log,
+		leaving:  make(chan struct{}),
 		http: &http.Server{
 			Handler:                      limitBody(handler, lim.bodyBytes),
 			ReadHeaderTimeout:            lim.readHeader,
@@ -74,17 +92,32 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 			DisableGeneralOptionsHandler: true,
 		},
 	}
+	s.leave = sync.OnceFunc(func() {
+		s.left.Store(true)
+		close(s.leaving)
+	})
+	s.remove = sync.OnceValue(func() error {
+		if s.left.Load() {
+			return nil
+		}
+		return s.file.remove()
+	})
 	s.close = sync.OnceValue(func() error {
-		fileErr := s.file.remove() // while the listener is open
+		fileErr := s.remove()
 		return errors.Join(fileErr, s.http.Close(), s.listener.Close())
 	})
 	return s
 }
 
-// Run serves until ctx ends or Close is called, and returns nil then. When ctx ends, requests under way get
-// 2 s to finish; then their connections are closed. An error means that the listener broke. Run is
+// Run serves until ctx ends or Leave or Close is called, and returns nil then. When ctx ends, or at Leave, requests
+// under way get 2 s to finish; then their connections are closed. An error means that the listener broke. Run is
 // called once.
 func (s *Server) Run(ctx context.Context) error {
+	select {
+	case <-s.leaving: // nothing was accepted, and nothing is to be
+		return s.Close()
+	default:
+	}
 	served := make(chan error, 1)                      // never closed
 	go func() { served <- s.http.Serve(s.listener) }() // ends when the listener is closed, by Shutdown or Close
 	select {
@@ -95,24 +128,40 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		return closeErr
 	case <-ctx.Done():
+	case <-s.leaving:
 	}
-	fileErr := s.file.remove()
-	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.shutdown)
-	defer cancel()
-	if err := s.http.Shutdown(bound); err != nil {
-		s.log.Warn("closing connections with requests under way", zap.Error(err))
-	}
-	closeErr := s.Close()
+	// http.Server.Shutdown would drop a request that comes now on a connection that is open already.
+	fileErr := s.remove()
+	listenErr := s.listener.Close()
 	err := <-served
-	if errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		err = nil // it was told to stop, and says so
 	}
-	return errors.Join(fileErr, closeErr, err)
+	s.http.SetKeepAlivesEnabled(false) // closes who is idle now, and each of the others after its answer
+	if !s.listener.drained(s.shutdown) {
+		s.log.Warn("closing connections with requests under way")
+	}
+	return errors.Join(fileErr, listenErr, err, s.Close())
 }
 
 // Close closes the listener and every connection at once, and removes the socket file. It does not wait for
 // Run. Calling it again does nothing and returns the same.
 func (s *Server) Close() error { return s.close() }
+
+// Leave ends Run as the end of its context does, for the sake of a process that has the same socket: the socket file
+// stays, and so does who waits in the socket's queue. It does not wait for Run. After Leave, Close leaves the file too.
+// Calling it again does nothing.
+func (s *Server) Leave() { s.leave() }
+
+// SyscallConn gives the descriptor of the listening socket, for another process to have it too. Once that is closed, its
+// Control says so.
+func (s *Server) SyscallConn() (syscall.RawConn, error) {
+	c, ok := s.socket.(syscall.Conn)
+	if !ok {
+		return nil, fmt.Errorf("the listener on %s has no descriptor", s.socket.Addr())
+	}
+	return c.SyscallConn()
+}
 
 // limitBody answers 413 to a request that announces a body of more than n bytes, and ends reading there
 // for one that announces nothing.
@@ -160,6 +209,20 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	return &limitConn{Conn: c, free: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+// drained waits until the connections of a closed listener have been closed, and reports whether they were within d.
+func (l *limitListener) drained(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	for range cap(l.slots) {
+		select {
+		case l.slots <- struct{}{}: // whoever has all places knows that nobody else has one
+		case <-t.C:
+			return false
+		}
+	}
+	return true
 }
 
 // Close wakes Accept.

@@ -32,7 +32,7 @@ func TestDefaultLimitsReachTheServer(t *testing.T) {
 	if got, want := s.http.MaxHeaderBytes, 16384; got != want {
 		t.Errorf("headers may have %d bytes, want %d", got, want)
 	}
-	if got, want := cap(s.listener.(*limitListener).slots), 256; got != want {
+	if got, want := cap(s.listener.slots), 256; got != want {
 		t.Errorf("%d connections may be open, want %d", got, want)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// State is what the doors ask of the process. Both methods are called from any goroutine, at the pace of
+// State is what the doors ask of the process. Its methods are called from any goroutine, at the pace of
 // probes, and must not block.
 type State interface {
 	// Ready reports whether the configuration is loaded, all listeners accept and the process is not stopping.
@@ -14,6 +14,9 @@ type State interface {
 	Ready() (bool, []string)
 	// Status returns what the process is doing now. The caller owns the result.
 	Status() Status
+	// Counted is closed once the metrics are complete: what the process before this one has counted has arrived, or
+	// will not. nil says that they are.
+	Counted() <-chan struct{}
 }
 
 // Status is what a process is doing at one moment. Everything is in the order of the configuration.

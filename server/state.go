@@ -20,6 +20,9 @@ func (s *Server) Ready() (bool, []string) {
 	return len(missing) == 0, missing
 }
 
+// Counted implements admin.State: there is no process whose counters are to come.
+func (s *Server) Counted() <-chan struct{} { return nil }
+
 // Status implements admin.State.
 func (s *Server) Status() admin.Status {
 	road := s.road.Status()

@@ -31,20 +31,27 @@ func echoBolt() *cobra.Command {
 		Use:   "bolt",
 		Short: "Run a Bolt server that answers each request with its content",
 		Long: "Run a Bolt server for trials, which answers each request with its own content until it is\n" +
-			"interrupted. It prints its address, and the connections and requests that it has seen.",
+			"interrupted. It prints its address, and the connections and requests that it has seen.\n\n" +
+			"A request's header " + echo.DelayHeader + " says how long the reply to it takes, in place of --delay: 5s, 200ms,\n" +
+			"at most 1m. Heartbeats are answered at once.\n\n" +
+			"With --audit, one-way requests are told apart by the first 16 bytes of their content, the number of the\n" +
+			"request and that of the connection, as relevo bench bolt --oneway sends them: distinct are those that came,\n" +
+			"duplicate is what came again, unchecked what has no such bytes.",
 		Example: "  relevo echo bolt --listen 127.0.0.1:12221\n" +
 			"  relevo echo bolt --listen 127.0.0.1:0 --delay 50ms\n" +
-			"  relevo echo bolt --listen 127.0.0.1:12221 --status SERVER_EXCEPTION",
+			"  relevo echo bolt --listen 127.0.0.1:12221 --status SERVER_EXCEPTION\n" +
+			"  relevo echo bolt --listen 127.0.0.1:12221 --audit",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := echo.Options{}
 	status := boltStatus(wire.Success)
 	f := cmd.Flags()
 	f.StringVar(&o.Listen, "listen", "", "address to listen at, HOST:PORT; port 0 takes any")
-	f.DurationVar(&o.Delay, "delay", 0, "time from a request to its reply")
+	f.DurationVar(&o.Delay, "delay", 0, "time from a request to its reply; none for heartbeats")
 	f.Var(&status, "status", "of every reply, by name or number; other than SUCCESS without content")
 	f.IntVar(&o.CloseAfter, "close-after", 0, "close each connection after so many requests (default never)")
 	f.Float64Var(&o.NoReplyRate, "no-reply-rate", 0, "share of requests that get no reply, 0 to 1")
+	f.BoolVar(&o.Audit, "audit", false, "count the one-way requests that came once and those that came again")
 	require(cmd, "listen")
 	complete(cmd, "status", statusNames()...)
 	cmd.RunE = verb(func(cmd *cobra.Command) error {
@@ -114,6 +121,9 @@ func seen(n echo.Stats) string {
 	} {
 		if c.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", c.n, c.what))
+		}
+		if c.what == "one-way" && n.OnewaysDistinct+n.OnewaysDuplicate+n.OnewaysUnchecked > 0 {
+			parts = append(parts, fmt.Sprintf("of them %d distinct, %d duplicate, %d unchecked", n.OnewaysDistinct, n.OnewaysDuplicate, n.OnewaysUnchecked))
 		}
 	}
 	return strings.Join(parts, ", ")

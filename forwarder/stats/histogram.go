@@ -57,6 +57,14 @@ func (h *Histogram) Merge(l *Local) {
 	l.sum, l.touched = 0, 0
 }
 
+// add adds what another histogram has counted: in each bucket, and the sum in nanoseconds.
+func (h *Histogram) add(counts []uint64, sum uint64) {
+	for i, n := range counts {
+		h.counts[i].Add(n)
+	}
+	h.sum.Add(sum)
+}
+
 // Count returns the number of durations observed.
 func (h *Histogram) Count() uint64 {
 	_, n, _ := h.read()

@@ -1,6 +1,7 @@
 package stats
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -88,4 +89,19 @@ func (r *Ring) Records() (records []Record, total uint64) {
 	defer r.mu.Unlock()
 	records = append(records, r.records[r.next:]...)
 	return append(records, r.records[:r.next]...), r.total
+}
+
+// Restore puts records, oldest first, in front of those that are kept, as if they had been added before, and total of
+// them to the number of all. There is room for the newest only.
+func (r *Ring) Restore(records []Record, total uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.total += max(total, uint64(len(records)))
+	room := cap(r.records) - len(r.records)
+	records = slices.Clone(records[max(0, len(records)-room):])
+	for i := range records {
+		records[i].Clip()
+	}
+	// Where there is no room the ring may have wrapped, and stays as it is; else its oldest record is the first.
+	r.records = slices.Insert(r.records, 0, records...)
 }

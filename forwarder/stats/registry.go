@@ -51,7 +51,8 @@ type family struct {
 	desc   *prometheus.Desc
 
 	// Guarded by the registry's mu.
-	series map[string]*series // by key(values)
+	series   map[string]*series // by key(values)
+	imported bool               // only Import has asked for it so far
 }
 
 // series is one metric. Exactly one of the four is set.
@@ -64,6 +65,7 @@ type series struct {
 	gauge     *Gauge
 	histogram *Histogram
 	fn        func() float64
+	imported  bool // only Import has asked for it so far
 }
 
 // NewRegistry returns a registry without metrics.
@@ -156,19 +158,20 @@ func (f *family) has(s *series, labels []Label) bool {
 }
 
 // lookup returns the series, new and with no source if there was none. The caller holds mu. It panics when
-// the name is known with another kind, help, label names, or sort of source (a function, or a handle).
+// the name is known with another kind, help, label names, or sort of source (a function, or a handle). What only
+// Import has asked for gives way: a release may name things differently from the one before.
 func (r *Registry) lookup(k kind, function bool, name, help string, labels []Label) *series {
-	labels = slices.Clone(labels)
-	slices.SortFunc(labels, func(a, b Label) int { return cmp.Compare(a.Name, b.Name) })
-	names, values := make([]string, len(labels)), make([]string, len(labels))
-	for i, l := range labels {
-		names[i], values[i] = l.Name, printable(l.Value)
-	}
+	names, values := split(labels)
 	f := r.families[name]
-	if f == nil {
+	if f == nil || f.imported && !f.is(k, help, names) {
+		was := f
 		f = newFamily(k, name, help, names)
+		if was != nil && was.is(k, was.help, names) { // in other words
+			f.series = was.series
+		}
 		r.families[name] = f
 	}
+	f.imported = false
 	switch {
 	case f.kind != k:
 		panic(fmt.Sprintf("stats: %s is a %v, asked for as a %v", name, f.kind, k))
@@ -179,36 +182,61 @@ func (r *Registry) lookup(k kind, function bool, name, help string, labels []Lab
 	}
 	id := key(values)
 	s := f.series[id]
-	if s == nil {
+	if s == nil || s.imported && function {
 		s = &series{values: values}
 		f.series[id] = s
 	} else if (s.fn != nil) != function {
 		panic(fmt.Sprintf("stats: %s%q is asked for as a function and as a handle", name, values))
 	}
+	s.imported = false
 	return s
+}
+
+// split returns the names of labels, sorted, and in the same order their values as they are shown.
+func split(labels []Label) (names, values []string) {
+	labels = slices.Clone(labels)
+	slices.SortFunc(labels, func(a, b Label) int { return cmp.Compare(a.Name, b.Name) })
+	names, values = make([]string, len(labels)), make([]string, len(labels))
+	for i, l := range labels {
+		names[i], values[i] = l.Name, printable(l.Value)
+	}
+	return names, values
+}
+
+// is says whether the family is what asking for this gives.
+func (f *family) is(k kind, help string, labels []string) bool {
+	return f.kind == k && f.help == help && slices.Equal(f.labels, labels)
 }
 
 // newFamily panics when a name or the help is not what Prometheus takes.
 func newFamily(k kind, name, help string, labels []string) *family {
-	if !isName(name) {
-		panic(fmt.Sprintf("stats: %q is not a metric name", name))
-	}
-	if help == "" {
-		panic(fmt.Sprintf("stats: %s has no help", name))
-	}
-	for i, l := range labels {
-		switch {
-		case !isName(l) || strings.HasPrefix(l, "__") || k == kindHistogram && l == "le":
-			panic(fmt.Sprintf("stats: %s: %q is not a label name", name, l))
-		case i > 0 && labels[i-1] == l:
-			panic(fmt.Sprintf("stats: %s has the label %q twice", name, l))
-		}
+	if err := checkFamily(k, name, help, labels); err != nil {
+		panic(err.Error())
 	}
 	return &family{
 		name: name, help: help, kind: k, labels: labels,
 		desc:   prometheus.NewDesc(name, help, labels, nil),
 		series: make(map[string]*series),
 	}
+}
+
+// checkFamily refuses a name or help that is not what Prometheus takes.
+func checkFamily(k kind, name, help string, labels []string) error {
+	if !isName(name) {
+		return fmt.Errorf("stats: %q is not a metric name", name)
+	}
+	if help == "" {
+		return fmt.Errorf("stats: %s has no help", name)
+	}
+	for i, l := range labels {
+		switch {
+		case !isName(l) || strings.HasPrefix(l, "__") || k == kindHistogram && l == "le":
+			return fmt.Errorf("stats: %s: %q is not a label name", name, l)
+		case i > 0 && labels[i-1] == l:
+			return fmt.Errorf("stats: %s has the label %q twice", name, l)
+		}
+	}
+	return nil
 }
 
 func isName(s string) bool {

@@ -32,10 +32,26 @@ func checkLogPath(p string) error {
 	case !strings.HasPrefix(p, "/"):
 		return fmt.Errorf("%s is neither %s nor %s nor an absolute path%s", quote(p), PathStderr, PathJournal,
 			didYouMean(p, []string{PathStderr, PathJournal}))
+	default:
+		return checkPath(p, "file")
+	}
+}
+
+// checkFolder refuses what cannot be the absolute path of a folder.
+func checkFolder(p string) error {
+	if !strings.HasPrefix(p, "/") {
+		return fmt.Errorf("%s is neither an absolute path nor %s", quote(p), none)
+	}
+	return checkPath(p, "folder")
+}
+
+// checkPath refuses an absolute path that could be written shorter or that the kernel does not take.
+func checkPath(p, what string) error {
+	switch {
 	case path.Clean(p) != p || p == "/":
-		return fmt.Errorf("%s is not the plain path of a file", quote(p))
+		return fmt.Errorf("%s is not the plain path of a %s", quote(p), what)
 	case len(p) > maxPath:
-		return fmt.Errorf("the file's path has %d bytes; the kernel takes %d", len(p), maxPath)
+		return fmt.Errorf("the %s's path has %d bytes; the kernel takes %d", what, len(p), maxPath)
 	case strings.ContainsRune(p, 0):
 		return fmt.Errorf("%s holds a zero byte", quote(p))
 	}

@@ -28,7 +28,11 @@ type Config struct {
 	MaxBuffered *Size `json:"max_buffered,omitempty" min:"1MiB" max:"1TiB"`
 	// Workers bounds the workers, which carry the exchanges that may block.
 	Workers Workers `json:"workers"`
-	Log     Log     `json:"log"`
+	// Upgrade bounds the hand-over to another process.
+	Upgrade Upgrade `json:"upgrade"`
+	// RuntimeDir is the absolute path of a folder; see RuntimeFolder.
+	RuntimeDir string `json:"runtime_dir,omitempty" form:"folder" cfg:"none"`
+	Log        Log    `json:"log"`
 	// AccessLog is the log of exchanges; nil means that there is none.
 	AccessLog *AccessLog `json:"access_log,omitempty"`
 }

@@ -144,6 +144,7 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 		}},
 		StopTimeout: Duration(30 * time.Second), MaxTimeout: Duration(10 * time.Minute),
 		Workers: Workers{Queue: 1024, Overflow: OverflowQueue},
+		Upgrade: Upgrade{Duration(30 * time.Second), Duration(2 * time.Second), Duration(time.Minute)},
 		Log:     Log{Level: LevelInfo, Format: FormatJSON},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {

@@ -49,6 +49,7 @@ var sections = map[reflect.Type]string{
 	reflect.TypeFor[Abort]():            "### filters: fault, abort",
 	reflect.TypeFor[RateLimitFilter]():  "### filters: rate_limit",
 	reflect.TypeFor[Workers]():          "## workers",
+	reflect.TypeFor[Upgrade]():          "## upgrade",
 	reflect.TypeFor[AccessLog]():        "## access_log",
 }
 
@@ -66,6 +67,8 @@ var derived = map[string]string{
 	"### routes[].rules retry":           "its fields'",
 
 	"## The top level workers":          "its fields'",
+	"## The top level upgrade":          "its fields'",
+	"## The top level runtime_dir":      "absent: `$RUNTIME_DIRECTORY`",
 	"## The top level access_log":       "absent: no access log",
 	"## listeners connection_filters":   "absent: none",
 	"## listeners filters":              "absent: none",

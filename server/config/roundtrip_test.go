@@ -200,6 +200,8 @@ func (d *drawer) text(f *field) string {
 		return rapid.SampledFrom([]string{"on", "<<", "~", "\t", "a"}).Draw(d.t, f.name) + fmt.Sprint(d.drawn)
 	case f.form == "log":
 		return rapid.SampledFrom([]string{PathStderr, PathJournal, "/a", "/var/log/~/{x}: #"}).Draw(d.t, f.name)
+	case f.form == "folder":
+		return rapid.SampledFrom([]string{none, "/a", "/run/~/{x}: #"}).Draw(d.t, f.name)
 	case f.form == "template":
 		return rapid.SampledFrom([]string{"{time}", " {id}{id} # ", "\t{total}: ~", "on {rpc}"}).Draw(d.t, f.name)
 	case f.form == "name":

@@ -222,6 +222,7 @@ func (v *validator) text(p place, f *field, value reflect.Value) {
 		if !slices.Contains(f.oneOf, text) {
 			v.report.add(p, "%s is not one of %s%s", quote(text), strings.Join(f.oneOf, ", "), didYouMean(text, f.oneOf))
 		}
+	case f.none && text == none:
 	case f.form == "name":
 		if !validName(text) {
 			v.report.add(p, "%s is not a name: 1 to %d of the characters A-Z a-z 0-9 . _ -", quote(text), maxName)
@@ -245,6 +246,8 @@ func checkForm(text, form string) error {
 		return checkLogPath(text)
 	case "template":
 		return checkTemplate(text)
+	case "folder":
+		return checkFolder(text)
 	default:
 		return checkAddress(Address(text), form)
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,21 +33,23 @@ type conn struct {
 	raw    syscall.RawConn // nil where the socket has none: writes then always go through nc
 	number uint64          // which connection, from 1
 	try    func(fd uintptr) bool
-	line   *delayLine // nil without a delay
+	line   *delayLine
 
 	// Owned by the read loop.
 	in         []byte
-	start, end int // the unread part of in
-	out        []byte
-	requests   uint64 // all that came on this connection, one-way ones included
+	start, end int       // the unread part of in
+	out        []byte    // replies that are due
+	late       []delayed // replies that are not, in the order of their requests
+	requests   uint64    // all that came on this connection, one-way ones included
 	count      batch
 	m          wire.Message
 	reply      bolt.Response
 
-	// Owned by the writer: the read loop, or the delay line's goroutine.
-	tryBuf []byte
-	tryN   int
-	tryErr error
+	// Guarded by writing, which the read loop and the delay line take to write.
+	writing sync.Mutex
+	tryBuf  []byte
+	tryN    int
+	tryErr  error
 }
 
 // batch is what one read brought, counted here and added to the server's totals once.
@@ -62,32 +65,23 @@ func newConn(s *Server, nc *net.TCPConn, number uint64) *conn {
 		return true
 	}
 	c.reply.Status = s.opts.Status
-	if s.opts.Delay > 0 {
-		c.line = newDelayLine(c)
-	}
+	c.line = newDelayLine(c)
 	return c
 }
 
 // abort closes the connection, from any goroutine: reads, writes and waits end soon.
 func (c *conn) abort() {
 	_ = c.nc.Close()
-	if c.line != nil {
-		c.line.shut(net.ErrClosed)
-	}
+	c.line.shut(net.ErrClosed)
 }
 
 // serve is the read loop. It returns once the connection is of no more use, and its delay line has ended.
 func (c *conn) serve() {
-	if c.line != nil {
-		c.line.wg.Go(c.line.run) // ends when the line is shut or a write fails
-	}
 	err := c.readLoop()
-	if c.line != nil {
-		c.line.shut(err)
-		c.line.wg.Wait()
-		if broken := c.line.broken(); broken != nil {
-			err = broken
-		}
+	c.line.shut(err)
+	c.line.wg.Wait()
+	if broken := c.line.broken(); broken != nil {
+		err = broken
 	}
 	var bad *wire.DecodeError
 	switch {
@@ -147,11 +141,14 @@ func (c *conn) answerOne() error {
 		c.count.requests++
 		if c.s.noReply > 0 && hash(c.s.opts.Seed, c.number, c.requests) < c.s.noReply {
 			c.count.unanswered++
-		} else if err := c.appendReply(); err != nil {
+		} else if err := c.answerRequest(); err != nil {
 			return err
 		}
 	case wire.Oneway:
 		c.count.oneways++
+		if c.s.audit != nil {
+			c.s.audit.see(c.m.Content())
+		}
 	case wire.Heartbeat:
 		c.count.heartbeats++
 		c.out = bolt.Codec{}.AppendReply(c.out, c.m.Tag, c.m.ID, wire.Success)
@@ -167,16 +164,29 @@ func (c *conn) answerOne() error {
 	return nil
 }
 
-func (c *conn) appendReply() (err error) {
+// answerRequest puts the reply where it waits until it is due.
+func (c *conn) answerRequest() (err error) {
+	delay := delayOf(&c.m, c.s.opts.Delay)
+	if delay <= 0 {
+		c.out, err = c.appendReply(c.out)
+		return err
+	}
+	if n := len(c.late); n == 0 || c.late[n-1].delay != delay {
+		c.late = append(c.late, delayed{delay: delay, replies: c.line.buffer()})
+	}
+	last := &c.late[len(c.late)-1]
+	last.replies, err = c.appendReply(last.replies)
+	return err
+}
+
+func (c *conn) appendReply(dst []byte) ([]byte, error) {
 	r := &c.reply
 	if r.Status != wire.Success {
-		c.out = bolt.Codec{}.AppendReply(c.out, c.m.Tag, c.m.ID, r.Status)
-		return nil
+		return bolt.Codec{}.AppendReply(dst, c.m.Tag, c.m.ID, r.Status), nil
 	}
 	r.Version, r.Codec, r.ID = bolt.VersionOf(&c.m), bolt.CodecOf(&c.m), c.m.ID
 	r.Class, r.Content = bolt.ClassResponse, c.m.Content()
-	c.out, err = r.Append(c.out)
-	return err
+	return r.Append(dst)
 }
 
 // hash is a number that only the seed, the connection and the request decide: SplitMix64's output function.
@@ -201,25 +211,35 @@ func (c *conn) countBatch() {
 	*b = batch{}
 }
 
-// send writes the replies built so far, or hands them to the delay line.
+// send writes the replies that are due, then hands the others to the delay line, where it may wait for room.
 func (c *conn) send() error {
-	if len(c.out) == 0 {
-		return nil
+	var now time.Time
+	if len(c.late) > 0 {
+		now = time.Now()
 	}
-	var err error
-	if c.line != nil {
-		c.out, err = c.line.put(c.out)
-	} else {
-		err = c.write(c.out)
-		c.out = trim(c.out)
+	if len(c.out) > 0 {
+		err := c.write(c.out)
+		c.out = trim(c.out)[:0]
+		if err != nil {
+			return err
+		}
 	}
-	c.out = c.out[:0]
-	return err
+	for _, d := range c.late {
+		d.due = now.Add(d.delay)
+		if err := c.line.add(d); err != nil {
+			return err
+		}
+	}
+	clear(c.late)
+	c.late = c.late[:0]
+	return nil
 }
 
 // write writes all of b. It tries without a deadline first, because setting one costs more than all else a
-// small batch needs. It belongs to whoever is the connection's only writer.
+// small batch needs.
 func (c *conn) write(b []byte) error {
+	c.writing.Lock()
+	defer c.writing.Unlock()
 	n := 0
 	if c.raw != nil {
 		c.tryBuf = b

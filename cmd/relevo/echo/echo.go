@@ -2,8 +2,8 @@
 // trials, tests and benchmarks. It can be slow, fail, forget replies and close connections, on request.
 //
 // It is no model of a real server: it decodes no payload and has no worker pool. Without a delay each
-// connection is one goroutine that reads what there is, builds all replies and writes them once; with one, a
-// second goroutine writes them when they are due. Run starts both and waits for them.
+// connection is one goroutine that reads what there is, builds all replies and writes them once; where replies are
+// delayed, a second goroutine writes them when they are due. Run starts both and waits for them.
 package echo
 
 import (
@@ -30,11 +30,12 @@ const (
 type Options struct {
 	Listen string // host:port, TCP; port 0 takes any
 
-	Delay       time.Duration // from a request's arrival to its reply
+	Delay       time.Duration // from a request's arrival to its reply, unless DelayHeader says otherwise
 	Status      wire.Status   // of every reply; with another one than Success replies are empty
 	CloseAfter  int           // close each connection after so many requests, one-way ones included; 0 never
 	NoReplyRate float64       // the share of requests that get no answer, 0 to 1
 	Seed        uint64        // which ones those are
+	Audit       bool          // tell one-way requests apart by the stamps that begin their contents
 
 	Log io.Writer // gets a line for each connection closed because of its input; nil for none
 }
@@ -63,6 +64,12 @@ type Stats struct {
 	Requests   uint64 `json:"requests"`   // that want a reply
 	Unanswered uint64 `json:"unanswered"` // of those, left without one on purpose
 	Oneways    uint64 `json:"oneways"`
+	// With Options.Audit, of the one-way requests: those with a stamp that had not been seen, those with one that had,
+	// and those without one or for whose stamp there was no room.
+	OnewaysDistinct  uint64 `json:"oneways_distinct"`
+	OnewaysDuplicate uint64 `json:"oneways_duplicate"`
+	OnewaysUnchecked uint64 `json:"oneways_unchecked"`
+
 	Heartbeats uint64 `json:"heartbeats"`
 	Ignored    uint64 `json:"ignored"`   // frames that are nothing to a server: replies, acks, GoAway
 	Malformed  uint64 `json:"malformed"` // connections closed because of their input
@@ -78,6 +85,7 @@ type Server struct {
 	listener *net.TCPListener
 	noReply  uint64        // a request whose hash is below this gets no answer
 	patience time.Duration // for a client that does not read
+	audit    *audit        // nil: none
 
 	// Atomic.
 	accepted, requests, unanswered, oneways, heartbeats atomic.Uint64
@@ -102,6 +110,9 @@ func Listen(o Options) (*Server, error) {
 		return nil, fmt.Errorf("echo server: %w", err)
 	}
 	s := &Server{opts: o, listener: l.(*net.TCPListener), patience: writeTimeout, conns: make(map[*conn]struct{})}
+	if o.Audit {
+		s.audit = newAudit()
+	}
 	if o.NoReplyRate >= 1 {
 		s.noReply = math.MaxUint64
 	} else {
@@ -204,12 +215,16 @@ func (s *Server) Close() error {
 
 // Stats may be called at any time, by any goroutine.
 func (s *Server) Stats() Stats {
-	return Stats{
+	n := Stats{
 		Accepted: s.accepted.Load(), Open: s.open.Load(), Requests: s.requests.Load(),
 		Unanswered: s.unanswered.Load(), Oneways: s.oneways.Load(), Heartbeats: s.heartbeats.Load(),
 		Ignored: s.ignored.Load(), Malformed: s.malformed.Load(), Stalled: s.stalled.Load(),
 		BytesIn: s.bytesIn.Load(), BytesOut: s.bytesOut.Load(),
 	}
+	if s.audit != nil {
+		s.audit.addTo(&n)
+	}
+	return n
 }
 
 // report prints why a connection was closed.

@@ -1,0 +1,34 @@
+package config
+
+import "strings"
+
+// Upgrade bounds what a process does when another takes over from it.
+type Upgrade struct {
+	// ReadyTimeout is how long the new process may take until it is ready for the hand-over.
+	ReadyTimeout Duration `json:"ready_timeout" default:"30s" min:"1s" max:"10m"`
+	// HandoverTimeout bounds the hand-over itself, in which nothing is forwarded.
+	HandoverTimeout Duration `json:"handover_timeout" default:"2s" min:"100ms" max:"30s"`
+	// DrainTimeout is how long the old process keeps what cannot be handed over. Zero keeps it no longer.
+	DrainTimeout Duration `json:"drain_timeout" default:"60s" min:"0s" max:"1h"`
+}
+
+// RuntimeVariable is the environment variable in which systemd names the folders of RuntimeDirectory=.
+const RuntimeVariable = "RUNTIME_DIRECTORY"
+
+// RuntimeFolder is the folder for what is of use only while the process runs, "" for none: RuntimeDir, or where that
+// says nothing the first of the folders in environment, which is what RuntimeVariable holds. The caller reads the
+// variable, so that a tree says the same wherever it is loaded.
+func (c *Config) RuntimeFolder(environment string) string {
+	switch c.RuntimeDir {
+	case none:
+		return ""
+	case "":
+		first, _, _ := strings.Cut(environment, ":")
+		if checkFolder(first) != nil {
+			return ""
+		}
+		return first
+	default:
+		return c.RuntimeDir
+	}
+}
