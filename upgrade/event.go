@@ -74,6 +74,7 @@ const (
 	doEnd       // say END with counts
 	doCommit    // say COMMIT
 	doKill      // SIGKILL
+	doHangUp    // end the socket, behind all that the child has said
 	doResume    // open the gates again
 	doArm       // start timer in place of the one that runs; timerNone: stop it
 	doLetStop   // the owner, this process, stops as it does without upgrades

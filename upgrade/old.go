@@ -144,7 +144,7 @@ func (o *oldSide) note(e event) {
 		}
 	case evTimer:
 		if e.timer == timerReap { // killed, and yet it does not end: it will not run another instruction
-			o.child, o.gone = false, true
+			o.child = false
 		}
 	}
 	if o.ready && o.gone {
@@ -375,6 +375,9 @@ func (o *oldSide) judging(e event) []action {
 	if e.kind == evMessage && e.message == handoff.KindStarted {
 		o.started = true
 	}
+	if e.kind == evTimer && e.timer == timerReap && !o.gone {
+		return []action{{kind: doHangUp}} // what it has said is still to be read
+	}
 	return o.judged()
 }
 
@@ -382,7 +385,7 @@ func (o *oldSide) judged() []action {
 	switch {
 	case o.child || !o.gone:
 		return nil
-	case o.started || o.ready: // ready is said behind STARTED only
+	case o.started:
 		return o.exit(1, Failed, o.step, o.reason)
 	}
 	o.become(oldRolling)
