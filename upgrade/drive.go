@@ -257,7 +257,7 @@ func (d *driver) errand(work func(ctx context.Context) (handoff.Counts, error)) 
 	a.wg.Go(func() { // ends with its work, which ends with ctx; attempt.end waits for it
 		defer cancel()
 		counts, err := work(ctx)
-		d.post(a, event{kind: evDone, counts: counts, reason: textOf(err)})
+		d.post(a, event{kind: evDone, counts: counts, dead: died(err), reason: textOf(err)})
 	})
 }
 

@@ -190,7 +190,7 @@ func (w world) oldEdges(add func(string, bool, ...world)) {
 func (w world) errandEdges(add func(string, bool, ...world)) {
 	done := w
 	done.errand, done.canceled = 0, false
-	good, bad := event{kind: evDone}, event{kind: evDone, reason: "it failed"}
+	good, bad := event{kind: evDone}, event{kind: evDone, dead: w.flip == flipHungUp, reason: "it failed"}
 	reaches := w.process != unborn
 	switch w.errand {
 	case doStart:
@@ -427,6 +427,9 @@ func (w world) newStep(e event) []world {
 	whole := w.next.state == newAnswering || w.next.state == newPrepared || w.next.state == newStarting
 	if whole && worlds[0].next.state == newLeft && !w.oldAlive && e.message != handoff.KindAbort && (e.kind != evMute || e.dead) {
 		panic("the new process leaves with the whole state, and the old one is dead")
+	}
+	if w.next.state > newListening && worlds[0].next.state == newLeft && e.dead {
+		panic("the new process leaves with the listeners, and the old one is dead")
 	}
 	for _, a := range do {
 		var after []world

@@ -82,7 +82,7 @@ type oldSide struct {
 	ready   bool // tableflip says ready, so the child's end is seen as the end of the socket and nowhere else
 	gone    bool // nothing more comes from the child
 	started bool // STARTED has come, too late
-	mute    bool // something could not be said: if the child's end is the cause, that is the better reason
+	mute    bool // something could not be said because the child has ended: why it did is the better reason
 	counts  handoff.Counts
 	step    string // where it went wrong, while it is judged or rolled back
 	reason  string
@@ -198,7 +198,7 @@ func (o *oldSide) undoable(e event) []action {
 		}
 		return o.rollBack(because("the new process is not understood", e.reason))
 	case evMute:
-		o.mute = true
+		o.mute = e.dead
 		return o.rollBack(because("the new process does not listen", e.reason))
 	case evReady:
 		return o.rollBack("the new process says that it is ready, and owns nothing")
@@ -226,7 +226,7 @@ func (o *oldSide) overdue(t timer) []action {
 
 func (o *oldSide) errandDone(e event) []action {
 	if e.reason != "" && o.state != oldSettling { // where too much is buffered, it takes longer: no reason to stay
-		o.mute = o.state == oldSending || o.state == oldStarting
+		o.mute = e.dead
 		return o.rollBack(e.reason)
 	}
 	switch o.state {
@@ -298,14 +298,14 @@ func (o *oldSide) rollBack(reason string) []action {
 	return append(do, o.rolled()...)
 }
 
-// rolling waits for the end of the child and of what runs. A child that ends by itself may have the better reason.
+// rolling waits for the end of the child and of what runs.
 func (o *oldSide) rolling(e event) []action {
 	switch {
-	case o.stop:
+	case !o.mute:
 	case e.kind == evMessage && e.message == handoff.KindFailed:
 		o.reason, o.mute = because("the new process gave up", e.reason), false
-	case e.kind == evExited && o.mute:
-		o.reason = because("the new process ended", e.reason)
+	case e.kind == evExited:
+		o.reason, o.mute = because("the new process ended", e.reason), false
 	}
 	return o.rolled()
 }
