@@ -571,7 +571,12 @@ func TestLingerWatchesTheOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.end()
-		r.during["new.counters"] = func() { go r.once.Do(func() { close(r.killed) }) }
+		r.during["new.counters"] = func() {
+			go func() { // ends by itself
+				time.Sleep(10 * time.Millisecond) // the report is final by then
+				r.once.Do(func() { close(r.killed) })
+			}()
+		}
 		if end := r.run(); end.Owner || end.Status != 1 || time.Since(r.begun) > 100*time.Millisecond {
 			t.Errorf("Run ended after %v with %+v, want at once and status 1", time.Since(r.begun), end)
 		}

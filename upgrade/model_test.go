@@ -212,6 +212,7 @@ func (w world) errandEdges(add func(string, bool, ...world)) {
 		done.toNew += string(rune(byteCounters))
 		add("the farewell is said", false, done.oldStep(good)...)
 		return
+	default:
 	}
 	if w.errand != doPreflight || !w.spent {
 		add(fmt.Sprintf("errand %d succeeds", w.errand), false, done.oldStep(good)...)
@@ -343,6 +344,7 @@ func (w world) oldStep(e event) []world {
 			aborted = i
 		case doKill:
 			killed = i
+		default:
 		}
 		var after []world
 		for _, x := range worlds {
@@ -416,6 +418,7 @@ func (w world) oldDo(a action) []world {
 		if a.status == 0 && !w.said {
 			panic("the old process leaves although the new one has never said STARTED")
 		}
+	default:
 	}
 	return []world{w}
 }
@@ -468,6 +471,7 @@ func (w world) newDo(a action) []world {
 			panic("the new process opens its gates before it has said STARTED")
 		}
 		w.nextOpen, w.owned, w.ready = true, true, true
+	default:
 	}
 	return []world{w}
 }

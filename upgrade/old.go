@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/relevo-proxy/relevo/upgrade/handoff"
 )
@@ -90,13 +91,10 @@ type oldSide struct {
 
 // become is the one place that assigns state.
 func (o *oldSide) become(next oldState) {
-	for _, legal := range oldMoves[o.state] {
-		if legal == next {
-			o.state = next
-			return
-		}
+	if !slices.Contains(oldMoves[o.state], next) {
+		panic(fmt.Sprintf("upgrade: the old side went from %v to %v", o.state, next))
 	}
-	panic(fmt.Sprintf("upgrade: the old side went from %v to %v", o.state, next))
+	o.state = next
 }
 
 // Step takes one event and says what to do, in this order. Events that mean nothing in a state are passed over.
@@ -139,13 +137,11 @@ func (o *oldSide) note(e event) {
 		o.ready = true
 	case evGone:
 		o.gone = true
-		if o.ready {
-			o.child = false
-		}
 	case evTimer:
 		if e.timer == timerReap { // killed, and yet it does not end: it will not run another instruction
 			o.child = false
 		}
+	default:
 	}
 	if o.ready && o.gone {
 		o.child = false
@@ -153,16 +149,17 @@ func (o *oldSide) note(e event) {
 }
 
 func (o *oldSide) idle(e event) []action {
-	switch {
-	case e.kind == evStop:
+	switch e.kind {
+	case evStop:
 		o.become(oldStopped)
 		return []action{{kind: doLetStop}}
-	case e.kind == evAsked:
+	case evAsked:
 		*o = oldSide{state: oldIdle, busy: true}
 		o.become(oldPreflight)
 		return []action{{kind: doReport, outcome: Running}, {kind: doPreflight}}
+	default:
+		return nil
 	}
-	return nil
 }
 
 func (o *oldSide) preflight(e event) []action {
@@ -208,6 +205,7 @@ func (o *oldSide) undoable(e event) []action {
 		return o.errandDone(e)
 	case evMessage:
 		return o.heard(e)
+	case evAsked: // noted
 	}
 	return nil
 }
@@ -247,6 +245,7 @@ func (o *oldSide) errandDone(e event) []action {
 		o.become(oldPreparing)
 		o.counts = e.counts
 		return []action{{kind: doEnd, counts: e.counts}}
+	default:
 	}
 	return nil
 }

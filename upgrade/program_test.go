@@ -59,7 +59,6 @@ func checkProgram(dir string) int {
 type lineServer struct {
 	listener *net.TCPListener
 	fail     string
-	stuck    []string
 
 	mu     sync.Mutex
 	conns  map[*net.TCPConn]bool

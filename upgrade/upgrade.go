@@ -79,7 +79,6 @@ type Generation struct {
 	// Guarded by mu.
 	last    Report
 	running *attempt // what Close has to end, after a hand-over
-	ended   bool
 }
 
 // New makes the Generation of this process: of a fresh one, or of an heir. It must be called before the process changes

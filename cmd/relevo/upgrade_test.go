@@ -104,16 +104,23 @@ func TestUpgradeSaysWhatHappened(t *testing.T) {
 		out, errOut string
 	}{
 		{
-			"done", []string{reportLine(t, running), reportLine(t, done)}, nil, exitDone,
+			"done",
+			[]string{reportLine(t, running), reportLine(t, done)},
+			nil, exitDone,
 			"upgrade 1: done: pid 10 (v1) to pid 11 (v2), pause 12.3ms, 3 connections and 5 requests carried\n", "",
 		},
 		{
-			"undone", []string{reportLine(t, running), reportLine(t, undone)}, nil, exitFailed,
+			"undone",
+			[]string{reportLine(t, running), reportLine(t, undone)},
+			nil, exitFailed,
 			"", "relevo: upgrade 1: rolled-back at the step prepare: no memory\n",
 		},
 		{"not waited for", []string{reportLine(t, running)}, []string{"--wait=false"}, exitDone, "", ""},
 		{
-			"too slow", []string{reportLine(t, running)}, []string{"--timeout", "300ms"}, exitFailed,
+			"too slow",
+			[]string{reportLine(t, running)},
+			[]string{"--timeout", "300ms"},
+			exitFailed,
 			"", "relevo: waiting for the upgrade: --timeout has passed: upgrade 1 has reached the step warm\n",
 		},
 		{"dead", []string{reportLine(t, running), "die"}, nil, exitFailed, "", "has ended, and no other runs in its place"},
