@@ -43,8 +43,13 @@ func startChain(t *testing.T, env ...string) *chain {
 	go func() { c.gone <- c.first.Wait() }() // ends with the process, which the cleanup kills
 	t.Cleanup(func() {
 		_ = c.first.Process.Kill()
-		if pid, err := ReadPID(c.dir); err == nil && pid > 0 && pid != c.first.Process.Pid {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+		// An heir is not our child: what the files name is killed, if it is of this program.
+		pid, _ := ReadPID(c.dir)
+		last, _ := ReadReport(c.dir)
+		for _, heir := range []int{pid, last.To} {
+			if runs, _ := Runs(heir); runs && heir != os.Getpid() {
+				_ = syscall.Kill(heir, syscall.SIGKILL)
+			}
 		}
 		if c.client != nil {
 			c.client.conn.Close()
