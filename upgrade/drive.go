@@ -2,11 +2,7 @@ package upgrade
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -123,8 +119,8 @@ func (d *driver) expired() {
 
 func (d *driver) step(e event) {
 	before := d.machine.state
-	if e.kind == evReady && before < oldCommitted {
-		d.g.spent = "tableflip has given this process up: its new process said that it was ready before it was given anything"
+	if e.kind == evReady { // if this process goes on all the same, it has started its last one
+		d.g.spent = "a process of an upgrade before said that it was ready and was given nothing: tableflip starts no other one"
 	}
 	if e.kind == evMessage && e.message == handoff.KindWarm {
 		d.attempt.pid, d.report.To, d.report.ReleaseTo = e.pid, e.pid, e.release
@@ -148,7 +144,11 @@ func (d *driver) moved(before, now oldState) {
 	if step := oldSteps[now]; step != "" {
 		d.report.Step = step
 	}
-	d.g.log.Info("upgrade", zap.Uint64("upgrade", d.report.ID), zap.Stringer("from", before), zap.Stringer("to", now))
+	id := d.report.ID
+	if now == oldPreflight {
+		id = d.g.Last().ID + 1
+	}
+	d.g.log.Info("upgrade", zap.Uint64("upgrade", id), zap.Stringer("from", before), zap.Stringer("to", now))
 }
 
 func (d *driver) do(a action) {
@@ -179,6 +179,8 @@ func (d *driver) do(a action) {
 		if err := d.g.sys.kill(d.attempt.pid, d.attempt.since); err != nil {
 			d.g.log.Error("the new process could not be killed", zap.Uint64("upgrade", d.report.ID), zap.Error(err))
 		}
+	case doHangUp:
+		d.attempt.link.hangUp()
 	case doResume:
 		d.giver.Resume()
 		d.report.Pause = time.Duration(d.g.sys.monotonic() - d.attempt.barrier).Seconds()
@@ -241,198 +243,6 @@ func (d *driver) post(a *attempt, e event) {
 	case <-a.done:
 	case <-d.over:
 	}
-}
-
-// errand runs work beside Run and reports its end.
-func (d *driver) errand(work func(ctx context.Context) (handoff.Counts, error)) {
-	a := d.attempt
-	ctx, cancel := context.WithCancel(context.Background())
-	a.cancel = cancel
-	a.wg.Go(func() { // ends with its work, which ends with ctx; attempt.end waits for it
-		defer cancel()
-		counts, err := work(ctx)
-		d.post(a, event{kind: evDone, counts: counts, reason: textOf(err)})
-	})
-}
-
-func textOf(err error) string {
-	if err == nil {
-		return ""
-	}
-	if text := err.Error(); text != "" {
-		return text
-	}
-	return "no reason given"
-}
-
-// start starts the child and says what it needs to become warm.
-func (d *driver) start() {
-	a := d.attempt
-	a.since = d.g.sys.ticks()
-	until := time.Now().Add(d.g.opts.ReadyTimeout)
-	offer := &handoff.Offer{
-		Min: handoff.MinVersion, Max: handoff.Version, Release: d.g.opts.Release, PID: d.g.sys.pid,
-		Upgrade: d.report.ID, Generation: d.g.number,
-	}
-	link, err := d.g.sys.pair()
-	if err != nil {
-		d.pending = append(d.pending, event{kind: evDone, reason: err.Error()}, event{kind: evExited})
-		return
-	}
-	a.link = link
-	listening := make(chan struct{})
-	a.wg.Go(func() { // ends with the end of the socket
-		defer close(listening)
-		d.listen(a)
-	})
-	go func() { // ends with the child's end or its being ready, which are the machine's to see; a child that cannot be killed keeps it
-		if err := d.g.sys.upgrade(); err != nil {
-			link.hangUp()
-			<-listening // what it has said of itself comes first
-			d.post(a, event{kind: evExited, reason: err.Error()})
-			return
-		}
-		link.release()
-		d.post(a, event{kind: evReady})
-	}()
-	d.errand(func(context.Context) (handoff.Counts, error) {
-		list, files, err := d.giver.Listeners()
-		if err == nil {
-			err = d.sayOn(a, until, offer)
-		}
-		if err == nil {
-			err = d.sayOn(a, until, &list, files...)
-		}
-		return handoff.Counts{}, err
-	})
-}
-
-// listen turns what the child says into events.
-func (d *driver) listen(a *attempt) {
-	for {
-		m, files, err := a.link.receive()
-		closeFiles(files) // a child has none to give
-		if err != nil {
-			d.post(a, event{kind: evGone, dead: died(err), reason: err.Error()})
-			return
-		}
-		e := event{kind: evMessage, message: handoff.KindOf(m)}
-		switch m := m.(type) {
-		case *handoff.Unknown:
-			continue
-		case *handoff.Warm:
-			e.pid, e.release = m.PID, m.Release
-		case *handoff.Prepared:
-			e.counts = m.Counts
-		case *handoff.Failed:
-			e.reason = because(m.Step, m.Reason)
-		case *handoff.Follow:
-			e.again, e.stop = m.Again, m.Stop
-		default:
-		}
-		d.post(a, e)
-	}
-}
-
-func closeFiles(files []*os.File) {
-	for _, f := range files {
-		_ = f.Close() // nobody asked for it
-	}
-}
-
-func (d *driver) settle(ctx context.Context) (handoff.Counts, error) {
-	if d.giver.Settle == nil {
-		return handoff.Counts{}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
-	defer cancel()
-	return handoff.Counts{}, d.giver.Settle(ctx)
-}
-
-// pause begins the barrier, and with it handover_timeout.
-func (d *driver) pause() {
-	a := d.attempt
-	a.barrier, a.until = d.g.sys.monotonic(), time.Now().Add(d.g.opts.HandoverTimeout)
-	d.errand(func(ctx context.Context) (handoff.Counts, error) {
-		ctx, cancel := context.WithDeadline(ctx, a.until)
-		defer cancel()
-		err := d.giver.Pause(ctx)
-		if stuck, ok := errors.AsType[*Stuck](err); ok {
-			a.oldest = stuck.Oldest
-		}
-		return handoff.Counts{}, err
-	})
-}
-
-func (d *driver) send(ctx context.Context) (handoff.Counts, error) {
-	a := d.attempt
-	ctx, cancel := context.WithDeadline(ctx, a.until)
-	defer cancel()
-	counts, err := d.giver.Send(ctx, func(m handoff.Message, files ...syscall.RawConn) error {
-		return d.sayOn(a, a.until, m, files...)
-	})
-	if err == nil && d.giver.Left != nil {
-		a.left = d.giver.Left()
-	}
-	return counts, err
-}
-
-// end says END. The child may still be at what came before.
-func (d *driver) end(counts handoff.Counts) {
-	a := d.attempt
-	d.report.Carried = carried(counts)
-	a.wg.Go(func() { // ends with handover_timeout, or with the socket
-		if err := d.sayOn(a, a.until, &handoff.End{Counts: counts}); err != nil {
-			d.post(a, event{kind: evMute, dead: died(err), reason: err.Error()})
-		}
-	})
-}
-
-// sayOn says one message on an attempt's socket. A hand-over ends with the child's death, not with a socket that is full.
-func (d *driver) sayOn(a *attempt, until time.Time, m handoff.Message, files ...syscall.RawConn) error {
-	a.saying.Lock()
-	defer a.saying.Unlock()
-	return a.link.send(until, m, files...)
-}
-
-// say says one small message, when no errand is saying anything.
-func (d *driver) say(limit time.Duration, m handoff.Message) {
-	if err := d.sayOn(d.attempt, time.Now().Add(limit), m); err != nil {
-		d.pending = append(d.pending, event{kind: evMute, dead: died(err), reason: err.Error()})
-	}
-}
-
-// abort tries to say ABORT. Where another message is on its way there is no room, and SIGKILL says the same.
-func (d *driver) abort(reason string) {
-	a := d.attempt
-	if a.link == nil || !a.saying.TryLock() {
-		return
-	}
-	defer a.saying.Unlock()
-	_ = a.link.send(time.Now().Add(abortTimeout), &handoff.Abort{Reason: reason}) // the kill follows anyway
-}
-
-// farewell is behind STARTED: nothing here can be undone, and nothing that fails matters much.
-func (d *driver) farewell() {
-	a := d.attempt
-	d.report.Left = a.left
-	d.report.bound()
-	part := legacy{Report: d.report.clone(), Barrier: a.barrier}
-	d.errand(func(context.Context) (handoff.Counts, error) {
-		d.giver.Gone()
-		counters := &handoff.Counters{}
-		if d.giver.Counters != nil {
-			counters = d.giver.Counters()
-		}
-		var err error
-		if counters.Report, err = json.Marshal(part); err == nil {
-			err = d.sayOn(a, time.Now().Add(sayTimeout), counters)
-		}
-		if err != nil {
-			d.g.log.Warn("the counters are lost", zap.Uint64("upgrade", part.Report.ID), zap.Error(err))
-		}
-		return handoff.Counts{}, nil
-	})
 }
 
 // exit is the last act: the pid file becomes the new process's. What was asked for up to now is passed on; what comes later

@@ -165,8 +165,9 @@ func (n *newSide) took(e event) []action {
 		n.become(newPreparing)
 		n.counts = e.counts
 		return []action{{kind: doPrepare}}
+	default:
+		return n.fail(outOfTurn(e.message))
 	}
-	return n.fail(outOfTurn(e.message))
 }
 
 // decided has the whole state. The old process's death gives it away as COMMIT does.

@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/relevo-proxy/relevo/upgrade/handoff"
 )
@@ -82,7 +83,7 @@ type oldSide struct {
 	ready   bool // tableflip says ready, so the child's end is seen as the end of the socket and nowhere else
 	gone    bool // nothing more comes from the child
 	started bool // STARTED has come, too late
-	mute    bool // something could not be said: if the child's end is the cause, that is the better reason
+	mute    bool // something could not be said because the child has ended: why it did is the better reason
 	counts  handoff.Counts
 	step    string // where it went wrong, while it is judged or rolled back
 	reason  string
@@ -90,13 +91,10 @@ type oldSide struct {
 
 // become is the one place that assigns state.
 func (o *oldSide) become(next oldState) {
-	for _, legal := range oldMoves[o.state] {
-		if legal == next {
-			o.state = next
-			return
-		}
+	if !slices.Contains(oldMoves[o.state], next) {
+		panic(fmt.Sprintf("upgrade: the old side went from %v to %v", o.state, next))
 	}
-	panic(fmt.Sprintf("upgrade: the old side went from %v to %v", o.state, next))
+	o.state = next
 }
 
 // Step takes one event and says what to do, in this order. Events that mean nothing in a state are passed over.
@@ -139,13 +137,11 @@ func (o *oldSide) note(e event) {
 		o.ready = true
 	case evGone:
 		o.gone = true
-		if o.ready {
-			o.child = false
-		}
 	case evTimer:
 		if e.timer == timerReap { // killed, and yet it does not end: it will not run another instruction
-			o.child, o.gone = false, true
+			o.child = false
 		}
+	default:
 	}
 	if o.ready && o.gone {
 		o.child = false
@@ -153,16 +149,17 @@ func (o *oldSide) note(e event) {
 }
 
 func (o *oldSide) idle(e event) []action {
-	switch {
-	case e.kind == evStop:
+	switch e.kind {
+	case evStop:
 		o.become(oldStopped)
 		return []action{{kind: doLetStop}}
-	case e.kind == evAsked:
+	case evAsked:
 		*o = oldSide{state: oldIdle, busy: true}
 		o.become(oldPreflight)
 		return []action{{kind: doReport, outcome: Running}, {kind: doPreflight}}
+	default:
+		return nil
 	}
-	return nil
 }
 
 func (o *oldSide) preflight(e event) []action {
@@ -198,7 +195,7 @@ func (o *oldSide) undoable(e event) []action {
 		}
 		return o.rollBack(because("the new process is not understood", e.reason))
 	case evMute:
-		o.mute = true
+		o.mute = e.dead
 		return o.rollBack(because("the new process does not listen", e.reason))
 	case evReady:
 		return o.rollBack("the new process says that it is ready, and owns nothing")
@@ -208,6 +205,7 @@ func (o *oldSide) undoable(e event) []action {
 		return o.errandDone(e)
 	case evMessage:
 		return o.heard(e)
+	case evAsked: // noted
 	}
 	return nil
 }
@@ -226,7 +224,7 @@ func (o *oldSide) overdue(t timer) []action {
 
 func (o *oldSide) errandDone(e event) []action {
 	if e.reason != "" && o.state != oldSettling { // where too much is buffered, it takes longer: no reason to stay
-		o.mute = o.state == oldSending || o.state == oldStarting
+		o.mute = e.dead
 		return o.rollBack(e.reason)
 	}
 	switch o.state {
@@ -247,6 +245,7 @@ func (o *oldSide) errandDone(e event) []action {
 		o.become(oldPreparing)
 		o.counts = e.counts
 		return []action{{kind: doEnd, counts: e.counts}}
+	default:
 	}
 	return nil
 }
@@ -298,14 +297,14 @@ func (o *oldSide) rollBack(reason string) []action {
 	return append(do, o.rolled()...)
 }
 
-// rolling waits for the end of the child and of what runs. A child that ends by itself may have the better reason.
+// rolling waits for the end of the child and of what runs.
 func (o *oldSide) rolling(e event) []action {
 	switch {
-	case o.stop:
+	case !o.mute:
 	case e.kind == evMessage && e.message == handoff.KindFailed:
 		o.reason, o.mute = because("the new process gave up", e.reason), false
-	case e.kind == evExited && o.mute:
-		o.reason = because("the new process ended", e.reason)
+	case e.kind == evExited:
+		o.reason, o.mute = because("the new process ended", e.reason), false
 	}
 	return o.rolled()
 }
@@ -337,116 +336,6 @@ func (o *oldSide) rest(report action) []action {
 		do = append(do, o.Step(event{kind: evAsked})...)
 	}
 	return do
-}
-
-// committed waits for STARTED. Nothing is undone here: the child may own the state.
-func (o *oldSide) committed(e event) []action {
-	switch {
-	case e.kind == evMessage && e.message == handoff.KindStarted:
-		o.become(oldGiven)
-		o.busy = true
-		return []action{{kind: doArm, timer: timerArrive}, {kind: doFarewell}}
-	case e.kind == evTimer && e.timer == timerStarted:
-		return o.judge("the new process did not start within its time")
-	case e.kind == evMute:
-		return o.judge(because("the new process does not listen", e.reason))
-	case e.kind == evMessage:
-		return o.judge(because(fmt.Sprintf("the new process said %v out of turn", e.message), e.reason))
-	case e.kind == evGone && !e.dead:
-		return o.judge(because("the new process is not understood", e.reason))
-	case e.kind == evExited:
-		return o.judge(because("the new process ended", e.reason))
-	}
-	return nil
-}
-
-// judge makes sure that the child is dead, and lets what it has said decide who owns the state.
-func (o *oldSide) judge(reason string) []action {
-	o.step, o.reason = StepCommit, reason
-	o.become(oldJudging)
-	do := []action{{kind: doArm, timer: timerReap}}
-	if o.child {
-		do = append(do, action{kind: doKill})
-	}
-	return append(do, o.judged()...)
-}
-
-func (o *oldSide) judging(e event) []action {
-	if e.kind == evMessage && e.message == handoff.KindStarted {
-		o.started = true
-	}
-	return o.judged()
-}
-
-func (o *oldSide) judged() []action {
-	switch {
-	case o.child || !o.gone:
-		return nil
-	case o.started || o.ready: // ready is said behind STARTED only
-		return o.exit(1, Failed, o.step, o.reason)
-	}
-	o.become(oldRolling)
-	return o.rolled()
-}
-
-// given is behind STARTED. This process owns nothing any more and passes on what is asked of it.
-func (o *oldSide) given(e event) []action {
-	if !o.child || o.gone {
-		return o.died(e)
-	}
-	if e.kind == evMessage && e.message == handoff.KindFollow && e.stop {
-		return o.exit(0, Done, "", "") // the owner stops because somebody wants it to: no reason to watch it
-	}
-	if e.kind == evTimer && e.timer == timerArrive {
-		o.ready = true // it owns the state all the same
-	}
-	if o.busy {
-		return nil
-	}
-	do := o.passOn()
-	if o.state == oldGiven && o.ready {
-		o.become(oldLingering)
-		do = append(do, action{kind: doArm, timer: timerLinger})
-	}
-	return do
-}
-
-func (o *oldSide) lingering(e event) []action {
-	switch {
-	case !o.child || o.gone:
-		return o.died(e)
-	case e.kind == evTimer && e.timer == timerLinger:
-		return o.exit(0, Done, "", "")
-	case e.kind == evMessage && e.message == handoff.KindFollow && e.stop:
-		return o.exit(0, Done, "", "")
-	}
-	return o.passOn()
-}
-
-// passOn tells the owner what was asked of this process.
-func (o *oldSide) passOn() (do []action) {
-	if o.again || o.stop {
-		do = append(do, action{kind: doFollow, again: o.again, stop: o.stop})
-	}
-	o.again = false
-	if o.stop {
-		do = append(do, o.exit(0, Done, "", "")...)
-	}
-	return do
-}
-
-// died ends this process because the owner has: whoever watches it starts another one.
-func (o *oldSide) died(e event) []action {
-	return o.exit(1, Failed, StepLinger, because("the new process died, and all connections with it", e.reason))
-}
-
-func (o *oldSide) exit(status int, outcome Outcome, step, reason string) []action {
-	o.become(oldExited)
-	do := []action{{kind: doArm, timer: timerNone}}
-	if outcome != Done { // what is done is for the new owner to report
-		do = append(do, action{kind: doReport, outcome: outcome, step: step, reason: reason})
-	}
-	return append(do, action{kind: doExit, status: status})
 }
 
 // because joins what went wrong and why, where that is known.

@@ -15,9 +15,6 @@ import (
 // PIDFile is the name of the pid file in runtime_dir.
 const PIDFile = "relevo.pid"
 
-// syscallNoFollow keeps a temporary name from being a link to somewhere else.
-const syscallNoFollow = syscall.O_NOFOLLOW
-
 // ReadPID reads whose pid the file in this runtime_dir has. It is 0 if there is none.
 func ReadPID(dir string) (int, error) {
 	name := filepath.Join(dir, PIDFile)

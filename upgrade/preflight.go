@@ -1,7 +1,6 @@
 package upgrade
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -78,7 +77,7 @@ func runCheck(ctx context.Context, dir string, args []string) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", what, ctx.Err())
 	}
-	if said := strings.TrimSpace(output.String()); said != "" {
+	if said := strings.TrimSpace(string(output.kept)); said != "" {
 		return fmt.Errorf("%s: %w: %s", what, err, said)
 	}
 	return fmt.Errorf("%s: %w", what, err)
@@ -100,13 +99,12 @@ func checkEnvironment(environ []string) (list []string) {
 
 // limitedBuffer keeps the beginning of what is written to it and takes the rest without keeping it.
 type limitedBuffer struct {
-	bytes.Buffer
+	kept  []byte
 	limit int
 }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	keep := p[:min(len(p), b.limit-b.Len())]
-	_, _ = b.Buffer.Write(keep) // it cannot fail
+	b.kept = append(b.kept, p[:min(len(p), b.limit-len(b.kept))]...)
 	return len(p), nil
 }
 

@@ -167,12 +167,15 @@ func readSmall(name string, limit int64) ([]byte, error) {
 // replaceFile writes a file so that readers see the old content or the new one.
 func replaceFile(name string, data []byte) (err error) {
 	dir, base := filepath.Split(name)
-	temp := filepath.Join(dir, fmt.Sprintf(".%s.%d", base, os.Getpid())) // two generations may write at once
-	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscallNoFollow, 0o644)
+	f, err := os.CreateTemp(dir, "."+base+".") // two generations may write at once
 	if err != nil {
 		return err
 	}
+	temp := f.Name()
 	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644)
+	}
 	if err == nil {
 		err = f.Sync()
 	}
