@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -113,9 +114,13 @@ type heir struct {
 	options Options
 
 	// Owned by whoever calls the hooks, one at a time.
-	server *Server
-	state  taker
+	server  *Server
+	state   taker
+	percent int // of the garbage collector, which waits: what comes in the pause is no garbage, and it must be short
 }
+
+// collect lets the garbage collector work again.
+func (h *heir) collect() { debug.SetGCPercent(h.percent) }
 
 // taker is how the state is taken over.
 func (h *heir) taker() upgrade.Taker {
@@ -129,6 +134,7 @@ func (h *heir) taker() upgrade.Taker {
 			if h.server, err = New(o); err != nil {
 				return err
 			}
+			h.percent = debug.SetGCPercent(-1)
 			counted := make(chan struct{})
 			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
 			return nil
@@ -143,8 +149,9 @@ func (h *heir) taker() upgrade.Taker {
 			}
 			return countsOf(&h.state.h), nil
 		},
-		Forget: h.state.forget,
+		Forget: h.state.forget, // Start follows
 		Start: func() {
+			h.collect()
 			h.server.Start()
 			h.state = taker{} // the road has it
 		},

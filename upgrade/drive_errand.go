@@ -40,9 +40,10 @@ func (d *driver) start() {
 	a := d.attempt
 	a.since = d.g.sys.ticks()
 	until := time.Now().Add(d.g.opts.ReadyTimeout)
+	open, _, _ := d.g.sys.descriptors() // preflight has told of an error; here it is only a hint
 	offer := &handoff.Offer{
 		Min: handoff.MinVersion, Max: handoff.Version, Release: d.g.opts.Release, PID: d.g.sys.pid,
-		Upgrade: d.report.ID, Generation: d.g.number,
+		Upgrade: d.report.ID, Generation: d.g.number, Descriptors: open,
 	}
 	link, err := d.g.sys.pair()
 	if err != nil {

@@ -32,7 +32,8 @@ type system struct {
 	ticks       func() int64                     // now, as the kernel writes down when a process was started
 	check       func(ctx context.Context, args []string) error
 	descriptors func() (open int, limit uint64, err error)
-	collect     func() // lets go of what tableflip has dropped
+	makeRoom    func(descriptors int) // for so many more
+	collect     func()                // lets go of what tableflip has dropped
 }
 
 // link is one end of a hand-over socket.
@@ -85,6 +86,7 @@ func newSystem(longest time.Duration) (*system, error) {
 		ticks:       bootTicks,
 		check:       func(ctx context.Context, args []string) error { return runCheck(ctx, dir, args) },
 		descriptors: countDescriptors,
+		makeRoom:    makeRoom,
 		collect:     collect,
 	}, nil
 }
@@ -164,6 +166,18 @@ func died(err error) bool {
 func bootTicks() int64 { return clock(unix.CLOCK_BOOTTIME) / (int64(time.Second) / userHz) }
 
 const userHz = 100 // on every architecture that Go knows
+
+// makeRoom lets the kernel's table of our descriptors grow before so many more come. It grows by doubling, and each time all
+// threads wait for each other: with ten thousand descriptors that alone would take some 50 ms, of a pause.
+func makeRoom(descriptors int) {
+	if descriptors <= 0 {
+		return
+	}
+	high, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, descriptors+spareDescriptors)
+	if err == nil { // else there is no such descriptor, or the limit is lower: then it grows when it must
+		_ = unix.Close(high)
+	}
+}
 
 // killChild kills our child. Where its pid is not known, or what it says is not true, it is every child that was started
 // since: there is one, as this program starts nothing else meanwhile.

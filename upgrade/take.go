@@ -101,6 +101,7 @@ func (d *taker) heard(m handoff.Message, files []*os.File) (event, bool) {
 			ReleaseFrom: m.Release, ReleaseTo: d.g.opts.Release, Started: time.Now().UTC().Truncate(time.Millisecond),
 			Steps: map[string]float64{},
 		}
+		d.g.sys.makeRoom(m.Descriptors)
 	case *handoff.End:
 		e.counts = m.Counts
 	case *handoff.Commit:

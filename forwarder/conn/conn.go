@@ -138,6 +138,7 @@ type Conn struct {
 	flushing bool    // one goroutine writes
 	again    bool    // a Flush came while another one was writing
 	sealed   bool    // nobody may start to write: Pause
+	hurried  bool    // the write deadline has passed, so that the writer ends: Pause
 	finished bool    // the peer was told that no more follows: Finish
 	ticket   *ticket // what the read loop waits for, when it waits for memory
 	reason   string

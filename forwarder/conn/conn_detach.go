@@ -28,7 +28,10 @@ func (c *Conn) Pause() {
 		return
 	}
 	c.sealed = true
-	_ = c.sock.SetWriteDeadline(past)
+	if c.flushing { // whoever does may wait for the peer; nobody begins any more
+		c.hurried = true
+		_ = c.sock.SetWriteDeadline(past)
+	}
 	c.setGate(gatePause, true)
 }
 
@@ -41,7 +44,10 @@ func (c *Conn) Resume() {
 	}
 	c.awaitFlush() // a writer that has not seen the seal yet must not meet the new deadline
 	c.sealed = false
-	_ = c.sock.SetWriteDeadline(time.Time{})
+	if c.hurried {
+		c.hurried = false
+		_ = c.sock.SetWriteDeadline(time.Time{})
+	}
 	c.setGate(gatePause, false)
 	c.mu.Unlock()
 	c.Flush()

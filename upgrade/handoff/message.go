@@ -43,6 +43,8 @@ type Offer struct {
 	PID        int    `cbor:"4,keyasint,omitempty"`
 	Upgrade    uint64 `cbor:"5,keyasint,omitempty"` // its number, counted from 1 along the chain of generations
 	Generation uint64 `cbor:"6,keyasint,omitempty"` // of the process that offers, counted from 1
+
+	Descriptors int `cbor:"7,keyasint,omitempty"` // that it has open, so many about will come
 }
 
 // Listener is a listening socket. Address is as configured, so that the next configuration can ask for it.
