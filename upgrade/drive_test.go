@@ -70,6 +70,7 @@ func newRig(t *testing.T) *rig {
 		check:       func(context.Context, []string) error { r.note("old.check"); return r.fails["check"] },
 		descriptors: func() (int, uint64, error) { return 10, 1000, nil },
 		makeRoom:    func(int) {},
+		makeRoom:    func(int) {},
 		collect:     func() { r.note("old.collect") },
 	}
 	var err error
