@@ -70,7 +70,6 @@ func newRig(t *testing.T) *rig {
 		check:       func(context.Context, []string) error { r.note("old.check"); return r.fails["check"] },
 		descriptors: func() (int, uint64, error) { return 10, 1000, nil },
 		makeRoom:    func(int) {},
-		makeRoom:    func(int) {},
 		collect:     func() { r.note("old.collect") },
 	}
 	var err error
@@ -176,6 +175,7 @@ func (r *rig) upgrade() error {
 	var mu sync.Mutex
 	sys := &system{
 		pid: 101, heir: true, monotonic: func() int64 { return time.Now().UnixNano() },
+		makeRoom: func(int) {},
 		inherit: func() (*link, error) {
 			closed := make(chan struct{})
 			var once sync.Once
