@@ -20,6 +20,7 @@ type Generation struct {
 	// Static after NewGeneration.
 	options Options
 	reg     *stats.Registry
+	unit    *unit
 }
 
 // stdin is how the configuration's file is called that cannot be read again.
@@ -28,7 +29,7 @@ const stdin = "-"
 // NewGeneration prepares upgrades for a process that runs the configuration of this file. A process makes one, before it
 // changes its folder.
 func NewGeneration(o Options, file string) (*Generation, error) {
-	g := &Generation{options: o, reg: stats.NewRegistry()}
+	g := &Generation{options: o, reg: stats.NewRegistry(), unit: newUnit(o.Log)}
 	u := &o.Config.Upgrade
 	options := upgrade.Options{
 		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
@@ -38,12 +39,15 @@ func NewGeneration(o Options, file string) (*Generation, error) {
 	if file == stdin {
 		options.Disabled = "the configuration came from standard input, where no other process can read it"
 	}
-	if os.Getenv("NOTIFY_SOCKET") != "" {
+	if g.unit.notify.Enabled() {
 		options.Linger = underSystemd
 	}
 	var err error
-	g.Generation, err = upgrade.New(options)
-	return g, err
+	if g.Generation, err = upgrade.New(options); err != nil {
+		return nil, err
+	}
+	g.unit.readWatchdog()
+	return g, nil
 }
 
 // underSystemd is how long a process stays that has handed over: systemd looks at the pid file when the reload is over, and must
@@ -55,20 +59,22 @@ const underSystemd = time.Second
 func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 	g.options.reg = g.reg
 	if !g.Heir() {
+		g.options.inherited = g.unit.sockets(g.options.Config)
 		s, err := New(g.options)
 		if err != nil {
 			return nil, err
 		}
-		s.generation = g.Generation
+		s.generation, s.unit = g.Generation, g.unit
 		if err := g.Ready(); err != nil {
 			s.closeUnused()
 			return nil, err
 		}
 		g.export()
 		s.Start()
+		g.unit.ready(s)
 		return s, nil
 	}
-	h := &heir{options: g.options, state: taker{dictionary: newDictionary()}}
+	h := &heir{options: g.options, unit: g.unit, state: taker{dictionary: newDictionary()}}
 	if _, err := g.Take(ctx, h.taker()); err != nil {
 		if h.server != nil {
 			h.server.closeUnused()
@@ -77,6 +83,7 @@ func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 	}
 	h.server.generation = g.Generation
 	g.export()
+	g.unit.ready(h.server)
 	return h.server, nil
 }
 
@@ -97,6 +104,7 @@ func (g *Generation) export() {
 
 // observe counts an upgrade that has ended.
 func (g *Generation) observe(r upgrade.Report) {
+	g.unit.poke()
 	step := ""
 	if r.Outcome != upgrade.Done {
 		step = r.Step
@@ -112,6 +120,7 @@ func (g *Generation) observe(r upgrade.Report) {
 type heir struct {
 	// Static.
 	options Options
+	unit    *unit
 
 	// Owned by whoever calls the hooks, one at a time.
 	server  *Server
@@ -135,6 +144,7 @@ func (h *heir) taker() upgrade.Taker {
 				return err
 			}
 			h.percent = debug.SetGCPercent(-1)
+			h.server.unit = h.unit
 			counted := make(chan struct{})
 			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
 			return nil
