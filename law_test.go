@@ -33,7 +33,7 @@ var mayImport = map[string][]string{
 	"cmd/relevo/call":          {"forwarder/wire", "forwarder/wire/bolt"},
 	"cmd/relevo/demo": {
 		"cmd/relevo/bench", "cmd/relevo/echo", "examples", "server/config",
-		"forwarder/wire", "forwarder/wire/bolt",
+		"forwarder/wire", "forwarder/wire/bolt", "upgrade",
 	},
 	"cmd/relevo/echo": {"forwarder/wire", "forwarder/wire/bolt"},
 	"examples":        {},
