@@ -138,12 +138,12 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 // Start begins to accept and to sweep, and goes on with what Adopt has taken over.
 func (f *Forwarder) Start() {
 	f.begun.Store(true)
+	f.goOn() // first: it starts the read loop of every connection that there is
 	for _, l := range f.snap.Load().listeners {
 		if l.socket != nil {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
 		}
 	}
-	f.goOn()
 	f.sweeping.Go(f.sweep.run) // ends with the shift
 }
 

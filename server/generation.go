@@ -34,7 +34,7 @@ func NewGeneration(o Options, file string) (*Generation, error) {
 	options := upgrade.Options{
 		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
 		Check:        []string{"check", "-c", file},
-		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe,
+		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe, Tap: o.Tap,
 	}
 	if file == stdin {
 		options.Disabled = "the configuration came from standard input, where no other process can read it"

@@ -23,11 +23,13 @@ import (
 	"github.com/relevo-proxy/relevo/upgrade"
 )
 
-// Options are what a Server is made from. All that are exported are needed.
+// Options are what a Server is made from. All that are exported are needed, but Tap.
 type Options struct {
 	Config *config.Config
 	Log    *zap.Logger
 	Build  admin.BuildInfo
+	// Tap is a seam for tests, which kill processes at an exact point of an upgrade. It is nil in production.
+	Tap upgrade.Tap
 
 	inherited []inherited
 	heir      bool
