@@ -194,6 +194,7 @@ func (b *batch) init() {
 // filter asks the chain's filters of the exchange's phase and goes on to the next one, or answers here.
 func (b *batch) filter(c *filter.Chain, next phase) {
 	x := &b.x
+	b.alone()
 	ctx := context.Background() // of which filters that do not block know nothing
 	if c.Blocks() {
 		var cancel context.CancelFunc
