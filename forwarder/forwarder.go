@@ -119,7 +119,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.beginShift()
 	f.batches.New = func() any { return newBatch(f) }
-	f.errands.New = func() any { return &errand{notify: make(chan struct{}, 1)} }
+	f.errands.New = func() any { return new(errand) }
 	f.records.New = func() any { return new(record) }
 	f.gather.since.Store(never)
 	f.worked = newWorkerStats(reg)

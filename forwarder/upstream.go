@@ -152,12 +152,14 @@ func (u *upstream) loop() {
 // replies carries what a server sent, like requests.
 func (b *batch) replies(u *upstream, data []byte) (need int, err error) {
 	b.own = u.endpoint.stats.own
+	b.lends = true
 	b.data, b.used, need = data, 0, 1
 	defer func() {
 		if v := recover(); v != nil {
 			err = b.recovered(v)
 		}
 		u.conn.Advance(b.used)
+		b.borrow(u.conn)
 	}()
 	limits := u.endpoint.cluster.spec.Limits
 	for range maxBatch {
