@@ -242,7 +242,10 @@ func TestSocketsFindTheirPlaces(t *testing.T) {
 	tcp := func(name, address string) place { return place{name, "tcp", address, false} }
 	wanted := []place{
 		tcp("by-name", "127.0.0.1:1"), tcp("by-address", at(second)), tcp("stored", at(third)), tcp("port-0", "127.0.0.1:0"),
-		tcp("wildcard", "0.0.0.0:"+port), {"admin", "unix", at(here), true}, {"other", "unix", at(gone), true}, tcp("alone", "127.0.0.1:2"),
+		tcp("wildcard", "0.0.0.0:"+port),
+		{"admin", "unix", at(here), true},
+		{"other", "unix", at(gone), true},
+		tcp("alone", "127.0.0.1:2"),
 	}
 	list := []systemd.Socket{
 		{Name: "by-name", Listener: first},
