@@ -19,6 +19,9 @@ type Generation struct {
 	// Static after NewGeneration.
 	options Options
 	reg     *stats.Registry
+
+	// Static after Serve.
+	counted func() // says that no more counters come from the process before this one; nil: there was none
 }
 
 // stdin is how the configuration's file is called that cannot be read again.
@@ -67,7 +70,7 @@ func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 		s.Start()
 		return s, nil
 	}
-	h := &heir{options: g.options, state: taker{dictionary: newDictionary()}}
+	h := &heir{generation: g, options: g.options, state: taker{dictionary: newDictionary()}}
 	if _, err := g.Take(ctx, h.taker()); err != nil {
 		if h.server != nil {
 			h.server.closeUnused()
@@ -94,8 +97,12 @@ func (g *Generation) export() {
 	g.reg.Histogram(upgradeSeconds, pauseHelp)
 }
 
-// observe counts an upgrade that has ended.
+// observe counts an upgrade that has ended. In an heir the first one is that which made it: what the process before it has
+// counted has come by then, or it died and nothing comes.
 func (g *Generation) observe(r upgrade.Report) {
+	if g.counted != nil {
+		g.counted()
+	}
 	step := ""
 	if r.Outcome != upgrade.Done {
 		step = r.Step
@@ -110,7 +117,8 @@ func (g *Generation) observe(r upgrade.Report) {
 // heir makes a server of what the process before this one hands over.
 type heir struct {
 	// Static.
-	options Options
+	generation *Generation
+	options    Options
 
 	// Owned by whoever calls the hooks, one at a time.
 	server *Server
@@ -131,6 +139,7 @@ func (h *heir) taker() upgrade.Taker {
 			}
 			counted := make(chan struct{})
 			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
+			h.generation.counted = h.server.countedOnce
 			return nil
 		},
 		Take: h.state.take,
