@@ -21,6 +21,9 @@ type Generation struct {
 	options Options
 	reg     *stats.Registry
 	unit    *unit
+
+	// Static after Serve.
+	counted func() // says that no more counters come from the process before this one; nil: there was none
 }
 
 // stdin is how the configuration's file is called that cannot be read again.
@@ -74,7 +77,7 @@ func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 		g.unit.ready(s)
 		return s, nil
 	}
-	h := &heir{options: g.options, unit: g.unit, state: taker{dictionary: newDictionary()}}
+	h := &heir{generation: g, options: g.options, unit: g.unit, state: taker{dictionary: newDictionary()}}
 	if _, err := g.Take(ctx, h.taker()); err != nil {
 		if h.server != nil {
 			h.server.closeUnused()
@@ -102,9 +105,13 @@ func (g *Generation) export() {
 	g.reg.Histogram(upgradeSeconds, pauseHelp)
 }
 
-// observe counts an upgrade that has ended.
+// observe counts an upgrade that has ended. In an heir the first one is that which made it: what the process before it has
+// counted has come by then, or it died and nothing comes.
 func (g *Generation) observe(r upgrade.Report) {
 	g.unit.poke()
+	if g.counted != nil {
+		g.counted()
+	}
 	step := ""
 	if r.Outcome != upgrade.Done {
 		step = r.Step
@@ -119,8 +126,9 @@ func (g *Generation) observe(r upgrade.Report) {
 // heir makes a server of what the process before this one hands over.
 type heir struct {
 	// Static.
-	options Options
-	unit    *unit
+	generation *Generation
+	options    Options
+	unit       *unit
 
 	// Owned by whoever calls the hooks, one at a time.
 	server  *Server
@@ -147,6 +155,7 @@ func (h *heir) taker() upgrade.Taker {
 			h.server.unit = h.unit
 			counted := make(chan struct{})
 			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
+			h.generation.counted = h.server.countedOnce
 			return nil
 		},
 		Take: h.state.take,
