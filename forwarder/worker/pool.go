@@ -26,13 +26,16 @@ type Pool[T any] struct {
 	queue   []T // tasks that wait for a worker, from head on, around the end
 	head    int
 	queued  int
+	taken   uint64 // tasks that workers have taken out of queue
+	held    bool   // none takes one any more: Hold
 	closed  bool
 }
 
 // order is what an idle worker waits for: a task, or to end.
 type order[T any] struct {
-	task T
-	end  bool
+	task   T
+	waited bool
+	end    bool
 }
 
 // Fate is what became of a task that was submitted.
@@ -90,8 +93,9 @@ func (p *Pool[T]) work(task T) {
 // next is the worker's next task, for which it waits; no more means that the worker must end.
 func (p *Pool[T]) next() (task T, waited, more bool) {
 	p.mu.Lock()
-	if p.queued > 0 {
+	if p.queued > 0 && !p.held {
 		task = p.pop()
+		p.taken++
 		p.mu.Unlock()
 		return task, true, true
 	}
@@ -103,7 +107,27 @@ func (p *Pool[T]) next() (task T, waited, more bool) {
 	p.idle++
 	p.mu.Unlock()
 	o := <-p.orders
-	return o.task, false, !o.end
+	return o.task, o.waited, !o.end
+}
+
+// Hold keeps the tasks that wait for a worker waiting, whoever becomes idle, or lets them go on.
+func (p *Pool[T]) Hold(held bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = held
+	for !held && p.queued > 0 && p.idle > 0 {
+		p.idle--
+		p.low = min(p.low, p.idle)
+		p.taken++
+		p.orders <- order[T]{task: p.pop(), waited: true} // the worker that was counted idle is here, or about to be
+	}
+}
+
+// Taken is how many tasks workers have taken that had waited.
+func (p *Pool[T]) Taken() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taken
 }
 
 // push and pop are the queue's. Called with mu held.
