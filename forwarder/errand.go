@@ -130,6 +130,7 @@ func (f *Forwarder) work(e *errand, waited bool) {
 	if waited {
 		b.now = f.now()
 		f.gather.expect(1)
+		f.taken.Add(1)
 		f.worked.queued.Observe(time.Duration(b.now - e.given.now))
 	}
 	for b.step(e) {

@@ -207,7 +207,7 @@ func (b *batch) filter(c *filter.Chain, next phase) bool {
 	x := &b.x
 	ctx := context.Background() // of which filters that do not block know nothing
 	if c.Blocks() {
-		if b.f.resting.Load() {
+		if b.f.resting.Load() && b.f.ctx.Err() == nil {
 			b.interrupt()
 			return false
 		}

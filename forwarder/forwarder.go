@@ -65,9 +65,12 @@ type Forwarder struct {
 	begun     atomic.Bool           // Start was called
 	shift     atomic.Pointer[shift] // between two pauses
 	blocking  atomic.Uint64         // lower half: exchanges inside filters that block; upper half: how often that changed
+	taken     atomic.Uint64         // exchanges that workers have begun with and that had waited for one
 	held      held
 
 	labels labels
+
+	turn sync.Mutex // held by who pauses, resumes or abandons the road
 
 	// Guarded by mu.
 	mu     sync.Mutex
@@ -137,12 +140,12 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 // Start begins to accept and to sweep, and goes on with what Adopt has taken over.
 func (f *Forwarder) Start() {
 	f.begun.Store(true)
+	f.goOn() // first: it starts the read loop of every connection that there is
 	for _, l := range f.snap.Load().listeners {
 		if l.socket != nil {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
 		}
 	}
-	f.goOn()
 	f.sweeping.Go(f.sweep.run) // ends with the shift
 }
 

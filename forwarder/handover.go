@@ -171,6 +171,8 @@ func (f *Forwarder) Pauses() []time.Duration { return f.pauses }
 // Abandon ends a road at rest whose state another process has: nothing is told to any peer, only this process's copies of
 // the sockets are closed. What stayed behind is closed for good.
 func (f *Forwarder) Abandon() {
+	f.turn.Lock()
+	defer f.turn.Unlock()
 	f.abandoned.Store(true)
 	snap := f.snap.Load()
 	f.cancel()
@@ -179,7 +181,11 @@ func (f *Forwarder) Abandon() {
 	}
 	for _, d := range snap.downstreams() {
 		d.conn.Close(ReasonHandedOver)
+		if d.immovable() {
+			d.listener.stats.closes.add(ReasonHandedOver, 1)
+		}
 	}
+	over := outcome{x: exchange{phase: phaseEnd}, now: f.now()} // the other process's: there is nothing to do here
 	var workers []*errand
 	part := func(e *errand, x *exchange) {
 		if e != nil {
@@ -206,14 +212,16 @@ func (f *Forwarder) Abandon() {
 		})
 	}
 	f.held.mu.Lock()
-	for _, e := range f.held.list {
-		workers = append(workers, e)
-	}
+	workers = append(workers, f.held.list...)
 	f.held.list = nil
 	f.held.mu.Unlock()
 	f.resting.Store(false)
 	for _, e := range workers {
-		e.given = outcome{x: exchange{phase: phaseEnd}} // the other process's: there is nothing to do here
+		e.given = over
 		f.release(e)
 	}
+	for e := range f.workers.Queued() {
+		e.given = over
+	}
+	f.workers.Hold(false)
 }
