@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -265,4 +266,58 @@ func slowToAccept(t *testing.T) (address string, accept func() *server) {
 		}
 		return serveEachOn(t, l, echoEach)
 	}
+}
+
+// TestCrossClosing: a connection that closes when all is sent gets all of it, and closes for the reason that it began with.
+func TestCrossClosing(t *testing.T) {
+	eachCrossing(t, func(t *testing.T, cross func(*proxy, *forwarder.Spec)) {
+		s := spec(serveEach(t, echoEach).address)
+		s.Listeners[0].QueueHigh, s.Listeners[0].QueueLow, s.Listeners[0].MaxQueued = 32<<20, 16<<20, 64<<20 // it is read from still
+		s.Routes[0].Rules[0].Timeout = patience
+		p := startProxy(t, s, 512<<20)
+		c := dial(t, p.address)
+		const n = 60
+		content := strings.Repeat("x", 200_000)
+		for id := range uint32(n) {
+			c.send(frameOf(t, id, content))
+		}
+		p.wantCount(n, "relevo_listener_requests_total")
+		p.atRest() // all replies are queued
+		c.send([]byte("this is no frame"))
+		p.wantLogged(wire.ReasonBadProtocol)
+		p.wantCount(1, "relevo_listener_connections") // the client has not taken all
+		cross(p, s)
+		for _, m := range c.receiveByID(n) {
+			wantEcho(t, m, content)
+		}
+		c.wantEnd()
+		p.wantCount(1, "relevo_listener_closes_total", "reason="+wire.ReasonBadProtocol)
+	})
+}
+
+// letIn is a connection filter that is asked about new connections only, and counts how often.
+type letIn struct{ asked atomic.Int64 }
+
+func (*letIn) Name() string                 { return "let-in" }
+func (f *letIn) New(*filter.Connection) any { return f }
+func (f *letIn) OnNew() filter.Next         { f.asked.Add(1); return filter.Pass }
+
+// TestCrossLetIn: a client that was let in is not asked about again; one that comes behind the crossing is.
+func TestCrossLetIn(t *testing.T) {
+	eachCrossing(t, func(t *testing.T, cross func(*proxy, *forwarder.Spec)) {
+		f := new(letIn)
+		s := filtered(serveEach(t, echoEach).address, f)
+		p := startProxy(t, s, 512<<20)
+		c := dial(t, p.address)
+		wantEcho(t, c.call(request(1, "let in")), "let in")
+		cross(p, s)
+		wantEcho(t, c.call(request(2, "still")), "still")
+		if n := f.asked.Load(); n != 1 {
+			t.Errorf("got the filter asked %d times about one connection, want once", n)
+		}
+		wantEcho(t, dial(t, p.address).call(request(1, "another")), "another")
+		if n := f.asked.Load(); n != 2 {
+			t.Errorf("got the filter asked %d times about two connections, want twice", n)
+		}
+	})
 }
