@@ -134,6 +134,7 @@ const prefixedService = "com.example.Prefixed:1.0"
 func autoSpec(t *testing.T) *forwarder.Spec {
 	s := spec(serveEach(t, echoEach).address)
 	s.Listeners[0].Codecs = []wire.Codec{bolt.Codec{}, prefixed{}}
+	s.LeftoverListener.Codecs = s.Listeners[0].Codecs
 	s.Listeners[0].DetectTimeout = patience
 	s.Listeners[0].StreamAbove = 0 // the second protocol does not say how
 	s.Clusters = append(s.Clusters, s.Clusters[0])

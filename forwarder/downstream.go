@@ -68,11 +68,12 @@ func (d *downstream) quiet(now int64) bool {
 func (d *downstream) run() {
 	for {
 		d.loop()
+		if d.conn.Closed() && d.begun == nil {
+			break
+		}
+		d.conn.AwaitWriter()
 		if !d.conn.Closed() && d.rest.begin(d.listener.f) {
 			return // paused: whoever did that has the state now, and runs it again or hands it on
-		}
-		if d.conn.Closed() {
-			break
 		}
 	}
 	d.release()

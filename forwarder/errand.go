@@ -182,6 +182,7 @@ func (f *Forwarder) work(w *worker.Worker[*errand], e *errand, waited bool) {
 		if waited {
 			o = &e.given
 			e.worker = w
+			f.taken.Add(1) // only now: it is under way
 			b.now = f.now()
 			f.worked.queued.Observe(time.Duration(b.now - o.now))
 		} else {

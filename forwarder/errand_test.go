@@ -185,6 +185,7 @@ func TestWorkersFull(t *testing.T) {
 			for _, m := range c.receiveByID(taken) {
 				wantEcho(t, m, "taken")
 			}
+			p.wantNoWork() // who has sent its reply is idle in a moment, and not before: its client may be faster
 			wantEcho(t, c.call(request(102, "there is room again")), "there is room again")
 			p.wantNoWork()
 		})

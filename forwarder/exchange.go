@@ -208,7 +208,7 @@ func (b *batch) filter(c *filter.Chain, next phase) bool {
 	b.alone()
 	ctx := context.Background() // of which filters that do not block know nothing
 	if c.Blocks() {
-		if b.f.resting.Load() {
+		if b.f.resting.Load() && b.f.ctx.Err() == nil {
 			b.interrupt()
 			return false
 		}

@@ -16,6 +16,16 @@ type Step struct {
 	Reason   string
 }
 
+// UnderWay is how many workers are under way or in filters that block.
+func (f *Forwarder) UnderWay() int { return f.gather.active() + int(uint32(f.blocking.Load())) }
+
+// CloseClients closes all client connections, as happens to those for which too much is queued.
+func (f *Forwarder) CloseClients(reason string) {
+	for _, d := range f.snap.Load().downstreams() {
+		d.conn.Close(reason)
+	}
+}
+
 // Trace has fn told of each step of each exchange, by whoever takes it. It is called before Start.
 func (f *Forwarder) Trace(fn func(Step)) {
 	f.trace = func(b *batch) {

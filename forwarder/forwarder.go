@@ -66,9 +66,12 @@ type Forwarder struct {
 	begun     atomic.Bool           // Start was called
 	shift     atomic.Pointer[shift] // between two pauses
 	blocking  atomic.Uint64         // lower half: exchanges inside filters that block; upper half: how often that changed
+	taken     atomic.Uint64         // exchanges that workers have begun with and that had waited for one
 	held      held
 
 	labels labels
+
+	turn sync.Mutex // held by who pauses, resumes or abandons the road
 
 	// Guarded by mu.
 	mu     sync.Mutex

@@ -171,6 +171,8 @@ func (f *Forwarder) Pauses() []time.Duration { return f.pauses }
 // Abandon ends a road at rest whose state another process has: nothing is told to any peer, only this process's copies of
 // the sockets are closed. What stayed behind is closed for good.
 func (f *Forwarder) Abandon() {
+	f.turn.Lock()
+	defer f.turn.Unlock()
 	f.abandoned.Store(true)
 	snap := f.snap.Load()
 	f.cancel()
@@ -179,12 +181,16 @@ func (f *Forwarder) Abandon() {
 	}
 	for _, d := range snap.downstreams() {
 		d.conn.Close(ReasonHandedOver)
+		if d.immovable() {
+			d.listener.stats.closes.add(ReasonHandedOver, 1)
+		}
 	}
 	// For the workers there is nothing to do any more: the exchanges are the other process's.
+	ended := outcome{x: exchange{phase: phaseEnd}, now: f.now()}
 	var over []lined
 	part := func(x *exchange) {
 		if x.errand != nil {
-			over = append(over, lined{x.errand, outcome{x: exchange{phase: phaseEnd}}})
+			over = append(over, lined{x.errand, ended})
 		}
 	}
 	for _, c := range snap.clusters {
@@ -213,4 +219,8 @@ func (f *Forwarder) Abandon() {
 	f.held.mu.Unlock()
 	f.resting.Store(false)
 	f.release(over)
+	for e := range f.workers.Waiting() {
+		e.given = ended
+	}
+	f.workers.Hold(false)
 }

@@ -4,8 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
-	"time"
+	"slices"
 
 	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/conn"
@@ -22,13 +21,13 @@ import (
 func (f *Forwarder) Adopt(h *Handover) error {
 	a := &adopter{
 		f: f, h: h, snap: f.snap.Load().clone(),
-		downs: make(map[uint32]*downstream), ups: make(map[uint32]*upstream), gone: make(map[string]*downstream),
-		targets: make(map[targetName]*target),
+		downs: make(map[uint32]*downstream), ups: make(map[uint32]*upstream), gone: make(map[goneName]*downstream),
+		targets: make(map[targetName]*target), leased: make(map[*upstream]bool),
 	}
 	// In this order: each names what those before it have made.
 	f.snap.Store(a.snap)
 	for i := range h.Listeners {
-		a.listener(&h.Listeners[i])
+		a.countListener(&h.Listeners[i])
 	}
 	for i := range h.Endpoints {
 		a.endpoint(&h.Endpoints[i])
@@ -42,6 +41,7 @@ func (f *Forwarder) Adopt(h *Handover) error {
 	for i := range h.Downstreams {
 		a.add(a.upload(&h.Downstreams[i]))
 	}
+	a.endUploads()
 	for i := range h.Exchanges {
 		a.add(a.exchange(&h.Exchanges[i]))
 	}
@@ -60,8 +60,9 @@ type adopter struct {
 	snap    *snapshot
 	downs   map[uint32]*downstream
 	ups     map[uint32]*upstream
-	gone    map[string]*downstream // by listener: what stands for its clients that have left
+	gone    map[goneName]*downstream // what stands for clients that have left
 	targets map[targetName]*target
+	leased  map[*upstream]bool // by an upload that goes on
 	waiting []adopted
 	errs    []error
 }
@@ -70,10 +71,15 @@ type adopter struct {
 type adopted struct {
 	x     exchange
 	frame []byte
-	held  bool
+	id    uint32 // under which it was sent; 0: it was not
 }
 
-type targetName struct{ listener, route, cluster string }
+type targetName struct {
+	listener, route string
+	cluster         *upCluster
+}
+
+type goneName struct{ listener, codec string }
 
 // maxAdoptErrors is how many errors are told: one defect can concern every connection.
 const maxAdoptErrors = 8
@@ -92,21 +98,15 @@ func (s *snapshot) clone() *snapshot {
 	}
 }
 
-// listener notes what a listener has counted. One that is not configured any more gets a place for its connections.
-func (a *adopter) listener(s *ListenerState) {
-	l := a.listenerNamed(s.Name)
-	if l == nil {
-		spec := a.snap.leftover.listener
-		spec.Name = s.Name
-		if s.Limits.MaxFrame > 0 {
-			spec.Limits = s.Limits
-		}
-		l = newListener(a.f, &spec, nil, len(a.snap.roads))
-		l.leaving = true
-		l.stopped.Store(true)
-		a.snap.listeners = append(a.snap.listeners, l)
-		a.snap.roads = append(a.snap.roads, leftoverRoad(&spec))
+// countListener notes what a listener has counted that is configured still. Others are made when something of them is adopted.
+func (a *adopter) countListener(s *ListenerState) {
+	if l := a.listenerNamed(s.Name); l != nil {
+		l.count(s)
 	}
+}
+
+// count adds what a listener has counted in another process.
+func (l *listener) count(s *ListenerState) {
 	l.mu.Lock()
 	l.closedRX += s.RX
 	l.closedTX += s.TX
@@ -122,20 +122,46 @@ func (a *adopter) listenerNamed(name string) *listener {
 	return nil
 }
 
+// listener is a listener by name, a leftover where the configuration has none.
+func (a *adopter) listener(name string) (*listener, error) {
+	if l := a.listenerNamed(name); l != nil {
+		return l, nil
+	}
+	i := slices.IndexFunc(a.h.Listeners, func(s ListenerState) bool { return s.Name == name })
+	if i < 0 {
+		return nil, fmt.Errorf("listener %s, of which nothing is known", name)
+	}
+	s, spec := &a.h.Listeners[i], a.snap.leftover.listener
+	spec.Name = name
+	if s.Limits.MaxFrame > 0 {
+		spec.Limits = s.Limits
+	}
+	l := newListener(a.f, &spec, nil, len(a.snap.roads))
+	l.leaving = true
+	l.stopped.Store(true)
+	l.count(s)
+	a.snap.listeners = append(a.snap.listeners, l)
+	a.snap.roads = append(a.snap.roads, leftoverRoad(&spec, s.Protocol))
+	return l, nil
+}
+
 // leftoverRoad is a road on which every request is answered: its listener leaves.
-func leftoverRoad(spec *ListenerSpec) *road {
+func leftoverRoad(spec *ListenerSpec, protocol string) *road {
 	t, err := route.New(nil)
 	if err != nil {
 		panic(err) // a table without rules has nothing that could be wrong
 	}
 	r := &road{codecs: spec.Codecs, limits: spec.Limits, table: t, chain: filter.NewChain(nil, nil), maxStreams: never, maxTimeout: never}
+	if protocol == detectProtocol {
+		r.detect = int64(spec.DetectTimeout)
+	}
 	r.service, r.method = r.key(route.ServiceKey), r.key(route.MethodKey)
 	return r
 }
 
 // endpoint notes what is known of an endpoint that is configured still. Others are made when something of them is adopted.
 func (a *adopter) endpoint(s *EndpointState) {
-	c := a.clusterNamed(s.Cluster)
+	c := a.clusterNamed(s.Cluster, "")
 	if c == nil {
 		return
 	}
@@ -152,9 +178,10 @@ func (a *adopter) endpoint(s *EndpointState) {
 	e.mu.Unlock()
 }
 
-func (a *adopter) clusterNamed(name string) *upCluster {
+// clusterNamed is a cluster that speaks a protocol, "" for any.
+func (a *adopter) clusterNamed(name, codec string) *upCluster {
 	for _, c := range a.snap.clusters {
-		if c.policy.Name() == name {
+		if c.policy.Name() == name && (codec == "" || c.codec.Name() == codec) {
 			return c
 		}
 	}
@@ -170,9 +197,9 @@ func (c *upCluster) endpointNamed(address string) int {
 	return -1
 }
 
-// cluster is a cluster by name, a leftover where the configuration has none.
+// cluster is a cluster by name, a leftover where the configuration has none that speaks the protocol.
 func (a *adopter) cluster(name, codec string) (*upCluster, error) {
-	if c := a.clusterNamed(name); c != nil {
+	if c := a.clusterNamed(name, codec); c != nil {
 		return c, nil
 	}
 	spec := a.snap.leftover.cluster
@@ -196,8 +223,9 @@ func (a *adopter) place(name, address, codec string) (c *upCluster, i int, err e
 	return c, i, nil
 }
 
-func (a *adopter) codecNamed(name string) wire.Codec {
-	for _, c := range a.snap.leftover.listener.Codecs {
+// codecNamed is a codec by name: one of the codecs, or else of all that there are.
+func (a *adopter) codecNamed(name string, codecs ...wire.Codec) wire.Codec {
+	for _, c := range slices.Concat(codecs, a.snap.leftover.listener.Codecs) {
 		if c.Name() == name {
 			return c
 		}
@@ -207,9 +235,9 @@ func (a *adopter) codecNamed(name string) wire.Codec {
 
 // downstream rebuilds a client connection.
 func (a *adopter) downstream(s *DownstreamState) error {
-	l := a.listenerNamed(s.Listener)
-	if l == nil {
-		return fmt.Errorf("a connection of listener %s, of which nothing is known", s.Listener)
+	l, err := a.listener(s.Listener)
+	if err != nil {
+		return fmt.Errorf("a connection of %w", err)
 	}
 	c, err := conn.Adopt(s.Conn, a.f.buffers, l.connConfig)
 	if err != nil {
@@ -227,24 +255,19 @@ func (a *adopter) downstream(s *DownstreamState) error {
 		d.filters.made = s.Asked      // then they have nothing more to say
 	}
 	d.frames, d.closing = s.Frames, s.Closing
-	d.detecting.Store(s.Detecting)
-	if s.Codec != "" {
-		for _, codec := range append(a.snap.roads[l.slot].codecs, a.snap.leftover.listener.Codecs...) {
-			if codec.Name() == s.Codec {
-				d.codec = codec
-				break
-			}
-		}
-		if d.codec == nil {
+	switch r := a.snap.roads[l.slot]; {
+	case s.Codec != "":
+		if d.codec = a.codecNamed(s.Codec, r.codecs...); d.codec == nil {
 			return fmt.Errorf("a connection of listener %s: there is no protocol %q", s.Listener, s.Codec)
 		}
-	} else if r := a.snap.roads[l.slot]; r.detect == 0 {
+	case r.detect == 0:
 		d.codec = r.codecs[0]
+	default:
+		d.detecting.Store(s.Detecting)
 	}
 	a.downs[s.Ref] = d
 	l.mu.Lock()
 	l.open[d] = struct{}{}
-	l.connected.Add(1)
 	l.mu.Unlock()
 	return nil
 }
@@ -254,9 +277,6 @@ func (a *adopter) upstream(s *UpstreamState) error {
 	c, i, err := a.place(s.Cluster, s.Endpoint, s.Codec)
 	if err != nil {
 		return err
-	}
-	if c.codec.Name() != s.Codec {
-		return fmt.Errorf("a connection to endpoint %s of cluster %s: it speaks %s, and the cluster %s", s.Endpoint, s.Cluster, s.Codec, c.codec.Name())
 	}
 	e := c.endpoints[i]
 	pools := e.pools()
@@ -270,9 +290,9 @@ func (a *adopter) upstream(s *UpstreamState) error {
 	entries := make([]stream.Entry[exchange], 0, len(s.Slots))
 	for k := range s.Slots {
 		slot := &s.Slots[k]
-		x, err := a.restore(&slot.Exchange)
+		x, err := a.restore(&slot.Exchange, c.codec)
 		if err == nil {
-			err = a.sentTo(&x, c, i)
+			err = a.sentTo(&x, &slot.Exchange, c, i)
 		}
 		if err != nil {
 			return err
@@ -307,231 +327,4 @@ func (a *adopter) upstream(s *UpstreamState) error {
 	p.conns.Store(&conns)
 	a.ups[s.Ref] = u
 	return nil
-}
-
-// sentTo makes x, which was sent to an endpoint, hold what it must give back.
-func (a *adopter) sentTo(x *exchange, c *upCluster, endpoint int) error {
-	if x.target == nil || x.target.cluster != c {
-		return fmt.Errorf("a request of route %q waits for its reply from cluster %s", x.target.nameOr("-"), c.policy.Name())
-	}
-	x.endpoint, x.phase = int32(endpoint), phaseWaitNotify
-	x.holds = holdsStream | holdsRequest | holdsEndpoint
-	x.down.inFlight.Add(1)
-	c.policy.Limits().Requests.Adopt(1)
-	c.endpoints[endpoint].policy.Acquire()
-	return nil
-}
-
-// nameOr is the target's name, or what stands for none.
-func (t *target) nameOr(none string) string {
-	if t == nil {
-		return none
-	}
-	return t.name
-}
-
-// restore rebuilds an exchange, at its beginning.
-func (a *adopter) restore(s *ExchangeState) (exchange, error) {
-	x := exchange{
-		start: s.Start, deadline: s.Deadline, tag: s.Tag, id: s.ID, timeout: s.Timeout, endpoint: -1,
-		attempts: s.Attempts, kind: wire.Request, phase: phaseInit,
-	}
-	if s.Oneway {
-		x.kind = wire.Oneway
-	}
-	if x.down = a.downs[s.Downstream]; x.down == nil {
-		var err error
-		if x.down, err = a.goneFrom(s.Listener); err != nil {
-			return x, err
-		}
-	}
-	if s.Service != "" || s.Method != "" {
-		x.label = a.f.labels.get([]byte(s.Service), []byte(s.Method))
-	}
-	if r := s.Record; r != nil {
-		x.record = a.f.records.Get().(*record)
-		*x.record = record{r.Method, r.Service, r.Trace, r.RPC, r.Request, r.Sent}
-	}
-	if s.Route != "" {
-		var err error
-		if x.target, err = a.target(x.down.listener, s); err != nil {
-			return x, err
-		}
-		x.holds = routed
-	}
-	return x, nil
-}
-
-// goneFrom is what stands for the clients of a listener that have left.
-func (a *adopter) goneFrom(name string) (*downstream, error) {
-	d := a.gone[name]
-	if d == nil {
-		l := a.listenerNamed(name)
-		if l == nil {
-			return nil, fmt.Errorf("a request of listener %s, of which nothing is known", name)
-		}
-		d = &downstream{listener: l, conn: conn.Gone(conn.ReasonPeerClosed), codec: a.snap.roads[l.slot].codecs[0]}
-		a.gone[name] = d
-	}
-	return d, nil
-}
-
-// target is a rule's target by name, a leftover where the configuration has none.
-func (a *adopter) target(l *listener, s *ExchangeState) (*target, error) {
-	name := targetName{l.name, s.Route, s.Cluster}
-	if t := a.targets[name]; t != nil {
-		return t, nil
-	}
-	t := a.snap.roads[l.slot].targetNamed(s.Route, s.Cluster)
-	if t == nil {
-		table, rule, _ := strings.Cut(s.Route, "/")
-		t = &target{name: s.Route, chain: filter.NewChain(nil, nil), timeout: never, attempts: 1, stats: newTargetStats(a.f.reg, table, rule, s.Cluster)}
-		if s.Cluster != "" {
-			codec := a.snap.leftover.listener.Codecs[0].Name()
-			for i := range a.h.Upstreams {
-				if a.h.Upstreams[i].Cluster == s.Cluster {
-					codec = a.h.Upstreams[i].Codec
-				}
-			}
-			var err error
-			if t.cluster, err = a.cluster(s.Cluster, codec); err != nil {
-				return nil, err
-			}
-		}
-	}
-	a.targets[name] = t
-	return t, nil
-}
-
-func (r *road) targetNamed(name, to string) *target {
-	for i := range r.rules {
-		for _, t := range r.rules[i].targets {
-			if t.name == name && t.clusterName() == to {
-				return t
-			}
-		}
-	}
-	return nil
-}
-
-// upload rebuilds the request that a client connection passes on in pieces.
-func (a *adopter) upload(s *DownstreamState) error {
-	if s.Upload == nil || a.downs[s.Ref] == nil {
-		return nil
-	}
-	d := a.downs[s.Ref]
-	up := &upload{d: d, left: s.Upload.Left, rest: s.Upload.Rest, id: s.Upload.ID}
-	d.begun = up
-	if s.Upload.Upstream == 0 && len(s.Upload.Head) == 0 {
-		up.x.phase = phaseEnd // what is left of it is nobody's
-		return nil
-	}
-	x, err := a.restore(&s.Upload.Exchange)
-	if err != nil {
-		return err
-	}
-	x.down, up.x = d, x
-	if len(s.Upload.Head) > 0 {
-		head := func(bytes []byte) (m wire.Message, err error) {
-			own := append(a.f.buffers.Get(len(bytes))[:0], bytes...)
-			n, _, err := d.codec.Head(&m, own, wire.Limits{})
-			if err == nil && n != len(own) {
-				err = errors.New("it is not whole")
-			}
-			return m, err
-		}
-		if up.came, err = head(s.Upload.Head); err == nil {
-			if up.msg = up.came; len(s.Upload.Edited) > 0 {
-				up.msg, err = head(s.Upload.Edited)
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("the head of a request of listener %s: %w", s.Listener, err)
-		}
-		up.x.target = nil
-		return nil
-	}
-	if up.u = a.ups[s.Upload.Upstream]; up.u == nil {
-		return fmt.Errorf("a request of listener %s goes out in pieces on connection %d, which is not there", s.Listener, s.Upload.Upstream)
-	}
-	up.x.phase = phaseWaitNotify
-	up.x.endpoint = int32(up.u.endpoint.cluster.endpointNamed(up.u.endpoint.address))
-	return nil
-}
-
-// exchange rebuilds one that no table had: a request begins again, a reply goes on to its filters.
-func (a *adopter) exchange(s *ExchangeState) error {
-	x, err := a.restore(s)
-	if err != nil {
-		return err
-	}
-	if s.Held {
-		c, i, err := a.place(s.Cluster, s.Endpoint, x.down.codec.Name())
-		if err == nil {
-			err = a.sentTo(&x, c, i)
-		}
-		if err != nil {
-			return err
-		}
-		x.phase = phaseUpFilter
-		x.holds |= again
-	} else {
-		x.target = nil
-		x.holds |= again
-	}
-	frame := append(a.f.buffers.Get(len(s.Frame))[:0], s.Frame...)
-	a.waiting = append(a.waiting, adopted{x, frame, s.Held})
-	return nil
-}
-
-// goOn starts what Adopt has rebuilt.
-func (f *Forwarder) goOn() {
-	a := f.adopted
-	f.adopted = nil
-	if a == nil {
-		return
-	}
-	// Both lists first: who goes on may connect others, which have their read loops from elsewhere.
-	var ups []*upstream
-	f.snap.Load().upstreams(func(u *upstream) { ups = append(ups, u) })
-	downs := f.snap.Load().downstreams()
-	for _, u := range ups {
-		u.conn.Flush()
-		u.settle()
-		a.opens()
-		f.reading.Go(u.run) // ends when the connection is closed, or with the shift
-	}
-	for _, d := range downs {
-		d.conn.Flush()
-		a.opens()
-		f.reading.Go(d.run) // ends when the connection is closed, or with the shift
-	}
-	b := f.batch()
-	for i := range a.waiting {
-		a.begin(b, &a.waiting[i])
-		if b.frames++; b.frames%maxBatch == 0 {
-			b.done()
-			b = f.batch()
-		}
-	}
-	b.done()
-}
-
-// opens notes that the gate of a connection opens now.
-func (a *adopter) opens() {
-	if a.h.Paused > 0 {
-		a.f.pauses = append(a.f.pauses, time.Duration(a.f.now()-a.h.Paused))
-	}
-}
-
-// begin goes on with an exchange.
-func (a *adopter) begin(b *batch, w *adopted) {
-	defer b.rescue()
-	b.x, b.frame, b.upstreamID = w.x, frame{bytes: w.frame, owned: true}, 0
-	if n, err := w.x.down.codec.Decode(&b.msg, w.frame, wire.Limits{}); err != nil || n != len(w.frame) {
-		b.msg = wire.Message{Kind: w.x.kind, Tag: w.x.tag, ID: w.x.id} // it was decoded when it came, so this is a defect
-		b.hijack(wire.UnknownStatus, ReasonPanic)
-	}
-	b.run()
-	b.putBack()
 }

@@ -1,8 +1,12 @@
 package forwarder
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
@@ -91,7 +95,9 @@ func (e *exporter) upload(up *upload) *UploadState {
 	if up.u != nil {
 		s.Upstream = e.ups[up.u]
 	}
-	s.Exchange = e.exchange(&up.x)
+	if s.Exchange = e.exchange(&up.x); s.Head != nil {
+		s.Exchange = e.untried(&up.x)
+	}
 	return s
 }
 
@@ -113,7 +119,7 @@ func (e *exporter) endpoint(up *upEndpoint) {
 		}
 		for i := range p.waiting { // nobody else has the pool while the road rests
 			w := &p.waiting[i]
-			x := e.exchange(&w.x)
+			x := e.untried(&w.x)
 			x.Frame = w.frame
 			e.h.Exchanges = append(e.h.Exchanges, x)
 		}
@@ -145,6 +151,16 @@ func (e *exporter) carried(o *outcome) {
 		x.Endpoint = o.x.target.cluster.endpoints[o.x.endpoint].address
 	}
 	e.h.Exchanges = append(e.h.Exchanges, x)
+}
+
+// untried is exchange for one whose request waits to be sent: it chooses again, and the try that is under way is none that
+// failed.
+func (e *exporter) untried(x *exchange) ExchangeState {
+	s := e.exchange(x)
+	if x.phase == phaseWaitNotify || x.phase == phaseSend {
+		s.Attempts--
+	}
+	return s
 }
 
 func (e *exporter) exchange(x *exchange) ExchangeState {
@@ -180,18 +196,27 @@ func (f *Forwarder) Sockets() map[string]syscall.Conn {
 
 // Oldest are the requests that have waited longest for their replies, oldest first, at most n, in words.
 func (f *Forwarder) Oldest(n int) []string {
-	var all []*SlotState
+	type waits struct {
+		x  exchange
+		to *upEndpoint
+	}
+	var all []waits
 	f.snap.Load().upstreams(func(u *upstream) {
-		e := exporter{}
 		for entry := range u.table.All() {
-			all = append(all, &SlotState{entry.ID, e.exchange(&entry.Value)})
+			all = append(all, waits{entry.Value, u.endpoint})
 		}
 	})
-	slices.SortFunc(all, func(a, b *SlotState) int { return int(min(max(a.Exchange.Start-b.Exchange.Start, -1), 1)) })
+	slices.SortFunc(all, func(a, b waits) int { return cmp.Compare(a.x.start, b.x.start) })
+	now := f.now()
 	var out []string
-	for _, s := range all[:min(n, len(all))] {
-		x := &s.Exchange
-		out = append(out, x.Service+" of listener "+x.Listener+" to "+x.Cluster)
+	for i := range all[:min(max(n, 0), len(all))] {
+		x, to := &all[i].x, all[i].to
+		service := "a request"
+		if l := x.label; l != nil && l.service != "" {
+			service = strings.TrimSuffix(l.service+" "+l.method, " ")
+		}
+		out = append(out, fmt.Sprintf("%v old: %s from %s on listener %s to endpoint %s of cluster %s",
+			time.Duration(now-x.start).Round(time.Millisecond), service, x.down.name(), x.down.listener.name, to.address, to.cluster.policy.Name()))
 	}
 	return out
 }

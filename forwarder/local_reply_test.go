@@ -17,6 +17,13 @@ import (
 // for ever.
 func blackhole(t *testing.T) string {
 	t.Helper()
+	_, address := fullBacklog(t)
+	return address
+}
+
+// fullBacklog is the socket of a blackhole.
+func fullBacklog(t *testing.T) (fd int, address string) {
+	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -32,16 +39,16 @@ func blackhole(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: name.(*syscall.SockaddrInet4).Port}).String()
+	address = (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: name.(*syscall.SockaddrInet4).Port}).String()
 	for range 64 {
 		c, err := net.DialTimeout("tcp", address, 50*time.Millisecond)
 		if err != nil {
-			return address
+			return fd, address
 		}
 		t.Cleanup(func() { c.Close() })
 	}
 	t.Skip("this kernel's backlog has no end: an endpoint that cannot be connected cannot be made")
-	return ""
+	return 0, ""
 }
 
 func TestNoRoute(t *testing.T) {

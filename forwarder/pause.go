@@ -46,7 +46,7 @@ type held struct {
 // hold takes an exchange over from its worker, which parks, until the road goes on.
 func (f *Forwarder) hold(l lined) {
 	f.held.mu.Lock()
-	resting := f.resting.Load()
+	resting := f.resting.Load() && f.ctx.Err() == nil
 	if resting {
 		f.held.list = append(f.held.list, l)
 	}
@@ -76,13 +76,22 @@ const pauseLook = 100 * time.Microsecond
 // When that cannot be before ctx ends, everything goes on and the error says what did not come to rest. Resume undoes it,
 // and Close ends it.
 func (f *Forwarder) Pause(ctx context.Context) error {
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(f.ctx, cancel)() // Close does not wait for a pause
 	f.resting.Store(true)
+	f.workers.Hold(true)
 	f.shift.Load().end()
-	if err := f.pause(ctx); err != nil {
-		f.Resume()
-		return err
+	err := f.pause(ctx)
+	if f.ctx.Err() != nil {
+		err = errors.New("the road is closed")
 	}
-	return nil
+	if err != nil {
+		f.resume()
+	}
+	return err
 }
 
 func (f *Forwarder) pause(ctx context.Context) error {
@@ -127,13 +136,14 @@ func (f *Forwarder) pause(ctx context.Context) error {
 // past is a deadline that has passed whatever the clock says.
 var past = time.Unix(1, 0)
 
-// awaitWorkers waits until no worker is under way: each is idle, or its exchange is in a container.
+// awaitWorkers waits until no worker is under way: each is idle, or its exchange is in a container. None begins with one
+// that waits for it, because the pool holds those; who has taken one before that is known by taken.
 func (f *Forwarder) awaitWorkers(ctx context.Context) error {
 	tick := time.NewTicker(pauseLook)
 	defer tick.Stop()
 	for {
 		blocking := f.blocking.Load()
-		if uint32(blocking) == 0 && f.gather.active() == 0 && f.blocking.Load() == blocking {
+		if f.workers.Taken() == f.taken.Load() && uint32(blocking) == 0 && f.gather.active() == 0 && f.blocking.Load() == blocking {
 			return nil
 		}
 		select {
@@ -155,27 +165,32 @@ func (s *snapshot) bury() bool {
 			d.run()
 		}
 	}
-	var closed []*upstream
-	s.upstreams(func(u *upstream) {
+	for _, u := range s.all() {
 		if u.conn.Closed() && u.rest.end() {
-			closed = append(closed, u)
+			found = true
+			u.run()
 		}
-	})
-	for _, u := range closed {
-		u.run()
 	}
-	return found || len(closed) > 0
+	return found
 }
 
 // Resume lets the road go on behind a Pause, also one that failed, as if there had been none.
 func (f *Forwarder) Resume() {
-	if !f.resting.Load() {
-		return
+	f.turn.Lock()
+	defer f.turn.Unlock()
+	if f.resting.Load() {
+		f.resume()
 	}
+}
+
+// resume is Resume with turn held.
+func (f *Forwarder) resume() {
 	f.beginShift()
 	f.resting.Store(false)
 	snap := f.snap.Load()
-	snap.upstreams((*upstream).resume)
+	for _, u := range snap.all() {
+		u.resume()
+	}
 	for _, d := range snap.downstreams() {
 		d.resume()
 	}
@@ -184,6 +199,7 @@ func (f *Forwarder) Resume() {
 	f.held.list = nil
 	f.held.mu.Unlock()
 	f.release(list)
+	f.workers.Hold(false)
 	for _, c := range snap.clusters {
 		for _, e := range c.endpoints {
 			for _, p := range e.pools() {
@@ -211,7 +227,6 @@ func (p *pool) rekindle() {
 	}
 	p.mu.Unlock()
 	p.endpoint.cluster.f.resumeAll(waiting, phaseRetry, ReasonConnectFailure)
-	p.serve()
 	p.offer()
 }
 
@@ -223,7 +238,13 @@ func (s *snapshot) downstreams() (all []*downstream) {
 	return all
 }
 
-// upstreams calls fn for every server connection.
+// all are all server connections.
+func (s *snapshot) all() (all []*upstream) {
+	s.upstreams(func(u *upstream) { all = append(all, u) })
+	return all
+}
+
+// upstreams calls fn for every server connection. While it does connections may come and go.
 func (s *snapshot) upstreams(fn func(*upstream)) {
 	for _, c := range s.clusters {
 		c.connections(fn)

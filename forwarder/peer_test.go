@@ -243,8 +243,16 @@ func (s *server) stop() {
 // serveEach runs a server that does for each frame what a script says, up to the first error.
 func serveEach(t *testing.T, script func(*peer, wire.Message) error) *server {
 	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveEachOn(t, l, script)
+}
+
+func serveEachOn(t *testing.T, l net.Listener, script func(*peer, wire.Message) error) *server {
 	ready := make(chan *server, 1)
-	s := serve(t, func(p *peer) {
+	s := serveOn(t, l, func(p *peer) {
 		s := <-ready
 		ready <- s
 		for {

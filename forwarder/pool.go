@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"context"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -262,15 +263,22 @@ func (p *pool) dial() {
 	p.serve()
 }
 
-// connect makes one connection to the endpoint, within connect_timeout.
+// errInterrupted ends a dial because of a pause, which is not the endpoint's fault.
+var errInterrupted = errors.New("interrupted by a pause")
+
+// connect makes one connection to the endpoint, within connect_timeout. It runs in the group of dials.
 func (p *pool) connect() (*upstream, error) {
 	e := p.endpoint
 	f := e.cluster.f
-	ctx, cancel := context.WithTimeout(f.shiftCtx(), e.cluster.spec.ConnectTimeout)
+	shift := f.shiftCtx()
+	ctx, cancel := context.WithTimeout(shift, e.cluster.spec.ConnectTimeout)
 	defer cancel()
 	dialer := net.Dialer{KeepAliveConfig: keepAlive}
 	c, err := dialer.DialContext(ctx, e.network, e.address)
-	if err != nil {
+	switch {
+	case err != nil && shift.Err() != nil && f.ctx.Err() == nil:
+		return nil, errInterrupted
+	case err != nil:
 		return nil, err
 	}
 	u, err := newUpstream(p, c)
@@ -307,10 +315,13 @@ func (p *pool) failed(err error) {
 	e := p.endpoint
 	f := e.cluster.f
 	e.cluster.policy.Limits().Connections.Release(1)
-	if f.resting.Load() && f.ctx.Err() == nil { // given up, and begun again when the road goes on
+	if errors.Is(err, errInterrupted) {
 		p.mu.Lock()
 		p.dialling = false
 		p.mu.Unlock()
+		if !f.resting.Load() { // else Resume does it
+			p.rekindle()
+		}
 		return
 	}
 	if f.ctx.Err() == nil {

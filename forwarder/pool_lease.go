@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -52,6 +53,10 @@ func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 	var timer *time.Timer
 	var turn chan struct{}
 	for {
+		if f.resting.Load() && f.ctx.Err() == nil {
+			p.leave(turn)
+			return nil, reasonResting
+		}
 		u, what := p.idle(turn)
 		switch what {
 		case leaseHad:
@@ -151,22 +156,30 @@ func (p *pool) idle(turn chan struct{}) (u *upstream, what found) {
 
 // dialLease dials a connection and leases it.
 func (p *pool) dialLease() (*upstream, string) {
-	u, err := p.connect()
+	var u *upstream
+	var err error
+	done := make(chan struct{})
+	p.endpoint.cluster.f.dialling.Go(func() { // ends within connect_timeout, or with the shift
+		defer close(done)
+		if u, err = p.connect(); err == nil {
+			u.lease.Store(leased) // nobody else knows it yet
+			p.add(u)
+		}
+	})
+	<-done
 	p.mu.Lock()
 	p.leases.dialling--
 	p.mu.Unlock()
-	if err != nil {
-		resting := p.endpoint.cluster.f.resting.Load()
+	switch {
+	case err == nil:
+		return u, ""
+	case errors.Is(err, errInterrupted):
 		p.failed(err)
-		p.offer()
-		if resting {
-			return nil, reasonResting
-		}
-		return nil, ReasonConnectFailure
+		return nil, reasonResting
 	}
-	u.lease.Store(leased) // nobody else knows it yet
-	p.add(u)
-	return u, ""
+	p.failed(err)
+	p.offer()
+	return nil, ReasonConnectFailure
 }
 
 // release ends a lease.

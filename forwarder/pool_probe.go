@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -111,8 +112,11 @@ func (p *pool) dialProbe() {
 	u, err := p.connect()
 	if err != nil {
 		p.failed(err)
-		if e.cluster.f.resting.Load() && e.policy.Postpone() {
-			e.cluster.probesLeft.Release(1)
+		if errors.Is(err, errInterrupted) {
+			if e.policy.Postpone() {
+				e.cluster.probesLeft.Release(1)
+			}
+			e.pokeForProbe()
 			return
 		}
 		e.probeFailed(e.cluster.f.now(), probeRefused)

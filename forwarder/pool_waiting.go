@@ -12,7 +12,11 @@ import (
 func (b *batch) await(p *pool) bool {
 	c := p.endpoint.cluster
 	held := b.held()
-	if b.f.buffers.Used() > b.f.buffers.High() || !c.admitPending(held) {
+	switch {
+	case b.f.resting.Load(): // it would not wait but for the pause, in which nothing comes that is not here already
+		c.policy.Limits().Pending.Adopt(1)
+		c.pendingBytes.Adopt(held)
+	case b.f.buffers.Used() > b.f.buffers.High(), !c.admitPending(held):
 		c.stats.rejected.add(ReasonMaxPending, 1)
 		b.hijack(wire.Busy, ReasonMaxPending)
 		return true

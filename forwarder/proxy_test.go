@@ -33,6 +33,14 @@ type proxy struct {
 // behind Close nothing may be held: no connection, no buffer.
 func startProxy(t *testing.T, s *forwarder.Spec, maxBuffered int64) *proxy {
 	t.Helper()
+	p := newProxy(t, s, maxBuffered)
+	p.Start()
+	return p
+}
+
+// newProxy is startProxy for a road that is not started yet.
+func newProxy(t *testing.T, s *forwarder.Spec, maxBuffered int64) *proxy {
+	t.Helper()
 	core, logs := observer.New(zapcore.InfoLevel)
 	p := &proxy{t: t, reg: stats.NewRegistry(), logs: logs}
 	f, err := forwarder.New(s, maxBuffered, p.reg, zap.New(core))
@@ -40,7 +48,6 @@ func startProxy(t *testing.T, s *forwarder.Spec, maxBuffered int64) *proxy {
 		t.Fatal(err)
 	}
 	p.Forwarder, p.address = f, f.Addresses()["in"].String()
-	f.Start()
 	t.Cleanup(p.end)
 	return p
 }

@@ -67,6 +67,8 @@ func spec(endpoints ...string) *forwarder.Spec {
 			HeartbeatMisses: 3, MaxUploads: 16,
 		}},
 	}
+	s.LeftoverListener, s.LeftoverCluster, s.LeaveTimeout = s.Listeners[0], s.Clusters[0], patience
+	s.LeftoverListener.DetectTimeout = patience
 	for _, a := range endpoints {
 		s.Clusters[0].Endpoints = append(s.Clusters[0].Endpoints, forwarder.EndpointSpec{Network: "tcp", Address: a, Weight: 100})
 	}

@@ -184,10 +184,13 @@ func (f *Forwarder) buildRoad(spec *ListenerSpec, tables map[string]*routes, clu
 	return r, nil
 }
 
+// detectProtocol is what a listener is said to speak whose clients' protocol is detected.
+const detectProtocol = "auto"
+
 // protocol is the name of what the listener speaks.
 func (r *road) protocol() string {
 	if r.detect > 0 {
-		return "auto"
+		return detectProtocol
 	}
 	return r.codecs[0].Name()
 }

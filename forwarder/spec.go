@@ -30,7 +30,7 @@ type Spec struct {
 // WorkersSpec bounds the workers, which carry the exchanges that may block.
 type WorkersSpec struct {
 	Max   int // goroutines; one that waits for a reply counts
-	Queue int // exchanges that wait for a worker; 0: they are answered busy
+	Queue int // exchanges that wait for a worker; 0: they are answered busy, also while one is about to become idle
 }
 
 // AccessLog is told of exchanges.

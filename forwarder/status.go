@@ -1,6 +1,8 @@
 package forwarder
 
 import (
+	"slices"
+
 	"github.com/relevo-proxy/relevo/forwarder/stats"
 )
 
@@ -122,7 +124,7 @@ func (f *Forwarder) export() {
 	for _, l := range snap.listeners {
 		f.exportListener(l)
 	}
-	for _, c := range snap.clusters {
+	for _, c := range slices.Backward(snap.clusters) { // a leftover may have the name of one that is configured, which is shown
 		f.exportCluster(c)
 		for _, e := range c.endpoints {
 			f.exportEndpoint(c, e)

@@ -143,6 +143,12 @@ func (up *upload) place() error {
 	f := up.d.listener.f
 	for {
 		switch {
+		case up.x.live() && up.d.conn.Closed(): // by a pause at the latest: what is to come of it never will
+			b := f.batch()
+			up.carry(b, false, func() {
+				b.hijack(wire.ErrorComm, ReasonDownstreamGone)
+				b.run()
+			})
 		case up.x.phase == phaseSend:
 			u, reason := up.target().lease(up.x.deadline)
 			if u == nil && reason == reasonResting {
@@ -152,7 +158,7 @@ func (up *upload) place() error {
 			up.carry(b, false, func() { up.send(b, u, reason) })
 		case !up.x.live():
 			return nil
-		case f.resting.Load(): // before its filters
+		case f.resting.Load() && f.ctx.Err() == nil: // before its filters
 			return conn.ErrPaused
 		default:
 			b := f.batch()

@@ -112,6 +112,7 @@ func (u *upstream) run() {
 			u.end()
 			return
 		}
+		u.conn.AwaitWriter()
 		u.become(stateExported)
 		if u.rest.begin(u.endpoint.cluster.f) {
 			return // paused, as in downstream.run

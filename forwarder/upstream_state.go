@@ -95,12 +95,14 @@ func (u *upstream) resume() {
 	}
 }
 
-// restore makes an exported connection what it was.
+// restore makes an exported connection what it was, for those too who have begun to wait for that.
 func (u *upstream) restore() {
 	if u.drains.Load() != nil {
 		u.become(stateDraining)
 		u.settle()
-		return
+		u.pool.replace()
+	} else if u.become(stateReady) {
+		u.pool.serve()
 	}
-	u.become(stateReady)
+	u.pool.offer()
 }

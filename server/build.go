@@ -93,7 +93,7 @@ func leftovers(largest wire.Limits) (forwarder.ListenerSpec, forwarder.ClusterSp
 	for _, p := range detected { // all that there are
 		l.Codecs = append(l.Codecs, codecs[p](false))
 	}
-	l.Limits = largest
+	l.Limits, l.DetectTimeout = largest, d.Listeners[0].DetectTimeout.D()
 	return l, clusterSpec(&d.Clusters[0], nil, largest)
 }
 

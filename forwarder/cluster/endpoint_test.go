@@ -193,3 +193,44 @@ func TestSharedCountersFillTheirCacheLine(t *testing.T) {
 		t.Errorf("a Limit has %d bytes, want 64", got)
 	}
 }
+
+// TestRestore: what is known of an endpoint goes over; a probe that was under way is due again.
+func TestRestore(t *testing.T) {
+	old := NewEndpoint("a", 1)
+	old.Failed(0)
+	old.Probe(until(old))
+	e := NewEndpoint("a", 1)
+	e.Restore(old.Health())
+	if at, due := e.ProbeDue(); e.Usable() || !due || at != until(old) || e.Health().Failures != 1 {
+		t.Errorf("got usable %v, a probe due %v at %d, %+v; want what is known of the other", e.Usable(), due, at, e.Health())
+	}
+	for _, h := range []Health{{}, {Failures: 2, Until: 7, Trusted: true}, {Drained: true}, {Failures: 3, Until: 9, Drained: true}} {
+		e := NewEndpoint("a", 1)
+		e.Restore(h)
+		if e.Health() != h || e.Usable() != (!h.Drained && (h.Failures == 0 || h.Trusted)) {
+			t.Errorf("got %+v, usable %v, want %+v", e.Health(), e.Usable(), h)
+		}
+	}
+	e = NewEndpoint("a", 1)
+	e.Restore(Health{Failures: -1, Trusted: true})
+	if !e.Usable() || e.Health().Failures != 0 || e.Health().Trusted {
+		t.Errorf("got %+v of what cannot be, want nothing known", e.Health())
+	}
+}
+
+// TestPostpone: a probe that came to nothing costs no back-off.
+func TestPostpone(t *testing.T) {
+	e := NewEndpoint("a", 1)
+	if e.Postpone() {
+		t.Error("got a probe postponed where there is none")
+	}
+	e.Failed(0)
+	end := until(e)
+	e.Probe(end)
+	if !e.Postpone() || e.Postpone() || e.Usable() {
+		t.Errorf("got usable %v, want the probe postponed once, and the endpoint passed over still", e.Usable())
+	}
+	if at, due := e.ProbeDue(); !due || at != end || e.Health().Failures != 1 || !e.Probe(end) {
+		t.Errorf("got a probe due %v at %d with %d failures, want one at once, and no further failure", due, at, e.Health().Failures)
+	}
+}

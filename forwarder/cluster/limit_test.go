@@ -98,3 +98,23 @@ func TestLimitRefusesToGoBelowZero(t *testing.T) {
 		t.Errorf("a negative limit granted %d, want 0", got)
 	}
 }
+
+// TestAdopt: what is adopted counts, whatever the bound; nothing more is granted before there is room again.
+func TestAdopt(t *testing.T) {
+	l := NewLimit(3)
+	l.TryAcquire(2)
+	l.Adopt(4)
+	if l.Used() != 6 || l.Left() != -3 || l.TryAcquire(1) != 0 {
+		t.Errorf("got %d used and %d left, want 6 and 3 too many, and none granted", l.Used(), l.Left())
+	}
+	l.Release(3)
+	if got := l.TryAcquire(1); got != 0 {
+		t.Errorf("got %d granted at the bound, want none", got)
+	}
+	l.Release(1)
+	if got := l.TryAcquire(2); got != 1 {
+		t.Errorf("got %d granted below the bound, want 1", got)
+	}
+	l.Release(3)
+	mustPanic(t, "Release of more than was taken and adopted", func() { l.Release(1) })
+}

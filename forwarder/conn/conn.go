@@ -205,7 +205,7 @@ func (c *Conn) Overdue(now int64, busy bool) string {
 		c.moved = rx - c.seenRX
 		c.seenRX, c.rxAt, c.shortAt = rx, now, now
 	}
-	if !c.partial.Load() || g&^betweenFrames != 0 {
+	if !c.partial.Load() || g&^betweenFrames != 0 || c.shortAt == 0 {
 		c.shortAt = now // it is not the peer who keeps the frame waiting
 	}
 	tx := c.taken.Load()

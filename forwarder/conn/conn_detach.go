@@ -56,6 +56,15 @@ func (c *Conn) Resume() {
 	c.Flush()
 }
 
+// AwaitWriter waits for the writer as long as the connection is paused, which ends it: with Drained, and all that this does.
+func (c *Conn) AwaitWriter() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.flushing && c.sealed && !c.Closed() {
+		c.cond.Wait()
+	}
+}
+
 // Detach returns the state of a paused connection whose read loop has ended, and false when it was closed meanwhile. It
 // waits for the writer, which the pause ends. The connection stays as it is, so that a
 // hand-over that fails ends in Resume, and one that succeeds in Release.
@@ -106,6 +115,7 @@ func adopt(d Detached, sys system, buffers *Buffers, cfg Config) (*Conn, error) 
 	c.lastRead.Store(d.LastRead)
 	c.got.Store(d.RX)
 	c.taken.Store(d.TX)
+	c.seenRX, c.seenTX, c.rxAt = d.RX, d.TX, d.LastRead // that it was taken over is no byte of the peer's
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, q := range d.Unsent {

@@ -163,3 +163,92 @@ func TestClosedConnectionsAreNotDetached(t *testing.T) {
 		release(t, c)
 	})
 }
+
+// What stands for a peer that has left takes nothing, and says why.
+func TestGone(t *testing.T) {
+	c := Gone(ReasonPeerClosed)
+	if !c.Closed() || c.Reason() != ReasonPeerClosed || c.Close("again") || c.Queued() != 0 || c.Held() != 0 {
+		t.Errorf("got closed %v for %q, want it closed for %q before", c.Closed(), c.Reason(), ReasonPeerClosed)
+	}
+	if v := c.Append([]byte("frame")); v != Refused {
+		t.Errorf("got verdict %d, want Refused", v)
+	}
+	if v := c.AppendOwned(make([]byte, 100_000)); v != Refused {
+		t.Errorf("got verdict %d for a large frame, want Refused", v)
+	}
+	c.Flush()
+	c.Pause()
+	c.Resume()
+	c.GateMemory(true)
+	c.Leave()
+	if _, ok := c.Detach(); ok {
+		t.Error("got it detached, want nothing to hand over")
+	}
+	if _, err := c.Read(1); err != ErrClosed {
+		t.Errorf("got %v from Read, want ErrClosed", err)
+	}
+	c.Release()
+}
+
+// A paused connection is at rest only when its writer has ended, with all that it does for others.
+func TestAwaitWriter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		buffers := newBuffers(t, 1<<20)
+		k := newKernel(300)
+		entered, let := make(chan struct{}), make(chan struct{})
+		cfg := roomy
+		cfg.High, cfg.Low = 400, 100
+		cfg.Drained = func() { close(entered); <-let }
+		c := k.conn(t, buffers, cfg)
+		c.Append(appendFrame(nil, 1, 0, 500))
+		c.Flush()
+		k.take(300) // the writer goes on, and the queue comes down
+		<-entered
+		c.Pause()
+		done := make(chan struct{})
+		go func() { c.AwaitWriter(); close(done) }() // ends with the writer
+		synctest.Wait()
+		select {
+		case <-done:
+			t.Error("got AwaitWriter back while the writer works for others, want it to wait")
+		default:
+		}
+		close(let)
+		<-done
+		if n := writers(); n != 0 {
+			t.Errorf("got %d writers, want none", n)
+		}
+		c.Resume()
+		atOnce(t, "AwaitWriter of a connection that is not paused", c.AwaitWriter)
+		k.take(300)
+		release(t, c)
+	})
+}
+
+// That it was taken over is no byte of the peer's: who looks for signs of life sees none.
+func TestAdoptedIsNoSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := roomy
+		cfg.ReadTimeout, cfg.IdleTimeout = 50, 1000
+		k := newKernel(300)
+		c, err := adopt(Detached{Socket: k, Unread: []byte("half"), LastRead: 100, RX: 7, TX: 9}, k.system(), newBuffers(t, 1<<20), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := startRead(c, 100)
+		synctest.Wait()
+		if reason := c.Overdue(500, true); reason != "" || c.LastByte() != 100 {
+			t.Errorf("got overdue %q and the last byte at %d, want neither a timeout at the first look nor a byte since 100", reason, c.LastByte())
+		}
+		if reason := c.Overdue(549, true); reason != "" {
+			t.Errorf("got overdue %q within its time, want not", reason)
+		}
+		if reason := c.Overdue(550, true); reason != ReasonReadTimeout {
+			t.Errorf("got overdue %q behind its time, want %q", reason, ReasonReadTimeout)
+		}
+		c.Close("test")
+		synctest.Wait()
+		_ = r.settled()
+		release(t, c)
+	})
+}

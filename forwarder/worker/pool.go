@@ -30,6 +30,8 @@ type Pool[T any] struct {
 	low     int          // the least that idle was since the last Trim
 	queue   []T          // tasks that wait for a worker, from head on, around the end
 	head    int
+	taken   uint64 // tasks that workers have taken out of queue
+	held    bool   // none takes one any more: Hold
 	closed  bool
 }
 
@@ -39,8 +41,9 @@ type Worker[T any] struct {
 	turn chan struct{} // holds one; never closed
 
 	// Owned by who took it off idle, until the wake.
-	task T
-	end  bool
+	task   T
+	waited bool
+	end    bool
 }
 
 // Wake ends the worker's Wait, this one or the next. It never waits, as long as there is one who wakes for each Wait.
@@ -125,9 +128,9 @@ func (p *Pool[T]) work(w *Worker[T]) {
 			return
 		}
 		var zero T
-		task := w.task
-		w.task = zero
-		p.run(w, task, false)
+		task, waited := w.task, w.waited
+		w.task, w.waited = zero, false
+		p.run(w, task, waited)
 		for {
 			task, fate := p.next(w)
 			if fate == Refused {
@@ -146,8 +149,8 @@ func (p *Pool[T]) next(w *Worker[T]) (task T, fate Fate) {
 	fate = Waiting
 	p.mu.Lock()
 	switch {
-	case p.queued.Load() > 0:
-		task, fate = p.pop(), Running
+	case p.queued.Load() > 0 && !p.held:
+		task, fate = p.take(), Running
 	case p.closed:
 		p.workers--
 		fate = Refused
@@ -165,10 +168,37 @@ func (p *Pool[T]) Queued() (task T, ok bool) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.queued.Load() == 0 {
+	if p.queued.Load() == 0 || p.held {
 		return task, false
 	}
-	return p.pop(), true
+	return p.take(), true
+}
+
+// Hold keeps the tasks that wait for a worker waiting, whoever becomes idle, or lets them go on.
+func (p *Pool[T]) Hold(held bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = held
+	for n := len(p.idle); !held && p.queued.Load() > 0 && n > 0; n = len(p.idle) {
+		w := p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.low = min(p.low, n-1)
+		w.task, w.waited = p.take(), true
+		w.Wake()
+	}
+}
+
+// Taken is how many tasks workers have taken that had waited.
+func (p *Pool[T]) Taken() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taken
+}
+
+// take is pop for a worker. Called with mu held.
+func (p *Pool[T]) take() T {
+	p.taken++
+	return p.pop()
 }
 
 // push and pop are the queue's. Called with mu held.

@@ -484,3 +484,54 @@ func TestQueued(t *testing.T) {
 		}
 	})
 }
+
+// TestHold: while the pool is held, who waits waits, whoever becomes idle; then the tasks are taken in order.
+func TestHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newModel(2, 5)
+		var tasks []*task
+		for n := range 5 {
+			x := &task{n, make(chan struct{})}
+			tasks = append(tasks, x)
+			if w, _ := m.pool.Submit(x); w != nil {
+				w.Wake()
+			}
+		}
+		synctest.Wait()
+		queued := func() (out []int) {
+			for x := range m.pool.Waiting() {
+				out = append(out, x.number)
+			}
+			return out
+		}
+		for x := range m.pool.Waiting() {
+			if x.number != 2 {
+				t.Errorf("got task %d first in the queue, want 2", x.number)
+			}
+			break
+		}
+		m.pool.Hold(true)
+		close(tasks[0].end)
+		close(tasks[1].end)
+		synctest.Wait()
+		if got := queued(); !slices.Equal(got, []int{2, 3, 4}) || m.pool.Taken() != 0 {
+			t.Errorf("got %v waiting and %d taken while the pool is held, want 2, 3 and 4, and none", got, m.pool.Taken())
+		}
+		if _, idle, _ := m.pool.Stats(); idle != 2 {
+			t.Errorf("got %d idle workers, want 2", idle)
+		}
+		m.pool.Hold(false)
+		synctest.Wait()
+		if got := queued(); !slices.Equal(got, []int{4}) || m.pool.Taken() != 2 {
+			t.Errorf("got %v waiting and %d taken, want 4, and 2", got, m.pool.Taken())
+		}
+		for _, x := range tasks[2:] {
+			close(x.end)
+		}
+		m.pool.Close()
+		slices.Sort(m.gotWaited)
+		if !slices.Equal(m.gotWaited, []int{2, 3, 4}) || m.pool.Taken() != 3 {
+			t.Errorf("got %v told that they had waited, and %d taken, want 2, 3 and 4, and 3", m.gotWaited, m.pool.Taken())
+		}
+	})
+}
