@@ -96,8 +96,8 @@ func TestInFrameOfAnother(t *testing.T) {
 		if read.settled() {
 			t.Fatalf("got %q, %v with nothing sent, want the read to wait for the peer", read.value.bytes, read.value.err)
 		}
-		c.Overdue(0, true)
-		if got := c.Overdue(int64(10*time.Second), true); got != ReasonReadTimeout {
+		c.Overdue(1, true)
+		if got := c.Overdue(1+int64(10*time.Second), true); got != ReasonReadTimeout {
 			t.Errorf("got verdict %q 10 s behind the last byte of a frame that has begun, want %q", got, ReasonReadTimeout)
 		}
 		k.send([]byte("the rest"))
