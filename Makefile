@@ -20,7 +20,7 @@ DURATION ?= 3s
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 .PHONY: build
 build: ## Build bin/relevo
@@ -45,6 +45,12 @@ torture: ## UPGRADES (100; with SOAK=1 1000) one after another under everything 
 	@.ci/need gcc:gcc+libc6-dev
 	RELEVO_TEST_UPGRADES=$(or $(UPGRADES),$(if $(SOAK),1000,100)) CGO_ENABLED=1 go test -race -count=1 -timeout=2h -v \
 		-run='^(TestTorture|TestFramesAreSplit|TestCaller|TestCrew|TestLedger)' ./cmd/relevo
+
+.PHONY: upgrade-faults
+upgrade-faults: ## All that can go wrong with an upgrade, with the race detector and without, writes docs/upgrade-faults.md
+	@.ci/need gcc:gcc+libc6-dev
+	RELEVO_TEST_FAULT_PAGE=/dev/null CGO_ENABLED=1 go test -race -count=1 -run='^TestUpgradeFaults$$' ./cmd/relevo
+	RELEVO_TEST_FAULT_PAGE=$(CURDIR)/docs/upgrade-faults.md go test -count=1 -v -run='^TestUpgradeFaults$$' ./cmd/relevo
 
 .PHONY: check
 check: format tidy vet fix lint fuzz-short test ## Everything that must hold before a change lands

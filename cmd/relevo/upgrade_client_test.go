@@ -33,6 +33,7 @@ type kind struct {
 	wait     time.Duration // that the server takes
 	oneway   bool          // requests that get no reply
 	beat     bool          // heartbeats instead of requests
+	noted    bool          // when each reply came is kept
 
 	pieces   int            // that a frame is cut in, 0 for one
 	gap      time.Duration  // between them
@@ -89,6 +90,7 @@ type caller struct {
 	answered uint32
 	counted  uint32        // of those, at the last lap
 	longest  time.Duration // that a reply took beyond what was asked for
+	came     []time.Time   // replies, if they are noted
 }
 
 // asked is a request, or a heartbeat, without a reply.
@@ -330,6 +332,9 @@ func (c *caller) take(m *wire.Message) *broken {
 	delete(c.open, m.ID)
 	c.answered++
 	c.longest = max(c.longest, now.Sub(a.at)-a.stamp.wait)
+	if c.kind.noted {
+		c.came = append(c.came, now)
+	}
 	c.mu.Unlock()
 	select {
 	case <-c.places:

@@ -29,6 +29,8 @@ type chain struct {
 	err     *transcript // of all its processes
 	runtime string      // runtime_dir; empty where there are no upgrades
 	metrics string      // URL
+	config  string      // the file, and what is in it
+	text    string
 
 	now  *generation
 	past []*generation
@@ -39,6 +41,7 @@ type chain struct {
 type generation struct {
 	process *os.Process
 	left    time.Time     // when its upgrade was reported as done
+	killed  bool          // by the test
 	gone    chan struct{} // closed when it has ended
 	state   *os.ProcessState
 	err     error     // both to be read after gone
@@ -52,6 +55,9 @@ const canUpgrade = true
 type upgraded struct {
 	ID      uint64  `json:"id"`
 	Outcome string  `json:"outcome"`
+	Step    string  `json:"step"`
+	Reason  string  `json:"reason"`
+	Release string  `json:"release_to"`
 	From    int     `json:"from"` // pids
 	To      int     `json:"to"`
 	Pause   float64 `json:"pause"` // seconds
@@ -92,7 +98,7 @@ const patientUpgrades = "upgrade: {ready_timeout: 1m, handover_timeout: 30s}"
 
 // newChain starts a proxy with this configuration, to which metrics, the bounds of upgrades and runtime_dir are added.
 // Whatever becomes of it, all its processes end with the test, and with this process.
-func newChain(t *testing.T, program, bounds, text string) *chain {
+func newChain(t *testing.T, program, bounds, text string, environ ...string) *chain {
 	t.Helper()
 	// Who loses its parent becomes a child of ours, so that we learn how it ended.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -106,12 +112,14 @@ func newChain(t *testing.T, program, bounds, text string) *chain {
 		text += fmt.Sprintf("runtime_dir: %q\n%s\n", p.runtime, bounds)
 	}
 
+	p.text, p.config = text, fileWith(t, text)
+
 	from, to, err := os.Pipe() // ours, because exec's own would be waited for until the last process has ended
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "run", "-c", fileWith(t, text))
-	cmd.Env = append(os.Environ(), asProgram+"=1")
+	cmd := exec.Command(program, "run", "-c", p.config)
+	cmd.Env = append(append(os.Environ(), asProgram+"=1"), environ...)
 	cmd.Stdout, cmd.Stderr = to, to
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = cmd.Start()
@@ -186,15 +194,31 @@ func follow(process *os.Process, before *generation) *generation {
 func (p *chain) upgrade(t *testing.T) upgraded {
 	t.Helper()
 	old := p.now
-	if err := old.process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatalf("asking process %d for upgrade %d: %v", old.process.Pid, p.last+1, err)
-	}
+	p.ask(t)
 	r := p.report(t)
+	if r.Outcome != "done" || r.ID != p.last+1 || r.From != old.process.Pid {
+		t.Fatalf("upgrade %d was asked for, from process %d, and reported is\n%s", p.last+1, old.process.Pid, r.text)
+	}
+	p.succeeded(t, r)
+	return r
+}
+
+// ask asks for an upgrade.
+func (p *chain) ask(t *testing.T) {
+	t.Helper()
+	if err := p.now.process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatalf("asking process %d for upgrade %d: %v", p.now.process.Pid, p.last+1, err)
+	}
+}
+
+// succeeded makes the heir that was reported the process that serves.
+func (p *chain) succeeded(t *testing.T, r upgraded) {
+	t.Helper()
+	old := p.now
 	old.left = time.Now()
 	// No signal of ours may go to a stranger.
-	if group, err := syscall.Getpgid(r.To); r.Outcome != "done" || r.ID != p.last+1 || r.From != old.process.Pid || err != nil || group != p.group {
-		t.Fatalf("upgrade %d was asked for, from process %d to another of group %d. Its group is %d, %v, and reported is\n%s",
-			p.last+1, old.process.Pid, p.group, group, err, r.text)
+	if group, err := syscall.Getpgid(r.To); err != nil || group != p.group {
+		t.Fatalf("upgrade %d led to process %d, whose group is %d, %v; want %d. Reported is\n%s", r.ID, r.To, group, err, p.group, r.text)
 	}
 	heir, err := os.FindProcess(r.To)
 	if err != nil {
@@ -202,7 +226,6 @@ func (p *chain) upgrade(t *testing.T) upgraded {
 	}
 	p.last = r.ID
 	p.past, p.now = append(p.past, old), follow(heir, old)
-	return r
 }
 
 // report waits until the next upgrade has ended.
@@ -210,6 +233,7 @@ func (p *chain) report(t *testing.T) (r upgraded) {
 	t.Helper()
 	deadline := time.Now().Add(2 * patience)
 	for {
+		r = upgraded{}
 		text, err := os.ReadFile(filepath.Join(p.runtime, "upgrade.json"))
 		if err == nil {
 			err = json.Unmarshal(text, &r)
@@ -276,6 +300,13 @@ func (p *chain) until(t *testing.T, wanted func(reading) error) reading {
 // detector, each says in its exit status if that found something. It returns how long the slowest lived on.
 func (p *chain) stop(t *testing.T) (slowest time.Duration) {
 	t.Helper()
+	for _, g := range p.past { // whose last act is the pid file, and whom nobody has to tell to end
+		select {
+		case <-g.gone:
+		case <-time.After(patience):
+			t.Fatalf("process %d, which has handed over, has not ended", g.process.Pid)
+		}
+	}
 	if p.runtime != "" {
 		name := filepath.Join(p.runtime, "relevo.pid")
 		if text, err := os.ReadFile(name); err != nil || strings.TrimSpace(string(text)) != strconv.Itoa(p.now.process.Pid) {
@@ -285,13 +316,16 @@ func (p *chain) stop(t *testing.T) (slowest time.Duration) {
 	if err := p.now.process.Signal(syscall.SIGTERM); err != nil {
 		t.Errorf("SIGTERM to process %d: %v", p.now.process.Pid, err)
 	}
+	select {
+	case <-p.now.gone:
+	case <-time.After(patience):
+		t.Fatalf("process %d, which was told to stop, has not ended", p.now.process.Pid)
+	}
 	for i, g := range append(p.past, p.now) {
-		select {
-		case <-g.gone:
-		case <-time.After(patience):
-			t.Fatalf("generation %d, process %d, has not ended", i+1, g.process.Pid)
+		if g.killed && g.err == nil && g.state.Sys() == syscall.WaitStatus(syscall.SIGKILL) {
+			continue
 		}
-		if g.err != nil || g.state.ExitCode() != exitDone {
+		if g.err != nil || g.killed || g.state.ExitCode() != exitDone {
 			t.Errorf("generation %d, process %d, ended with %v, %v; want status %d", i+1, g.process.Pid, g.state, g.err, exitDone)
 		}
 		if !g.left.IsZero() {
