@@ -87,7 +87,7 @@ func TestLeftoverListenerDetects(t *testing.T) {
 // TestNoDetectionAnyMore: where the listener speaks one protocol now, a client that was about to tell its own has all the time.
 func TestNoDetectionAnyMore(t *testing.T) {
 	s := autoSpec(t)
-	s.Listeners[0].IdleTimeout = 40 * time.Millisecond // so that the sweeper looks often
+	s.Listeners[0].WriteTimeout = 40 * time.Millisecond // so that the sweeper looks often
 	p := startProxy(t, s, 512<<20)
 	c := dial(t, p.address)
 	frame := frameOf(t, 1, "told")
@@ -97,8 +97,6 @@ func TestNoDetectionAnyMore(t *testing.T) {
 	next := *s
 	next.Listeners = append([]forwarder.ListenerSpec(nil), s.Listeners...)
 	next.Listeners[0].Codecs, next.Listeners[0].DetectTimeout = s.Listeners[0].Codecs[:1], 0
-	next.Listeners[0].IdleTimeout = time.Minute
-	next.Listeners[0].WriteTimeout = 40 * time.Millisecond
 	rule := s.Routes[0]
 	rule.Rules = rule.Rules[:1]
 	next.Routes = []forwarder.RouteSpec{rule}

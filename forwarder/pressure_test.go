@@ -194,8 +194,10 @@ func TestServerNeverReads(t *testing.T) {
 		t.Errorf("got %v of %d requests, want SUCCESS for the good endpoint's half and for all that were not sent, BUSY for those refused, ERROR_COMM for those sent", statuses, n)
 	}
 	p.wantCount(float64(statuses[wire.ErrorComm]), "relevo_listener_local_replies_total", "reason="+forwarder.ReasonUpstreamBroken)
-	if got := bad.accepted.Load(); got != 1 {
-		t.Errorf("got %d connections to the server that does not read, want 1: it is passed over once it is known", got)
+	// Once it is known it is passed over; only probes connect to it, of which one may not have ended.
+	probes := int64(p.value("relevo_endpoint_probes_total", "endpoint="+bad.address)) + 1
+	if got := int64(bad.accepted.Load()); got < 1 || got > 1+probes {
+		t.Errorf("got %d connections to the server that does not read, want 1 and at most %d for probes", got, probes)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"syscall"
 	"time"
@@ -93,6 +94,11 @@ func (d *driver) listen(a *attempt) {
 			continue
 		case *handoff.Warm:
 			e.pid, e.release = m.PID, m.Release
+			if m.Version < handoff.MinVersion || m.Version > handoff.Version {
+				e.message = handoff.KindFailed
+				e.reason = because(StepWarm, fmt.Sprintf("it chose version %d of the format, and %d to %d were offered",
+					m.Version, handoff.MinVersion, handoff.Version))
+			}
 		case *handoff.Prepared:
 			e.counts = m.Counts
 		case *handoff.Failed:

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/upgrade/handoff"
 )
 
 // Options are what a Generation is made from.
@@ -101,6 +103,21 @@ func New(o Options) (*Generation, error) {
 		}
 	}
 	return newGeneration(o, sys)
+}
+
+// GiveUp tells the process that has started this one to take over, if there is one, why it will not: for what goes wrong before
+// there are Options to make a Generation from. The process ends behind it.
+func GiveUp(step string, reason error) {
+	sys, err := newSystem(0)
+	if err != nil || !sys.heir {
+		return // there is nobody to tell
+	}
+	parent, err := sys.inherit()
+	if err != nil {
+		return
+	}
+	defer parent.close()
+	_ = parent.send(time.Now().Add(sayTimeout), &handoff.Failed{Step: step, Reason: cut(reason.Error(), maxReason)}) // or it sees the end alone
 }
 
 func newGeneration(o Options, sys *system) (*Generation, error) {

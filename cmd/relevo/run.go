@@ -36,6 +36,7 @@ func runVerb(typed string) *cobra.Command {
 		}
 		c, err := load(*file, cmd.InOrStdin())
 		if err != nil {
+			upgrade.GiveUp("configuration", err)
 			return err
 		}
 		return runServer(cmd, *file, c)
