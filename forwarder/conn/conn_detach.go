@@ -1,6 +1,9 @@
 package conn
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Detached is a connection outside any process: everything that Adopt needs to go on with it, to the byte. What Detach
 // returns shows the connection's own buffers, so that a hand-over needs no memory beside what is buffered anyway: it is
@@ -74,7 +77,7 @@ func (c *Conn) Detach() (Detached, bool) {
 		TX:       c.taken.Load(),
 	}
 	for _, ch := range c.queue {
-		d.Unsent = append(d.Unsent, Queued{Frames: ch.buf[:len(ch.buf):len(ch.buf)], Sent: ch.sent})
+		d.Unsent = append(d.Unsent, Queued{Frames: slices.Clip(ch.buf), Sent: ch.sent})
 	}
 	return d, true
 }
