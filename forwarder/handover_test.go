@@ -25,7 +25,8 @@ import (
 // duplicate is another descriptor of the same socket, as another process would get it.
 func duplicate(t *testing.T, s interface {
 	SyscallConn() (syscall.RawConn, error)
-}) *os.File {
+},
+) *os.File {
 	t.Helper()
 	raw, err := s.SyscallConn()
 	if err != nil {

@@ -169,6 +169,8 @@ func TestServerNeverReads(t *testing.T) {
 	s.Routes[0].Rules[0].Timeout = time.Minute
 	p := startProxy(t, s, 512<<20)
 	c := dial(t, p.address)
+	c.send(encode(t, oneway(1, "makes a connection")), encode(t, oneway(2, "makes the other")))
+	p.wantCount(2, "relevo_endpoint_connections", "state=ready") // so that none waits for one that is dialled slowly
 	content := strings.Repeat("x", 60<<10)
 	n := 0
 	replies := make(map[uint32]wire.Message)

@@ -9,6 +9,7 @@ package conn
 import (
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -163,6 +164,9 @@ func newConn(sock Socket, sys system, buffers *Buffers, cfg Config) (*Conn, erro
 	return c, nil
 }
 
+// unknown is a time that is not known.
+const unknown = math.MinInt64
+
 // Held is the number of bytes of buffers that the connection holds, for unread and for queued bytes.
 func (c *Conn) Held() int64 { return c.held.Load() }
 
@@ -205,7 +209,7 @@ func (c *Conn) Overdue(now int64, busy bool) string {
 		c.moved = rx - c.seenRX
 		c.seenRX, c.rxAt, c.shortAt = rx, now, now
 	}
-	if !c.partial.Load() || g&^betweenFrames != 0 || c.shortAt == 0 {
+	if !c.partial.Load() || g&^betweenFrames != 0 || c.shortAt == unknown {
 		c.shortAt = now // it is not the peer who keeps the frame waiting
 	}
 	tx := c.taken.Load()

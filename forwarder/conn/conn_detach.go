@@ -115,7 +115,7 @@ func adopt(d Detached, sys system, buffers *Buffers, cfg Config) (*Conn, error) 
 	c.lastRead.Store(d.LastRead)
 	c.got.Store(d.RX)
 	c.taken.Store(d.TX)
-	c.seenRX, c.seenTX, c.rxAt = d.RX, d.TX, d.LastRead // that it was taken over is no byte of the peer's
+	c.seenRX, c.seenTX, c.rxAt, c.shortAt = d.RX, d.TX, d.LastRead, unknown // that it was taken over is no byte of the peer's
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, q := range d.Unsent {

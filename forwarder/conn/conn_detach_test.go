@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 
@@ -184,7 +185,7 @@ func TestGone(t *testing.T) {
 	if _, ok := c.Detach(); ok {
 		t.Error("got it detached, want nothing to hand over")
 	}
-	if _, err := c.Read(1); err != ErrClosed {
+	if _, err := c.Read(1); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v from Read, want ErrClosed", err)
 	}
 	c.Release()
