@@ -123,8 +123,8 @@ func (d *driver) expired() {
 
 func (d *driver) step(e event) {
 	before := d.machine.state
-	if e.kind == evReady && before < oldCommitted {
-		d.g.spent = "tableflip has given this process up: its new process said that it was ready before it was given anything"
+	if e.kind == evReady { // if this process goes on all the same, it has started its last one
+		d.g.spent = "a process of an upgrade before said that it was ready and was given nothing: tableflip starts no other one"
 	}
 	if e.kind == evMessage && e.message == handoff.KindWarm {
 		d.attempt.pid, d.report.To, d.report.ReleaseTo = e.pid, e.pid, e.release
@@ -148,7 +148,11 @@ func (d *driver) moved(before, now oldState) {
 	if step := oldSteps[now]; step != "" {
 		d.report.Step = step
 	}
-	d.g.log.Info("upgrade", zap.Uint64("upgrade", d.report.ID), zap.Stringer("from", before), zap.Stringer("to", now))
+	id := d.report.ID
+	if now == oldPreflight {
+		id = d.g.Last().ID + 1
+	}
+	d.g.log.Info("upgrade", zap.Uint64("upgrade", id), zap.Stringer("from", before), zap.Stringer("to", now))
 }
 
 func (d *driver) do(a action) {
@@ -179,6 +183,8 @@ func (d *driver) do(a action) {
 		if err := d.g.sys.kill(d.attempt.pid, d.attempt.since); err != nil {
 			d.g.log.Error("the new process could not be killed", zap.Uint64("upgrade", d.report.ID), zap.Error(err))
 		}
+	case doHangUp:
+		d.attempt.link.hangUp()
 	case doResume:
 		d.giver.Resume()
 		d.report.Pause = time.Duration(d.g.sys.monotonic() - d.attempt.barrier).Seconds()
@@ -251,7 +257,7 @@ func (d *driver) errand(work func(ctx context.Context) (handoff.Counts, error)) 
 	a.wg.Go(func() { // ends with its work, which ends with ctx; attempt.end waits for it
 		defer cancel()
 		counts, err := work(ctx)
-		d.post(a, event{kind: evDone, counts: counts, reason: textOf(err)})
+		d.post(a, event{kind: evDone, counts: counts, dead: died(err), reason: textOf(err)})
 	})
 }
 

@@ -16,7 +16,7 @@ const (
 	evMessage // the other side has said message
 	evGone    // nothing more comes from the other side; dead, if its end is closed, else it is not understood
 	evMute    // what was to be said could not be said; dead, if the other side's end is closed
-	evDone    // what was being done (the errand) has ended: with reason, if it did not succeed
+	evDone    // what was being done (the errand) has ended: with reason, if it did not succeed; dead, as for evMute
 
 	// Of the old side.
 	evAsked  // somebody wants an upgrade
@@ -74,6 +74,7 @@ const (
 	doEnd       // say END with counts
 	doCommit    // say COMMIT
 	doKill      // SIGKILL
+	doHangUp    // end the socket, behind all that the child has said
 	doResume    // open the gates again
 	doArm       // start timer in place of the one that runs; timerNone: stop it
 	doLetStop   // the owner, this process, stops as it does without upgrades

@@ -82,7 +82,7 @@ type oldSide struct {
 	ready   bool // tableflip says ready, so the child's end is seen as the end of the socket and nowhere else
 	gone    bool // nothing more comes from the child
 	started bool // STARTED has come, too late
-	mute    bool // something could not be said: if the child's end is the cause, that is the better reason
+	mute    bool // something could not be said because the child has ended: why it did is the better reason
 	counts  handoff.Counts
 	step    string // where it went wrong, while it is judged or rolled back
 	reason  string
@@ -144,7 +144,7 @@ func (o *oldSide) note(e event) {
 		}
 	case evTimer:
 		if e.timer == timerReap { // killed, and yet it does not end: it will not run another instruction
-			o.child, o.gone = false, true
+			o.child = false
 		}
 	}
 	if o.ready && o.gone {
@@ -198,7 +198,7 @@ func (o *oldSide) undoable(e event) []action {
 		}
 		return o.rollBack(because("the new process is not understood", e.reason))
 	case evMute:
-		o.mute = true
+		o.mute = e.dead
 		return o.rollBack(because("the new process does not listen", e.reason))
 	case evReady:
 		return o.rollBack("the new process says that it is ready, and owns nothing")
@@ -226,7 +226,7 @@ func (o *oldSide) overdue(t timer) []action {
 
 func (o *oldSide) errandDone(e event) []action {
 	if e.reason != "" && o.state != oldSettling { // where too much is buffered, it takes longer: no reason to stay
-		o.mute = o.state == oldSending || o.state == oldStarting
+		o.mute = e.dead
 		return o.rollBack(e.reason)
 	}
 	switch o.state {
@@ -298,14 +298,14 @@ func (o *oldSide) rollBack(reason string) []action {
 	return append(do, o.rolled()...)
 }
 
-// rolling waits for the end of the child and of what runs. A child that ends by itself may have the better reason.
+// rolling waits for the end of the child and of what runs.
 func (o *oldSide) rolling(e event) []action {
 	switch {
-	case o.stop:
+	case !o.mute:
 	case e.kind == evMessage && e.message == handoff.KindFailed:
 		o.reason, o.mute = because("the new process gave up", e.reason), false
-	case e.kind == evExited && o.mute:
-		o.reason = because("the new process ended", e.reason)
+	case e.kind == evExited:
+		o.reason, o.mute = because("the new process ended", e.reason), false
 	}
 	return o.rolled()
 }
@@ -375,6 +375,9 @@ func (o *oldSide) judging(e event) []action {
 	if e.kind == evMessage && e.message == handoff.KindStarted {
 		o.started = true
 	}
+	if e.kind == evTimer && e.timer == timerReap && !o.gone {
+		return []action{{kind: doHangUp}} // what it has said is still to be read
+	}
 	return o.judged()
 }
 
@@ -382,7 +385,7 @@ func (o *oldSide) judged() []action {
 	switch {
 	case o.child || !o.gone:
 		return nil
-	case o.started || o.ready: // ready is said behind STARTED only
+	case o.started:
 		return o.exit(1, Failed, o.step, o.reason)
 	}
 	o.become(oldRolling)

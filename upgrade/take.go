@@ -184,7 +184,7 @@ func (d *taker) say(m handoff.Message) {
 func (d *taker) own(a action) {
 	d.hooks.Start()
 	opened := d.g.sys.monotonic()
-	d.outcome = a.outcome
+	d.outcome, d.g.owner = a.outcome, true
 	d.report.Outcome, d.report.Step, d.report.Reason = a.outcome, a.step, a.reason
 	if err := d.g.sys.ready(); err != nil { // the old process may be dead
 		d.g.log.Info("nobody is told that this process is ready", zap.Uint64("upgrade", d.report.ID), zap.Error(err))
@@ -211,6 +211,7 @@ type heritage struct {
 
 func (h *heritage) listen() {
 	link := h.g.parent
+	defer close(h.g.alone)
 	defer link.close()
 	link.interrupt(time.Now().Add(2 * sayTimeout))
 	for {

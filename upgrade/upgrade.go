@@ -61,11 +61,13 @@ type Generation struct {
 	sys    *system
 	asked  chan struct{} // never closed; one slot, as asking twice before the first is heard is asking once
 	told   chan struct{} // closed when the process before this one says that somebody wants this one to stop
-	closed chan struct{} // closed by Close
+	closed chan struct{} // closed by Close, in an heir
+	alone  chan struct{} // closed when the process before this one has ended, in an heir that owns the state
 	once   sync.Once
 
 	// Static after Take or Ready, which no goroutine runs beside.
 	number  uint64
+	owner   bool          // it has taken the state
 	parent  *link         // the process before this one, as long as it may say something; nil: there is none
 	settled chan struct{} // closed when the report of the upgrade that made this process is final
 	family  sync.WaitGroup
@@ -108,6 +110,7 @@ func newGeneration(o Options, sys *system) (*Generation, error) {
 		asked:   make(chan struct{}, 1),
 		told:    make(chan struct{}),
 		closed:  make(chan struct{}),
+		alone:   make(chan struct{}),
 		settled: make(chan struct{}),
 		number:  1,
 	}
@@ -184,8 +187,9 @@ func (g *Generation) Last() Report {
 // process that has handed over need not call it: its end says all there is to say.
 func (g *Generation) Close() {
 	g.once.Do(func() {
-		close(g.closed)
 		if g.parent != nil {
+			g.awaitParent()
+			close(g.closed)
 			g.parent.close()
 		}
 		g.mu.Lock()
@@ -201,6 +205,19 @@ func (g *Generation) Close() {
 			}
 		}
 	})
+}
+
+// awaitParent gives the process before this one the time to let go of the pid file: it has heard that this one stops.
+func (g *Generation) awaitParent() {
+	if !g.owner {
+		return
+	}
+	t := time.NewTimer(sayTimeout)
+	defer t.Stop()
+	select {
+	case <-g.alone:
+	case <-t.C:
+	}
 }
 
 // publish makes r the last report, in memory and in the file. A file that cannot be written stops no upgrade.

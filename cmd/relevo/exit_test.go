@@ -59,6 +59,10 @@ func TestWrongUsageIsOneLineThatNamesTheHelp(t *testing.T) {
 		{"demo --load 0", "--load 0s: want more than 0"},
 		{"completion", "which shell?"},
 		{"version 2", `unexpected argument "2"`},
+		{"upgrade now", `unexpected argument "now"`},
+		{"upgrade --timeout 0s", "--timeout 0s: want more than 0"},
+		{"upgrade -c -", "want a file"},
+		{"stop --timeout -1s", "--timeout -1s: want more than 0"},
 	} {
 		status, out, errOut := relevo(t, "", strings.Fields(c.args)...)
 		if status != exitUsage || out != "" {
@@ -73,7 +77,7 @@ func TestWrongUsageIsOneLineThatNamesTheHelp(t *testing.T) {
 func TestHelpIsThere(t *testing.T) {
 	for _, args := range []string{
 		"", "--help", "help", "help echo bolt", "run --help", "check --help", "explain --help", "echo --help", "echo bolt --help", "call bolt --help",
-		"bench bolt --help", "demo --help", "version --help", "completion --help", "completion zsh --help",
+		"bench bolt --help", "demo --help", "version --help", "upgrade --help", "stop --help", "completion --help", "completion zsh --help",
 	} {
 		status, out, errOut := relevo(t, "", strings.Fields(args)...)
 		if status != exitDone || errOut != "" || !strings.Contains(out, "Usage:") {
@@ -234,6 +238,7 @@ func TestCompletion(t *testing.T) {
 		"call bolt --version":  "v1\nv2\nv2-crc\n",
 		"bench bolt --output":  "text\njson\n",
 		"version -o":           "text\njson\n",
+		"upgrade -o":           "text\njson\n",
 		"explain -o":           "text\njson\n",
 		"explain --format":     "text\njson\n",
 		"completion":           "bash",

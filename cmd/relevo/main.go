@@ -58,8 +58,8 @@ func newRoot(typed string) *cobra.Command {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetHelpCommand(helpVerb())
 	root.AddCommand(
-		runVerb(typed), checkVerb(), explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(), completionVerb(),
-		versionVerb(),
+		runVerb(typed), upgradeVerb(), stopVerb(), checkVerb(), explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(),
+		completionVerb(), versionVerb(),
 	)
 	return root
 }

@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
 		main()
 	}
+	if dir := os.Getenv(asOwner); dir != "" {
+		os.Exit(runOwner(dir))
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/relevo-proxy/relevo/upgrade"
+)
+
+// pollEvery is how often the files of another process are looked at.
+const pollEvery = 20 * time.Millisecond
+
+func upgradeVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "upgrade",
+		Short: "Have the running process replaced by the binary and configuration that are on disk now",
+		Long: "Have the running process hand over to a new one, which runs the binary and the configuration that are on\n" +
+			"disk now. No connection is closed and no request is lost. If the new process cannot do it, the old one goes\n" +
+			"on; the exit status is then 1, and the reason is printed. It is 69 where nothing runs.",
+		Example: "  relevo upgrade\n" +
+			"  relevo upgrade -c /etc/relevo/relevo.yaml -o json",
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	file, flag := runtimeFlags(cmd)
+	wait := cmd.Flags().Bool("wait", true, "wait for the outcome; without, only ask for it")
+	timeout := cmd.Flags().Duration("timeout", 90*time.Second, "to wait for it")
+	form := outputFlag(cmd)
+	cmd.RunE = verb(func(cmd *cobra.Command) error {
+		if *timeout <= 0 {
+			return misused("--timeout %v: want more than 0", *timeout)
+		}
+		dir, err := runtimeDir(cmd, *file, *flag)
+		if err != nil {
+			return err
+		}
+		ctx, stop := interruptible(cmd)
+		defer stop()
+		ctx, cancel := context.WithTimeout(ctx, *timeout)
+		defer cancel()
+		before, err := upgrade.ReadReport(dir)
+		if err != nil {
+			return err
+		}
+		pid, err := tell(dir, syscall.SIGHUP)
+		if err != nil || !*wait {
+			return err
+		}
+		r, err := awaitReport(ctx, dir, pid, before.ID)
+		if err != nil {
+			return err
+		}
+		return showReport(cmd.OutOrStdout(), *form, r)
+	})
+	return cmd
+}
+
+// awaitReport waits for the final report of an upgrade with a greater number. pid was asked for it; whoever follows it goes
+// on with the numbers.
+func awaitReport(ctx context.Context, dir string, pid int, before uint64) (upgrade.Report, error) {
+	gone := 0
+	for {
+		r, err := upgrade.ReadReport(dir)
+		switch {
+		case err != nil:
+			return r, err
+		case r.ID > before && r.Outcome.Final():
+			return r, nil
+		}
+		if now, err := owner(dir); err == nil && now == 0 {
+			gone++ // once may be between two generations
+		} else {
+			gone = 0
+		}
+		if gone > 50 {
+			return r, fmt.Errorf("the process that was asked, pid %d, has ended, and no other runs in its place", pid)
+		}
+		if err := pause(ctx); err != nil {
+			return r, fmt.Errorf("waiting for the upgrade: %w%s", err, progress(r, before))
+		}
+	}
+}
+
+// pause waits for the next look.
+func pause(ctx context.Context) error {
+	t := time.NewTimer(pollEvery)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return errors.New("--timeout has passed")
+		}
+		return errors.New("interrupted")
+	}
+}
+
+// progress says where an upgrade is that has not ended.
+func progress(r upgrade.Report, before uint64) string {
+	if r.ID <= before {
+		return ": it has not begun"
+	}
+	return fmt.Sprintf(": upgrade %d has reached the step %s", r.ID, r.Step)
+}
+
+// showReport says what has happened. An upgrade that did not succeed is an error.
+func showReport(w io.Writer, form outputForm, r upgrade.Report) error {
+	if form == outputJSON {
+		if err := printJSON(w, r); err != nil {
+			return err
+		}
+	}
+	if r.Outcome != upgrade.Done {
+		return fmt.Errorf("upgrade %d: %s at the step %s: %s", r.ID, r.Outcome, r.Step, r.Reason)
+	}
+	if form == outputJSON {
+		return nil
+	}
+	c := r.Carried
+	_, err := fmt.Fprintf(w, "upgrade %d: done: pid %d (%s) to pid %d (%s), pause %v, %s and %s carried\n",
+		r.ID, r.From, r.ReleaseFrom, r.To, r.ReleaseTo, seconds(r.Pause),
+		count(c.Downstreams+c.Upstreams, "connection"), count(c.Streams+c.Requests+c.Replies+c.Uploads, "request"))
+	return err
+}
+
+func seconds(s float64) time.Duration {
+	return time.Duration(s * float64(time.Second)).Round(10 * time.Microsecond)
+}
