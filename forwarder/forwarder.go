@@ -8,6 +8,7 @@
 //	upstream.go     one server connection: its stream table and its read loop
 //	sweep*.go       deadlines, timeouts, heartbeats, memory pressure: the only clockwork
 //	snapshot.go     one built, immutable configuration
+//	watch.go        whether the road moves
 //	pause.go        the barrier: the road at rest      handover*.go  its state, for another process and from one
 //
 // It chooses no codec, filter or address: Spec brings them. Its goroutines are one accept loop a listener, one

@@ -31,12 +31,14 @@ type listener struct {
 	stats          *listenerStats
 
 	inherited bool // the socket came from another process
+	kept      bool // its file is not ours to remove
 	leaving   bool // it is not configured any more: what comes is answered, and its connections end
 	since     int64
 	rest      rest // of the accept loop
 
 	// Atomic.
-	stopped atomic.Bool
+	stopped   atomic.Bool
+	connected atomic.Int64 // len(open), for who must not wait for mu
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -67,6 +69,7 @@ func newListener(f *Forwarder, spec *ListenerSpec, socket net.Listener, slot int
 		stats:          newListenerStats(f.reg, spec.Name),
 		open:           make(map[*downstream]struct{}),
 		inherited:      spec.Socket != nil,
+		kept:           spec.Kept,
 		since:          f.now(),
 	}
 	if spec.AcceptRate > 0 {
@@ -180,6 +183,7 @@ func (l *listener) admit(c net.Conn) {
 		return
 	}
 	l.open[d] = struct{}{}
+	l.connected.Add(1)
 	l.mu.Unlock()
 	if tcp, ok := c.(*net.TCPConn); ok && l.inherited {
 		_ = tcp.SetKeepAliveConfig(keepAlive) // the socket that listens does not bring it along
@@ -195,6 +199,7 @@ func (l *listener) gone(d *downstream) {
 	rx, tx := d.conn.Bytes()
 	l.mu.Lock()
 	delete(l.open, d)
+	l.connected.Add(-1)
 	l.closedRX += rx
 	l.closedTX += tx
 	l.mu.Unlock()
@@ -257,9 +262,9 @@ func (l *listener) stop() {
 	_ = l.socket.Close()
 }
 
-// owns says whether the socket is this process's alone: no other one has it now, or has it still.
+// owns says whether the socket's file is this process's alone: no other one has it now, or has it still.
 func (l *listener) owns() bool {
-	return !l.f.abandoned.Load() && (!l.inherited || l.f.begun.Load())
+	return !l.kept && !l.f.abandoned.Load() && (!l.inherited || l.f.begun.Load())
 }
 
 // leaveIdle asks the connections that have nothing in flight and nothing to write to end, and returns how many

@@ -23,8 +23,9 @@ type sweeper struct {
 	wake chan struct{} // never closed
 
 	// Atomic.
-	next   atomic.Int64 // when it will wake; never while it is awake, so that every poke then counts
-	asleep atomic.Bool  // there was no connection when it looked
+	next   atomic.Int64  // when it will wake; never while it is awake, so that every poke then counts
+	asleep atomic.Bool   // there was no connection when it looked
+	rounds atomic.Uint64 // how often it came round
 
 	// Owned by run.
 	tickAt    int64
@@ -101,6 +102,7 @@ func (s *sweeper) loop() {
 		if s.memory.pressed {
 			pressure = nil // looked at by the tick
 		}
+		s.rounds.Add(1)
 		timer.Reset(time.Duration(min(next-now, int64(time.Hour))))
 		select {
 		case <-over:

@@ -19,6 +19,7 @@ type Generation struct {
 	// Static after NewGeneration.
 	options Options
 	reg     *stats.Registry
+	unit    *unit
 }
 
 // stdin is how the configuration's file is called that cannot be read again.
@@ -27,7 +28,7 @@ const stdin = "-"
 // NewGeneration prepares upgrades for a process that runs the configuration of this file. A process makes one, before it
 // changes its folder.
 func NewGeneration(o Options, file string) (*Generation, error) {
-	g := &Generation{options: o, reg: stats.NewRegistry()}
+	g := &Generation{options: o, reg: stats.NewRegistry(), unit: newUnit(o.Log)}
 	u := &o.Config.Upgrade
 	options := upgrade.Options{
 		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
@@ -37,12 +38,15 @@ func NewGeneration(o Options, file string) (*Generation, error) {
 	if file == stdin {
 		options.Disabled = "the configuration came from standard input, where no other process can read it"
 	}
-	if os.Getenv("NOTIFY_SOCKET") != "" {
+	if g.unit.notify.Enabled() {
 		options.Linger = underSystemd
 	}
 	var err error
-	g.Generation, err = upgrade.New(options)
-	return g, err
+	if g.Generation, err = upgrade.New(options); err != nil {
+		return nil, err
+	}
+	g.unit.readWatchdog()
+	return g, nil
 }
 
 // underSystemd is how long a process stays that has handed over: systemd looks at the pid file when the reload is over, and must
@@ -54,20 +58,22 @@ const underSystemd = time.Second
 func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 	g.options.reg = g.reg
 	if !g.Heir() {
+		g.options.inherited = g.unit.sockets(g.options.Config)
 		s, err := New(g.options)
 		if err != nil {
 			return nil, err
 		}
-		s.generation = g.Generation
+		s.generation, s.unit = g.Generation, g.unit
 		if err := g.Ready(); err != nil {
 			s.closeUnused()
 			return nil, err
 		}
 		g.export()
 		s.Start()
+		g.unit.ready(s)
 		return s, nil
 	}
-	h := &heir{options: g.options, state: taker{dictionary: newDictionary()}}
+	h := &heir{options: g.options, unit: g.unit, state: taker{dictionary: newDictionary()}}
 	if _, err := g.Take(ctx, h.taker()); err != nil {
 		if h.server != nil {
 			h.server.closeUnused()
@@ -76,6 +82,7 @@ func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 	}
 	h.server.generation = g.Generation
 	g.export()
+	g.unit.ready(h.server)
 	return h.server, nil
 }
 
@@ -96,6 +103,7 @@ func (g *Generation) export() {
 
 // observe counts an upgrade that has ended.
 func (g *Generation) observe(r upgrade.Report) {
+	g.unit.poke()
 	step := ""
 	if r.Outcome != upgrade.Done {
 		step = r.Step
@@ -111,6 +119,7 @@ func (g *Generation) observe(r upgrade.Report) {
 type heir struct {
 	// Static.
 	options Options
+	unit    *unit
 
 	// Owned by whoever calls the hooks, one at a time.
 	server *Server
@@ -129,6 +138,7 @@ func (h *heir) taker() upgrade.Taker {
 			if h.server, err = New(o); err != nil {
 				return err
 			}
+			h.server.unit = h.unit
 			counted := make(chan struct{})
 			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
 			return nil
