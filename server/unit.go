@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -91,17 +92,14 @@ func (u *unit) leave() {
 // ready says that the server serves, and which sockets are to survive the process.
 func (u *unit) ready(s *Server) {
 	u.say(func(n systemd.Notifier) error {
+		var errs []error
 		for _, p := range s.dropped { // first: the names may be the same
-			if err := n.Forget(p.storeName()); err != nil {
-				return err
-			}
+			errs = append(errs, n.Forget(p.storeName()))
 		}
 		for _, b := range s.bound {
-			if err := n.Store(b.storeName(), b.socket); err != nil {
-				return err
-			}
+			errs = append(errs, n.Store(b.storeName(), b.socket))
 		}
-		return n.Ready(s.statusLine())
+		return errors.Join(append(errs, n.Ready(s.statusLine()))...)
 	})
 }
 
@@ -114,15 +112,11 @@ func (u *unit) stopping(s *Server) {
 	u.stops = true
 	u.mu.Unlock()
 	u.say(func(n systemd.Notifier) error {
+		var errs []error
 		for _, p := range places(s.cfg) {
-			if err := n.Forget(p.storeName()); err != nil {
-				return err
-			}
+			errs = append(errs, n.Forget(p.storeName()))
 		}
-		if err := n.Stopping(s.statusLine()); err != nil {
-			return err
-		}
-		return n.Extend(extension)
+		return errors.Join(append(errs, n.Stopping(s.statusLine()), n.Extend(extension))...)
 	})
 }
 
@@ -174,12 +168,11 @@ func (u *unit) refresh(s *Server, moves bool) {
 	extend := u.stops && moves
 	u.mu.Unlock()
 	u.say(func(n systemd.Notifier) error {
+		err := n.Status(s.statusLine())
 		if extend {
-			if err := n.Extend(extension); err != nil {
-				return err
-			}
+			err = errors.Join(err, n.Extend(extension))
 		}
-		return n.Status(s.statusLine())
+		return err
 	})
 }
 

@@ -81,7 +81,16 @@ func (n Notifier) send(message string, files ...int) error {
 	}
 	defer c.Close()
 	_ = c.SetWriteDeadline(time.Now().Add(sendTimeout)) // of a socket that is open
-	if _, _, err = c.WriteMsgUnix([]byte(message), rights, nil); err != nil {
+	raw, err := c.SyscallConn()
+	if err == nil { // WriteMsgUnix refuses a datagram socket that is connected
+		var sent error
+		err = raw.Write(func(fd uintptr) bool {
+			sent = unix.Sendmsg(int(fd), []byte(message), rights, nil, unix.MSG_NOSIGNAL)
+			return !errors.Is(sent, unix.EAGAIN)
+		})
+		err = errors.Join(err, sent)
+	}
+	if err != nil {
 		return fmt.Errorf("telling systemd: %w", err)
 	}
 	return nil
