@@ -253,14 +253,19 @@ func (s *Server) statusLine() string {
 		generation, last = s.generation.Number(), s.generation.Last()
 	}
 	fmt.Fprintf(&b, "generation %d, %d client connections", generation, s.road.Connections())
-	switch last.Outcome {
-	case "":
-	case upgrade.Running:
-		fmt.Fprintf(&b, "; upgrade %d is under way", last.ID)
-	case upgrade.Done:
-		fmt.Fprintf(&b, "; upgrade %d done, pause %v", last.ID, time.Duration(last.Pause*float64(time.Second)).Round(time.Millisecond))
-	default:
-		fmt.Fprintf(&b, "; upgrade %d %s at %s: %s", last.ID, last.Outcome, last.Step, last.Reason)
-	}
+	b.WriteString(upgradeLine(last))
 	return b.String()
+}
+
+func upgradeLine(r upgrade.Report) string {
+	switch r.Outcome {
+	case "":
+		return ""
+	case upgrade.Running:
+		return fmt.Sprintf("; upgrade %d is under way", r.ID)
+	case upgrade.Done:
+		return fmt.Sprintf("; upgrade %d done, pause %v", r.ID, time.Duration(r.Pause*float64(time.Second)).Round(time.Millisecond))
+	default:
+		return fmt.Sprintf("; upgrade %d %s at %s: %s", r.ID, r.Outcome, r.Step, r.Reason)
+	}
 }

@@ -162,7 +162,7 @@ func listensAt(addr net.Addr, network, address string) bool {
 			return a.IP.IsLoopback()
 		}
 		ip, err := netip.ParseAddr(host)
-		return err == nil && ip.Unmap() == a.AddrPort().Addr().Unmap()
+		return err == nil && (ip.Unmap() == a.AddrPort().Addr().Unmap() || ip.IsUnspecified() && a.IP.IsUnspecified())
 	}
 	return false
 }

@@ -252,15 +252,15 @@ func TestSocketsOfTheEnvironment(t *testing.T) {
 		t.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()+must(strconv.Atoi(os.Getenv(socketsEnv)))))
 		list, err := Sockets()
 		for _, s := range list {
-			fmt.Printf("%s %v %v\n", s.Name, s.Stored, s.Listener.Addr().Network())
+			fmt.Fprintf(os.Stdout, "%s %v %v\n", s.Name, s.Stored, s.Listener.Addr().Network())
 		}
 		for _, v := range os.Environ() {
 			if strings.HasPrefix(v, "LISTEN_") {
-				fmt.Println("left:", v)
+				fmt.Fprintln(os.Stdout, "left:", v)
 			}
 		}
 		again, againErr := Sockets()
-		fmt.Println("again", len(again), errors.Join(err, againErr))
+		fmt.Fprintln(os.Stdout, "again", len(again), errors.Join(err, againErr))
 		return
 	}
 	l := listener(t, "127.0.0.1:0")
