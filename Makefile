@@ -20,7 +20,7 @@ DURATION ?= 3s
 
 .PHONY: help
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 .PHONY: build
 build: ## Build bin/relevo
@@ -99,6 +99,27 @@ bench-upgrade: build ## Upgrade a proxy that has 10,000 connections, write that 
 	RELEVO_BENCH_UPGRADE=$(CURDIR)/bin/relevo RELEVO_BENCH_PAGE=$(CURDIR)/docs/benchmarks.md \
 		go test -count=1 -v -run='^TestBenchUpgrade$$' ./cmd/relevo
 
+.PHONY: packages
+packages: ## Make deb and rpm packages of VERSION for amd64 and arm64, in dist/
+	packaging/build $(VERSION) dist
+
+.PHONY: packages-twice
+packages-twice: ## Make the packages twice, in different surroundings, and compare the bytes
+	packaging/reproduce
+
+.PHONY: packages-lint
+packages-lint: ## Lintian and rpmlint on packages that are made for it: no error, no warning that has no reason
+	@.ci/need lintian:lintian rpmlint:rpmlint man:man-db promtool:prometheus
+	packaging/lint
+
+.PHONY: test-systemd
+test-systemd: ## Everything that the packages and the unit promise, in machines with a real systemd (needs root and the lab)
+	packaging/test-systemd bookworm trixie
+
+.PHONY: test-systemd-short
+test-systemd-short: ## The heart of it, within minutes
+	packaging/test-systemd --short bookworm
+
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin
+	rm -rf bin dist

@@ -25,7 +25,7 @@ const module = "github.com/relevo-proxy/relevo"
 // is made here. An entry "x/..." stands for x and everything under it. Tests may import what they like.
 var mayImport = map[string][]string{
 	"cmd/relevo": {
-		"cmd/relevo/bench", "cmd/relevo/call", "cmd/relevo/demo", "cmd/relevo/echo",
+		"cmd/relevo/bench", "cmd/relevo/call", "cmd/relevo/demo", "cmd/relevo/echo", "cmd/relevo/man",
 		"server", "server/config", "admin", "upgrade", "forwarder/wire", "forwarder/wire/bolt",
 	},
 	"cmd/relevo/bench":         {"forwarder/wire", "forwarder/wire/bolt"},
@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 		"forwarder/wire", "forwarder/wire/bolt", "upgrade",
 	},
 	"cmd/relevo/echo": {"forwarder/wire", "forwarder/wire/bolt"},
+	"cmd/relevo/man":  {},
 	"examples":        {},
 	"examples/filter": {"forwarder/filter", "forwarder/wire"},
 
@@ -65,6 +66,9 @@ var mayImport = map[string][]string{
 	"forwarder/filter/header":    {"forwarder/filter", "forwarder/wire"},
 	"forwarder/filter/ratelimit": {"forwarder/filter", "forwarder/wire"},
 	"forwarder/filter/source":    {"forwarder/filter"},
+
+	// What only the making of packages needs.
+	"packaging/inventory": {},
 
 	// What one generation says to the next knows nothing of what it carries.
 	"upgrade":         {"upgrade/handoff"},

@@ -91,6 +91,9 @@ func newSystem(longest time.Duration) (*system, error) {
 	}, nil
 }
 
+// started says whether tableflip has started this process, without taking up what it has passed on.
+func started() bool { return os.Getenv("TABLEFLIP_HAS_PARENT_7DIU3") != "" }
+
 func clock(id int32) int64 {
 	var t unix.Timespec
 	if err := unix.ClockGettime(id, &t); err != nil {

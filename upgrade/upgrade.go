@@ -108,9 +108,12 @@ func New(o Options) (*Generation, error) {
 // GiveUp tells the process that has started this one to take over, if there is one, why it will not: for what goes wrong before
 // there are Options to make a Generation from. The process ends behind it.
 func GiveUp(step string, reason error) {
+	if !started() {
+		return // there is nobody to tell
+	}
 	sys, err := newSystem(0)
 	if err != nil || !sys.heir {
-		return // there is nobody to tell
+		return
 	}
 	parent, err := sys.inherit()
 	if err != nil {

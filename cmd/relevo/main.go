@@ -59,7 +59,7 @@ func newRoot(typed string) *cobra.Command {
 	root.SetHelpCommand(helpVerb())
 	root.AddCommand(
 		runVerb(typed), upgradeVerb(), stopVerb(), checkVerb(), explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(),
-		completionVerb(), versionVerb(),
+		completionVerb(), versionVerb(), manVerb(),
 	)
 	return root
 }
