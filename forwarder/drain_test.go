@@ -112,6 +112,42 @@ func TestDrainUnderCalls(t *testing.T) {
 	}
 }
 
+// TestDrainOfWhoNeverPauses: a client that goes on calling is answered for a while, and does not hold the process up.
+func TestDrainOfWhoNeverPauses(t *testing.T) {
+	p := startProxy(t, spec(serveEach(t, echoEach).address), 512<<20)
+	var group sync.WaitGroup
+	c := dial(t, p.address)
+	frame := frameOf(t, 1, "again")
+	var refused atomic.Int64
+	group.Go(func() { // ends with the connection
+		for {
+			if _, err := c.Write(frame); err != nil {
+				return
+			}
+			m, err := c.next()
+			if err != nil {
+				return
+			}
+			if m.Status == wire.ConnectionClosed {
+				refused.Add(1)
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+	})
+	_ = c.SetDeadline(time.Now().Add(2 * patience))
+	p.wantSome("relevo_listener_replies_total")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := p.Drain(ctx); err != nil {
+		t.Errorf("got %v from Drain, want the client closed between two of its calls", err)
+	}
+	group.Wait()
+	if refused.Load() == 0 {
+		t.Error("got no call answered CONNECTION_CLOSED, want the client told for a while")
+	}
+	p.wantCount(1, "relevo_listener_closes_total", "reason="+forwarder.ReasonDrained)
+}
+
 // TestDrainIsCutShort: with its context's end it returns an error, and Close cuts what is left.
 func TestDrainIsCutShort(t *testing.T) {
 	h := serveHeld(t)

@@ -164,10 +164,11 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 	}
 	tick := time.NewTicker(drainLook)
 	defer tick.Stop()
+	began := f.now()
 	for {
 		open := 0
 		for _, l := range snap.listeners {
-			open += l.leaveIdle(f.now())
+			open += l.leaveIdle(f.now(), began)
 		}
 		if open == 0 && f.busyWorkers() == 0 && snap.unsent() == 0 { // in this order: workers send
 			if open = snap.leave(); open == 0 {
@@ -187,6 +188,9 @@ func (f *Forwarder) Drain(ctx context.Context) error {
 const (
 	drainLook  = 5 * time.Millisecond
 	drainQuiet = int64(100 * time.Millisecond)
+	// A client that never pauses is answered for so long; then it is closed between two of its calls, each of which it is
+	// told the same about anyway.
+	drainPatience = int64(3 * time.Second)
 )
 
 // Close closes everything and waits for every goroutine of the road. It may be called twice.

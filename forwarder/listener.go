@@ -267,11 +267,12 @@ func (l *listener) owns() bool {
 	return !l.kept && !l.f.abandoned.Load() && (!l.inherited || l.f.begun.Load())
 }
 
-// leaveIdle asks the connections that have nothing in flight and nothing to write to end, and returns how many
-// are open. A client that calls all the time gets answers, CONNECTION_CLOSED, until it pauses: closing between two
-// of its calls would lose the one that is on its way.
-func (l *listener) leaveIdle(now int64) int {
-	return l.leave(func(d *downstream) bool { return d.quiet(now) }, func(*downstream) bool { return true })
+// leaveIdle asks the connections that have nothing in flight and nothing to write to end, and returns how many are open. A
+// client that calls all the time gets answers, CONNECTION_CLOSED, until it pauses, because closing between two of its calls
+// loses the one that is on its way; but not for longer than drainPatience.
+func (l *listener) leaveIdle(now, begun int64) int {
+	late := now-begun >= drainPatience
+	return l.leave(func(d *downstream) bool { return d.quiet(now) || late && d.idle() }, func(*downstream) bool { return true })
 }
 
 // leave asks the connections to end for which may says true, and returns how many there are for which count says so.

@@ -212,7 +212,7 @@ func (s *sweeper) duties(now int64) {
 		})
 	}
 	for _, l := range snap.listeners {
-		if l.leaving && l.leaveIdle(now) > 0 && now-l.since >= int64(snap.leaveTimeout) {
+		if l.leaving && l.leaveIdle(now, l.since) > 0 && now-l.since >= int64(snap.leaveTimeout) {
 			l.closeAll()
 		}
 	}
