@@ -101,9 +101,9 @@ func (a *adopter) listener(s *ListenerState) {
 		if s.Limits.MaxFrame > 0 {
 			spec.Limits = s.Limits
 		}
-		l = newListener(a.f, &spec, nil, len(a.snap.roads))
-		l.leaving = true
-		l.stopped.Store(true)
+		l = &listener{slot: len(a.snap.roads)}
+		l.init(a.f, &spec, nil, false)
+		l.retire()
 		a.snap.listeners = append(a.snap.listeners, l)
 		a.snap.roads = append(a.snap.roads, leftoverRoad(&spec))
 	}
@@ -180,7 +180,8 @@ func (a *adopter) cluster(name, codec string) (*upCluster, error) {
 	if spec.Codec = a.codecNamed(codec); spec.Codec == nil {
 		return nil, fmt.Errorf("cluster %s: there is no protocol %q", name, codec)
 	}
-	c := newUpCluster(a.f, &spec)
+	c := newUpCluster(a.f, &spec, nil)
+	c.enter()
 	a.snap.clusters = append(a.snap.clusters, c)
 	return c, nil
 }
@@ -211,18 +212,18 @@ func (a *adopter) downstream(s *DownstreamState) error {
 	if l == nil {
 		return fmt.Errorf("a connection of listener %s, of which nothing is known", s.Listener)
 	}
-	c, err := conn.Adopt(s.Conn, a.f.buffers, l.connConfig)
+	c, err := conn.Adopt(s.Conn, a.f.buffers, l.config.Load().conn)
 	if err != nil {
 		return fmt.Errorf("a connection of listener %s: %w", s.Listener, err)
 	}
-	d := newDownstream(l, c, nil)
+	d := newDownstream(l, l.config.Load(), c, nil)
 	c.Touch(s.Conn.LastRead)
 	if s.Client != "" {
 		if d.client, err = netip.ParseAddrPort(s.Client); err != nil {
 			return fmt.Errorf("a connection of listener %s: its client: %w", s.Listener, err)
 		}
 	}
-	if len(l.filters) > 0 {
+	if len(d.config.filters) > 0 {
 		d.filters = newConnFilters(d) // again: only now the client is known
 		d.filters.made = s.Asked      // then they have nothing more to say
 	}
@@ -313,7 +314,7 @@ func (a *adopter) sentTo(x *exchange, c *upCluster, endpoint int) error {
 	if x.target == nil || x.target.cluster != c {
 		return fmt.Errorf("a request of route %q waits for its reply from cluster %s", x.target.nameOr("-"), c.policy.Name())
 	}
-	x.endpoint, x.phase = int32(endpoint), phaseWaitNotify
+	x.endpoint, x.phase = c.endpoints[endpoint], phaseWaitNotify
 	x.holds = holdsStream | holdsRequest | holdsEndpoint
 	x.down.inFlight.Add(1)
 	c.policy.Limits().Requests.Adopt(1)
@@ -332,7 +333,7 @@ func (t *target) nameOr(none string) string {
 // restore rebuilds an exchange, at its beginning.
 func (a *adopter) restore(s *ExchangeState) (exchange, error) {
 	x := exchange{
-		start: s.Start, deadline: s.Deadline, tag: s.Tag, id: s.ID, timeout: s.Timeout, endpoint: -1,
+		start: s.Start, deadline: s.Deadline, tag: s.Tag, id: s.ID, timeout: s.Timeout,
 		attempts: s.Attempts, kind: wire.Request, phase: phaseInit,
 	}
 	if s.Oneway {
@@ -454,7 +455,7 @@ func (a *adopter) upload(s *DownstreamState) error {
 		return fmt.Errorf("a request of listener %s goes out in pieces on connection %d, which is not there", s.Listener, s.Upload.Upstream)
 	}
 	up.x.phase = phaseWaitNotify
-	up.x.endpoint = int32(up.u.endpoint.cluster.endpointNamed(up.u.endpoint.address))
+	up.x.endpoint = up.u.endpoint
 	return nil
 }
 

@@ -71,6 +71,7 @@ const pauseLook = 100 * time.Microsecond
 // When that cannot be before ctx ends, everything goes on and the error says what did not come to rest. Resume undoes it,
 // and Close ends it.
 func (f *Forwarder) Pause(ctx context.Context) error {
+	f.applying.Lock()
 	f.resting.Store(true)
 	f.shift.Load().end()
 	if err := f.pause(ctx); err != nil {
@@ -167,6 +168,7 @@ func (f *Forwarder) Resume() {
 	if !f.resting.Load() {
 		return
 	}
+	defer f.applying.Unlock()
 	f.beginShift()
 	f.resting.Store(false)
 	snap := f.snap.Load()
@@ -207,7 +209,7 @@ func (p *pool) rekindle() {
 		waiting, p.waiting = p.waiting, nil
 	}
 	p.mu.Unlock()
-	p.endpoint.cluster.f.resumeAll(waiting, phaseRetry, ReasonConnectFailure)
+	p.endpoint.cluster().f.resumeAll(waiting, phaseRetry, ReasonConnectFailure)
 	p.serve()
 	p.offer()
 }
