@@ -33,15 +33,15 @@ var mayImport = map[string][]string{
 	"cmd/relevo/call":          {"forwarder/wire", "forwarder/wire/bolt"},
 	"cmd/relevo/demo": {
 		"cmd/relevo/bench", "cmd/relevo/echo", "examples", "server/config",
-		"forwarder/wire", "forwarder/wire/bolt",
+		"forwarder/wire", "forwarder/wire/bolt", "upgrade",
 	},
 	"cmd/relevo/echo": {"forwarder/wire", "forwarder/wire/bolt"},
 	"examples":        {},
 	"examples/filter": {"forwarder/filter", "forwarder/wire"},
 
 	// The composition root: the only place that knows concrete codecs.
-	"server":           {"admin", "server/accesslog", "server/config", "forwarder/...", "upgrade/..."},
-	"server/accesslog": {"forwarder/stats"},
+	"server":           {"admin", "server/accesslog", "server/config", "forwarder/...", "upgrade/...", "systemd"},
+	"server/accesslog": {"forwarder/stats", "systemd"},
 	"server/config":    {},
 	"admin":            {"server/config", "forwarder/stats"},
 
@@ -69,6 +69,9 @@ var mayImport = map[string][]string{
 	// What one generation says to the next knows nothing of what it carries.
 	"upgrade":         {"upgrade/handoff"},
 	"upgrade/handoff": {},
+
+	// How the process talks to the systemd that has started it. A leaf.
+	"systemd": {},
 }
 
 // road is the files that one request and its reply cross, in the order in which they cross them.

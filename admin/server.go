@@ -52,7 +52,7 @@ type Server struct {
 	close    func() error  // once
 
 	// Atomic.
-	left atomic.Bool // the socket file is another process's
+	left atomic.Bool // the socket file is not ours to remove
 }
 
 // NewServer returns a server of handler on l, which belongs to the server from now on: Run or Close closes
@@ -152,6 +152,9 @@ func (s *Server) Close() error { return s.close() }
 // stays, and so does who waits in the socket's queue. It does not wait for Run. After Leave, Close leaves the file too.
 // Calling it again does nothing.
 func (s *Server) Leave() { s.leave() }
+
+// Keep has the socket file stay when the server ends. It is called before Run.
+func (s *Server) Keep() { s.left.Store(true) }
 
 // SyscallConn gives the descriptor of the listening socket, for another process to have it too. Once that is closed, its
 // Control says so.

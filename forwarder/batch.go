@@ -51,11 +51,17 @@ type batch struct {
 	interrupted bool // the exchange stays before its filters, because the road rests
 
 	// Owed to others until done.
-	dirty  []*conn.Conn
-	handed int64 // of those whom gather expects for this batch, those who are not at work; 0: it expects none
-	frames uint64
-	own    *stats.Histogram // where the time of this batch is counted, once a frame
-	debts  debts
+	dirty   []*conn.Conn
+	relay   []lined // the line: from next on, those whose workers go on when the batch is done
+	next    int
+	lends   bool   // what was read lies in a buffer that the connection can lend
+	lent    bool   // frames in the line lie there
+	loan    []byte // that buffer, once it was lent
+	carried int64  // exchanges that workers have carried with this batch, since they left flushes last
+	counted bool   // gather expects one to leave for this batch
+	frames  uint64
+	own     *stats.Histogram // where the time of this batch is counted, once a frame
+	debts   debts
 
 	// Reused.
 	out    []byte
@@ -90,10 +96,8 @@ func (b *batch) done() {
 	b.debts.giveBack()
 	flush(b.dirty)
 	b.dirty = b.dirty[:0]
-	if b.handed > 0 {
-		b.f.gather.leave(nil, 0, b.handed, b.now)
-		b.handed = 0
-	}
+	b.start()
+	b.relay, b.next = b.relay[:0], 0
 	b.debts.pay()
 	if b.own != nil && b.frames > 0 {
 		var l stats.Local
@@ -135,12 +139,14 @@ func (b *batch) owe(c *conn.Conn, v conn.Verdict) {
 func (b *batch) requests(d *downstream, data []byte) (need int, err error) {
 	r := b.snap.roads[d.listener.slot]
 	b.own = d.listener.stats.own
+	b.lends = d.filters == nil
 	b.data, b.used, need = data, 0, 1
 	defer func() {
 		if v := recover(); v != nil {
 			err = b.recovered(v)
 		}
 		d.advance(b.used)
+		b.borrow(d.conn)
 	}()
 	for range maxBatch {
 		b.decoding = true
@@ -163,6 +169,14 @@ func (b *batch) requests(d *downstream, data []byte) (need int, err error) {
 		b.inbound(d)
 	}
 	return need, nil
+}
+
+// borrow takes the connection's read buffer where frames in it have been handed to workers.
+func (b *batch) borrow(c *conn.Conn) {
+	if b.lent {
+		b.loan = c.Lend()
+	}
+	b.lends, b.lent = false, false
 }
 
 // ownAbove is the size above which a frame has a read buffer to itself, which is handed on instead of copied.

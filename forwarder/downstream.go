@@ -32,6 +32,7 @@ type downstream struct {
 	// Atomic.
 	inFlight  atomic.Int64 // requests that have not ended
 	detecting atomic.Int64 // when the first byte of a connection came whose codec is not known yet; 0: not so
+	busy      busy
 }
 
 func newDownstream(l *listener, config *listenerConfig, c *conn.Conn, peer net.Addr) *downstream {
@@ -120,10 +121,12 @@ func (d *downstream) loop() {
 			return
 		}
 		b := f.batch()
+		d.busy.begin(b.now)
 		d.conn.Touch(b.now)
 		if d.codec == nil {
 			if need, err = d.detect(b, data); need > 0 {
 				b.done()
+				d.busy.end()
 				continue
 			}
 		}
@@ -134,6 +137,7 @@ func (d *downstream) loop() {
 			d.refuse(b, err)
 		}
 		b.done()
+		d.busy.end()
 		if err != nil {
 			d.end(reasonOf(err))
 			return

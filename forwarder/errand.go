@@ -9,12 +9,13 @@ import (
 
 // errand is an exchange that a worker carries: its filters may block, or its listener wants workers. It is a pooled
 // object and belongs to the worker from the submit until the exchange has ended. The exchange itself still lives in one
-// container at a time: while it is in a stream table or a waiting list the worker is parked on notify, and who takes it
-// out tells the worker instead of going on with it.
+// container at a time: while it is in a stream table or a waiting list the worker is parked, and who takes it out tells the
+// worker instead of going on with it.
 type errand struct {
-	notify chan struct{} // holds one: there is one container, so one who takes the exchange out; never closed
-	given  outcome       // what the worker goes on with: written before it is submitted, or notified
-	small  [2][]byte     // for frames up to smallFrame: the request and its reply, which a lying server sends before it has it
+	worker *worker.Worker[*errand]
+	batch  *batch    // with what its worker goes on: written by who wakes it
+	small  [2][]byte // for frames up to smallFrame: the request and its reply, which a lying server sends before it has it
+	given  outcome   // what it begins with, of one that waits for a worker
 }
 
 // outcome is what became of an exchange in its container: its phase says what is next.
@@ -35,8 +36,8 @@ const smallFrame = 4 << 10
 // mayHand says whether the exchange can go to a worker: it is with none yet, and its frame is whole.
 func (b *batch) mayHand() bool { return b.x.errand == nil && b.head == 0 }
 
-// hand gives the exchange and its frame to a worker, which goes on with it from its phase. If there is no worker for it,
-// it is answered.
+// hand gives the exchange and its frame to a worker, which goes on with it from its phase when the batch is done. If there
+// is no worker for it, it is answered.
 func (b *batch) hand() {
 	if len(b.frame.bytes) > smallFrame && b.f.buffers.Used() > b.f.buffers.High() {
 		b.noWorker()
@@ -44,26 +45,35 @@ func (b *batch) hand() {
 	}
 	e := b.f.errands.Get().(*errand)
 	b.x.errand = e
+	if e.worker = b.f.workers.Claim(e); e.worker != nil {
+		b.line(e)
+		return
+	}
 	was := b.frame
 	b.keep(e)
 	e.given = b.outcome()
-	b.occupy()
-	fate := b.f.workers.Submit(e)
-	if fate != worker.Running {
-		b.f.gather.leave(nil, 0, 1, b.now) // whatever it waits for may need what has gathered
+	w, fate := b.f.workers.Submit(e)
+	switch fate {
+	case worker.Running: // one has become idle meanwhile
+		e.worker = w
+		b.line(e)
+	case worker.Waiting:
+		b.gone()
+	default:
+		if !was.owned {
+			b.putBack()
+			b.frame, b.msg.Frame = was, was.bytes
+		}
+		b.x.errand = nil
+		b.f.putErrand(e)
+		b.noWorker()
 	}
-	if fate != worker.Refused {
-		b.x.phase = phaseWaitNotify
-		b.frame = frame{}
-		return
-	}
-	if !was.owned {
-		b.putBack()
-		b.frame, b.msg.Frame = was, was.bytes
-	}
-	b.x.errand = nil
-	b.f.putErrand(e)
-	b.noWorker()
+}
+
+// gone says that the exchange and its frame are somebody else's.
+func (b *batch) gone() {
+	b.x.phase = phaseWaitNotify
+	b.frame = frame{}
 }
 
 // noWorker answers an exchange that no worker can be had for.
@@ -102,75 +112,131 @@ func (b *batch) outcome() outcome {
 	return outcome{b.x, b.msg, b.frame, b.upstreamID, b.status, b.reason, b.now}
 }
 
-// deliver tells the exchange's worker what became of it. From here on the exchange is the worker's.
-func (b *batch) deliver() {
-	e := b.x.errand
-	b.keep(e)
-	e.given = b.outcome()
-	b.x.phase = phaseWaitNotify
-	b.frame = frame{}
-	b.occupy()
-	e.notify <- struct{}{} // has room: see errand
+// deliver tells the exchange's worker what became of it, when the batch is done. From here on the exchange is the worker's.
+func (b *batch) deliver() { b.line(b.x.errand) }
+
+// lined is an errand whose worker is to go on, and with what.
+type lined struct {
+	e     *errand
+	given outcome
 }
 
-// occupy says that a worker gets something to do, and that this batch may have more of it: what the workers of one
-// batch send then goes out together.
-func (b *batch) occupy() {
-	if b.handed == 0 {
-		b.handed = maxBatch + 1 // this batch is one of them
-		b.f.gather.expect(b.handed)
+// line puts the exchange into the line of those whose workers go on one after another when the batch is done. Its frame
+// stays where it was read, if that buffer can be lent.
+func (b *batch) line(e *errand) {
+	switch {
+	case b.frame.owned || len(b.frame.bytes) == 0:
+	case b.lends:
+		b.lent = true
+	default:
+		b.keep(e)
 	}
-	b.handed--
+	b.occupy()
+	b.relay = append(b.relay, lined{e, b.outcome()})
+	b.gone()
+}
+
+// occupy says that workers will be under way with what this batch brings.
+func (b *batch) occupy() {
+	if !b.counted {
+		b.counted = true
+		b.f.gather.expect(1)
+	}
+}
+
+// start lets the workers of the batch's line go on, one after another, with another batch.
+func (b *batch) start() {
+	if b.next == len(b.relay) {
+		return
+	}
+	r := b.f.batchAt(b.now)
+	b.relay, r.relay = r.relay, b.relay
+	b.next, r.next = 0, b.next
+	b.loan, r.loan = nil, b.loan
+	r.counted, b.counted = true, false
+	r.pass()
+}
+
+// pass gives the batch to the next worker in its line, or ends it behind the last one.
+func (b *batch) pass() {
+	if b.next == len(b.relay) {
+		b.rest()
+		return
+	}
+	e := b.relay[b.next].e
+	b.next++
+	e.batch = b
+	e.worker.Wake()
 }
 
 // work is what a worker does with one exchange: it carries it until a container holds it, parks, and goes on when it is
 // told to.
-func (f *Forwarder) work(e *errand, waited bool) {
-	b := f.batchAt(e.given.now)
+func (f *Forwarder) work(w *worker.Worker[*errand], e *errand, waited bool) {
+	b := e.batch
 	if waited {
-		b.now = f.now()
-		f.gather.expect(1)
-		f.worked.queued.Observe(time.Duration(b.now - e.given.now))
+		b = f.batch()
+		b.occupy()
 	}
-	for b.step(e) {
-		b.rest()
-		<-e.notify
-		b = f.batchAt(e.given.now) // one that is warm in the processor's cache
+	for {
+		var o *outcome
+		if waited {
+			o = &e.given
+			e.worker = w
+			b.now = f.now()
+			f.worked.queued.Observe(time.Duration(b.now - o.now))
+		} else {
+			o = &b.relay[b.next-1].given
+		}
+		b.carried++
+		if b.step(o) {
+			b.pass()
+			w.Wait()
+			b, waited = e.batch, false
+			continue
+		}
+		f.putErrand(e)
+		more := false
+		if b.carried < maxBatch {
+			e, more = f.workers.Queued()
+		}
+		if !more {
+			b.pass()
+			return
+		}
+		waited = true
 	}
-	b.rest()
-	f.putErrand(e)
 }
 
 // step carries the exchange as far as it goes and says whether it is in a container now.
-func (b *batch) step(e *errand) (parked bool) {
+func (b *batch) step(o *outcome) (parked bool) {
 	defer func() {
 		if v := recover(); v != nil {
 			_ = b.recovered(v) // no connection is being read here that could be closed
 			parked = b.x.phase == phaseWaitNotify
 		}
 	}()
-	o := &e.given
 	b.x, b.msg, b.frame = o.x, o.msg, o.frame
 	b.upstreamID, b.status, b.reason = o.upstreamID, o.status, o.reason
+	*o = outcome{} // where it lies may be somebody else's from here on
 	if b.awaited() && b.now >= b.latest() {
 		b.hijack(wire.Timeout, ReasonWorkerTimeout)
 	}
 	b.run()
 	if b.interrupted {
-		b.hold(e)
+		b.hold()
 	}
 	b.putBack()
 	return b.x.phase == phaseWaitNotify
 }
 
 // hold gives the exchange, which stays before its filters, to those that wait for the road to go on.
-func (b *batch) hold(e *errand) {
+func (b *batch) hold() {
 	b.interrupted = false
+	e := b.x.errand
 	b.keep(e)
-	e.given = b.outcome()
-	b.x.phase = phaseWaitNotify
-	b.frame = frame{}
-	b.f.hold(e)
+	o := b.outcome()
+	b.gone()
+	b.f.hold(lined{e, o})
 }
 
 // awaited says whether a worker was what the exchange waited for last.
@@ -178,13 +244,21 @@ func (b *batch) awaited() bool {
 	return b.x.phase == phaseDownFilter || b.x.phase == phaseDownFilterAfterRoute
 }
 
-// rest ends the batch before the worker parks, or takes another exchange.
+// rest ends the batch of workers that have parked, or have nothing more to do.
 func (b *batch) rest() {
+	b.f.buffers.Put(b.loan)
+	b.loan = nil
 	b.debts.giveBack()
-	b.f.gather.leave(b.dirty, 1, 1, b.now)
-	clear(b.dirty)
-	b.dirty = b.dirty[:0]
+	b.leave()
 	b.done()
+}
+
+// leave leaves to gather what the workers of the batch have sent.
+func (b *batch) leave() {
+	b.counted = false
+	b.f.gather.leave(b.dirty, b.carried, 1, b.now)
+	clear(b.dirty)
+	b.dirty, b.carried = b.dirty[:0], 0
 }
 
 // awaits says that the worker is about to block, or has come back: others need not wait for its flushes meanwhile.
@@ -196,17 +270,32 @@ func (b *batch) awaits(blocking bool) {
 	case b.x.errand == nil: // an upload's, on its client's read loop
 	case blocking:
 		b.f.blocking.Add(1<<32 + 1)
-		b.f.gather.leave(b.dirty, 0, 1, b.now)
-		clear(b.dirty)
-		b.dirty = b.dirty[:0]
+		b.leave()
 	default:
-		b.f.gather.expect(1)
+		b.occupy()
 		b.f.blocking.Add(1<<32 - 1)
 	}
 }
 
+// alone says that the worker is about to ask filters, which may take their time: those behind it in its line go on
+// without it.
+func (b *batch) alone() {
+	if b.x.errand == nil {
+		return
+	}
+	b.keep(b.x.errand)
+	if b.next < len(b.relay) {
+		b.f.gather.expect(1)
+		b.start()
+		b.counted = true
+		return
+	}
+	b.f.buffers.Put(b.loan)
+	b.loan = nil
+}
+
 // putErrand gives an errand back.
 func (f *Forwarder) putErrand(e *errand) {
-	e.given = outcome{}
+	e.worker, e.batch = nil, nil
 	f.errands.Put(e)
 }

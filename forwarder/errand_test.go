@@ -395,3 +395,91 @@ func TestAutoHandsOnlyWhatBlocks(t *testing.T) {
 	p.wantNoWork()
 	p.wantCount(0, "relevo_worker_rejections_total")
 }
+
+// TestLineGoesOnWithoutWhoIsInAFilter: requests that one read brought go on in a line, and so do their replies; one whose
+// filter takes its time holds up nobody behind it, and no memory but its own frame's.
+func TestLineGoesOnWithoutWhoIsInAFilter(t *testing.T) {
+	const n = 20
+	for _, phase := range filterPhases {
+		for _, last := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s,last=%v", phase, last), func(t *testing.T) {
+				h := serveHeld(t)
+				s := spec(h.address)
+				s.Listeners[0].Forwarding = forwarder.ForwardWorker
+				s.Routes[0].Rules[0].Timeout = time.Minute
+				let, entered := make(chan struct{}), make(chan struct{})
+				s.Listeners[0].Filters = blockingIn(phase, func(_ context.Context, x *filter.Exchange) filter.Verdict {
+					if string(x.Message.Content()) == "held" {
+						close(entered)
+						<-let
+					}
+					return filter.Continue
+				})
+				p := startProxy(t, s, 64<<20)
+				release := sync.OnceFunc(func() { close(let) })
+				t.Cleanup(release) // before the proxy's close, which waits for the filter
+				c := dial(t, p.address)
+				held := uint32(0)
+				if last {
+					held = n - 1
+				}
+				var frames []byte
+				for id := range uint32(n) {
+					content := "goes on"
+					if id == held {
+						content = "held"
+					}
+					frames = append(frames, frameOf(t, id, content)...)
+				}
+				c.send(frames)
+				if phase == "reply" {
+					h.got(t, n)
+				} else {
+					h.got(t, n-1)
+				}
+				h.release()
+				<-entered
+				for id, m := range c.receiveByID(n - 1) {
+					if id == held {
+						t.Errorf("got a reply to request %d, want it held", id)
+					}
+					wantEcho(t, m, "goes on")
+				}
+				eventually(t, func() bool { return p.Buffered() == 0 }, say("no buffer for a frame of some bytes"))
+				release()
+				wantEcho(t, c.receive(), "held")
+				p.wantNoWork()
+			})
+		}
+	}
+}
+
+// TestHalfAFrameBehindALine: what is read of a frame stays its connection's when the frames before it are lent to workers.
+func TestHalfAFrameBehindALine(t *testing.T) {
+	s := spec(serveEach(t, echoEach).address)
+	s.Listeners[0].Forwarding = forwarder.ForwardWorker
+	p := startProxy(t, s, 64<<20)
+	c := dial(t, p.address)
+	id := uint32(0)
+	var rest []byte
+	for _, size := range []int{1, 100, 5000, 30_000, 70_000, 10} {
+		var whole []byte
+		for range 3 {
+			whole = append(whole, frameOf(t, id, strings.Repeat("w", int(id)))...)
+			id++
+		}
+		half := frameOf(t, id, strings.Repeat("h", size))
+		id++
+		at := len(half) - 1 - size/2
+		c.send(append(append(rest, whole...), half[:at]...))
+		for id, m := range c.receiveByID(3 + min(1, len(rest))) {
+			if id%4 < 3 {
+				wantEcho(t, m, strings.Repeat("w", int(id)))
+			}
+		}
+		rest = half[at:]
+	}
+	c.send(rest)
+	wantEcho(t, c.receive(), strings.Repeat("h", 10))
+	p.wantNoWork()
+}

@@ -206,6 +206,7 @@ func (b *batch) init() {
 // when the road rests: the exchange stays before its filters, which are asked anew when it goes on.
 func (b *batch) filter(c *filter.Chain, next phase) bool {
 	x := &b.x
+	b.alone()
 	ctx := context.Background() // of which filters that do not block know nothing
 	if c.Blocks() {
 		if b.f.resting.Load() {

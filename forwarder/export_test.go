@@ -26,3 +26,10 @@ func (f *Forwarder) Trace(fn func(Step)) {
 		})
 	}
 }
+
+// HoldPool locks the first pool until release is called.
+func (f *Forwarder) HoldPool() (release func()) {
+	p := f.snap.Load().clusters[0].endpoints[0].pools()[0]
+	p.mu.Lock()
+	return p.mu.Unlock
+}

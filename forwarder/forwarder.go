@@ -8,6 +8,7 @@
 //	upstream.go     one server connection: its stream table and its read loop
 //	sweep*.go       deadlines, timeouts, heartbeats, memory pressure: the only clockwork
 //	snapshot.go     one built, immutable configuration
+//	watch.go        whether the road moves
 //	pause.go        the barrier: the road at rest      handover*.go  its state, for another process and from one
 //
 // It chooses no codec, filter or address: Spec brings them. Its goroutines are one accept loop a listener, one
@@ -121,7 +122,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.beginShift()
 	f.batches.New = func() any { return newBatch(f) }
-	f.errands.New = func() any { return &errand{notify: make(chan struct{}, 1)} }
+	f.errands.New = func() any { return new(errand) }
 	f.records.New = func() any { return new(record) }
 	f.gather.since.Store(never)
 	f.worked = newWorkerStats(reg)
@@ -143,12 +144,12 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 // Start begins to accept and to sweep, and goes on with what Adopt has taken over.
 func (f *Forwarder) Start() {
 	f.begun.Store(true)
+	f.goOn() // first: it starts the read loop of every connection that there is
 	for _, l := range f.snap.Load().listeners {
 		if l.socket != nil {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
 		}
 	}
-	f.goOn()
 	f.sweeping.Go(f.sweep.run) // ends with the shift
 }
 

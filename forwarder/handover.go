@@ -180,19 +180,19 @@ func (f *Forwarder) Abandon() {
 	for _, d := range snap.downstreams() {
 		d.conn.Close(ReasonHandedOver)
 	}
-	var workers []*errand
-	part := func(e *errand, x *exchange) {
-		if e != nil {
-			workers = append(workers, e)
+	// For the workers there is nothing to do any more: the exchanges are the other process's.
+	var over []lined
+	part := func(x *exchange) {
+		if x.errand != nil {
+			over = append(over, lined{x.errand, outcome{x: exchange{phase: phaseEnd}}})
 		}
-		x.errand = nil
 	}
 	for _, c := range snap.clusters {
 		for _, e := range c.endpoints {
 			for _, p := range e.pools() {
 				p.mu.Lock()
 				for i := range p.waiting {
-					part(p.waiting[i].x.errand, &p.waiting[i].x)
+					part(&p.waiting[i].x)
 				}
 				p.closed, p.waiting = true, nil
 				p.mu.Unlock()
@@ -201,19 +201,16 @@ func (f *Forwarder) Abandon() {
 		c.connections(func(u *upstream) {
 			u.conn.Close(ReasonHandedOver)
 			for _, e := range u.table.Close(nil) {
-				part(e.Value.errand, &e.Value)
+				part(&e.Value)
 			}
 		})
 	}
 	f.held.mu.Lock()
-	for _, e := range f.held.list {
-		workers = append(workers, e)
+	for i := range f.held.list {
+		part(&f.held.list[i].given.x)
 	}
 	f.held.list = nil
 	f.held.mu.Unlock()
 	f.resting.Store(false)
-	for _, e := range workers {
-		e.given = outcome{x: exchange{phase: phaseEnd}} // the other process's: there is nothing to do here
-		f.release(e)
-	}
+	f.release(over)
 }

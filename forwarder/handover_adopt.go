@@ -245,6 +245,7 @@ func (a *adopter) downstream(s *DownstreamState) error {
 	a.downs[s.Ref] = d
 	l.mu.Lock()
 	l.open[d] = struct{}{}
+	l.connected.Add(1)
 	l.mu.Unlock()
 	return nil
 }
@@ -491,13 +492,17 @@ func (f *Forwarder) goOn() {
 	if a == nil {
 		return
 	}
-	f.snap.Load().upstreams(func(u *upstream) {
+	// Both lists first: who goes on may connect others, which have their read loops from elsewhere.
+	var ups []*upstream
+	f.snap.Load().upstreams(func(u *upstream) { ups = append(ups, u) })
+	downs := f.snap.Load().downstreams()
+	for _, u := range ups {
 		u.conn.Flush()
 		u.settle()
 		a.opens()
 		f.reading.Go(u.run) // ends when the connection is closed, or with the shift
-	})
-	for _, d := range f.snap.Load().downstreams() {
+	}
+	for _, d := range downs {
 		d.conn.Flush()
 		a.opens()
 		f.reading.Go(d.run) // ends when the connection is closed, or with the shift

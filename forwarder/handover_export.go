@@ -22,13 +22,13 @@ func (f *Forwarder) Export() *Handover {
 			e.endpoint(up)
 		}
 	}
-	for task := range f.workers.Queued() {
-		e.carried(task)
+	for task := range f.workers.Waiting() {
+		e.carried(&task.given)
 	}
 	f.held.mu.Lock()
 	defer f.held.mu.Unlock()
-	for _, task := range f.held.list {
-		e.carried(task)
+	for i := range f.held.list {
+		e.carried(&f.held.list[i].given)
 	}
 	return e.h
 }
@@ -137,8 +137,7 @@ func (e *exporter) upstream(u *upstream, kind PoolKind, c conn.Detached) Upstrea
 }
 
 // carried takes the exchange of a worker that waits for one, or is held by one between two phases.
-func (e *exporter) carried(task *errand) {
-	o := &task.given
+func (e *exporter) carried(o *outcome) {
 	x := e.exchange(&o.x)
 	x.Frame = o.frame.bytes
 	if o.x.phase == phaseUpFilter {

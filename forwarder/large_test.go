@@ -3,12 +3,15 @@ package forwarder_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/relevo-proxy/relevo/forwarder"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 	"github.com/relevo-proxy/relevo/forwarder/wire/bolt"
 )
@@ -142,4 +145,86 @@ func TestFrameOverTheShare(t *testing.T) {
 	c.wantEnd()
 	p.wantCount(1, "relevo_listener_closes_total", "reason=no-memory")
 	others.goOn()
+}
+
+// largeReplies is a server that answers every request with so many bytes, and a proxy with room for three of them.
+func largeReplies(t *testing.T, size int) *proxy {
+	content := noise(2, size)
+	s := spec(serveEach(t, func(p *peer, m wire.Message) error {
+		if m.Kind != wire.Request {
+			return echoEach(p, m)
+		}
+		return p.reply(m, wire.Success, content)
+	}).address)
+	s.Routes[0].Rules[0].Timeout, s.Listeners[0].WriteTimeout = time.Minute, time.Minute
+	return startProxy(t, s, int64(size)*5) // 78 % are for replies, and a frame takes a little more than its content
+}
+
+// ask asks for a large reply with a connection that takes little ahead.
+func ask(t *testing.T, p *proxy) *peer {
+	t.Helper()
+	c := dial(t, p.address)
+	if err := c.SetReadBuffer(32 << 10); err != nil {
+		t.Fatal(err)
+	}
+	c.send(frameOf(t, 1, "a large one, please"))
+	return c
+}
+
+// takeSlowly reads so many bytes at each tick until there are so many, or the connection ends.
+func takeSlowly(c *peer, piece int, every time.Duration, size int) (got int, err error) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	buf := make([]byte, piece)
+	for got < size {
+		n := 0
+		if n, err = io.ReadFull(c, buf[:min(piece, size-got)]); err != nil {
+			return got + n, err
+		}
+		got += n
+		<-tick.C
+	}
+	return got, nil
+}
+
+// TestReplyWaitsForWhoGetsOn: while large replies are read, however slowly, one that waits for their memory costs nobody
+// the connection.
+func TestReplyWaitsForWhoGetsOn(t *testing.T) {
+	const size = 8 << 20
+	p := largeReplies(t, size)
+	var group sync.WaitGroup
+	for i := range 5 { // two more than there is room for
+		c := ask(t, p)
+		group.Go(func() { // ends with the reply
+			if got, err := takeSlowly(c, 64<<10, 10*time.Millisecond, size); err != nil {
+				t.Errorf("client %d: got %v behind %d bytes of its reply, want all of it", i, err, got)
+			}
+		})
+	}
+	group.Wait()
+	p.wantCount(0, "relevo_listener_closes_total", "reason="+forwarder.ReasonBufferPressure)
+	p.wantCount(0, "relevo_endpoint_closes_total", "reason="+forwarder.ReasonBufferPressure)
+}
+
+// TestReplyDoesNotWaitForWhoIsStill: when those who have the memory do not get on, the one that has been still for longest
+// is closed for a reply that waits, and not one that reads a little.
+func TestReplyDoesNotWaitForWhoIsStill(t *testing.T) {
+	const size = 8 << 20
+	p := largeReplies(t, size)
+	ask(t, p)
+	ask(t, p)
+	slow := ask(t, p)
+	eventually(t, func() bool { return p.Buffered() >= 3*size }, say("three large replies to wait for their readers"))
+	var group sync.WaitGroup
+	group.Go(func() { // ends with the connection
+		if _, err := takeSlowly(slow, 4<<10, 10*time.Millisecond, size); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("got %v at the client that reads slowly, want it to be there to the end of the test", err)
+		}
+	})
+	if got, err := takeSlowly(ask(t, p), 64<<10, time.Millisecond, size); err != nil {
+		t.Errorf("got %v behind %d bytes of the reply that waited, want all of it", err, got)
+	}
+	slow.hangUp()
+	group.Wait()
+	p.wantCount(1, "relevo_listener_closes_total", "reason="+forwarder.ReasonBufferPressure)
 }

@@ -31,13 +31,15 @@ type listener struct {
 	stats       *listenerStats
 
 	inherited bool // the socket came from another process
+	kept      bool // its file is not ours to remove
 	rest      rest // of the accept loop
 
 	// Atomic.
-	config  atomic.Pointer[listenerConfig]
-	stopped atomic.Bool
-	leaving atomic.Bool  // it is not configured any more: what comes is answered, and its connections end
-	since   atomic.Int64 // when it began to leave
+	config    atomic.Pointer[listenerConfig]
+	stopped   atomic.Bool
+	leaving   atomic.Bool  // it is not configured any more: what comes is answered, and its connections end
+	since     atomic.Int64 // when it began to leave
+	connected atomic.Int64 // len(open), for who must not wait for mu
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -73,7 +75,7 @@ func newListenerConfig(spec *ListenerSpec) *listenerConfig {
 
 // init makes the listener of a socket; nil for one that is not configured any more.
 func (l *listener) init(f *Forwarder, spec *ListenerSpec, socket net.Listener, inherited bool) {
-	l.f, l.name, l.network, l.at, l.socket, l.inherited = f, spec.Name, spec.Network, spec.Address, socket, inherited
+	l.f, l.name, l.network, l.at, l.socket, l.inherited, l.kept = f, spec.Name, spec.Network, spec.Address, socket, inherited, spec.Kept
 	l.stats = newListenerStats(f.reg, spec.Name)
 	l.open = make(map[*downstream]struct{})
 	l.config.Store(newListenerConfig(spec))
@@ -231,6 +233,7 @@ func (l *listener) admit(c net.Conn) {
 		return
 	}
 	l.open[d] = struct{}{}
+	l.connected.Add(1)
 	l.mu.Unlock()
 	if tcp, ok := c.(*net.TCPConn); ok && l.inherited {
 		_ = tcp.SetKeepAliveConfig(keepAlive) // the socket that listens does not bring it along
@@ -246,6 +249,7 @@ func (l *listener) gone(d *downstream) {
 	rx, tx := d.conn.Bytes()
 	l.mu.Lock()
 	delete(l.open, d)
+	l.connected.Add(-1)
 	l.closedRX += rx
 	l.closedTX += tx
 	l.mu.Unlock()
@@ -308,9 +312,9 @@ func (l *listener) stop() {
 	_ = l.socket.Close()
 }
 
-// owns says whether the socket is this process's alone: no other one has it now, or has it still.
+// owns says whether the socket's file is this process's alone: no other one has it now, or has it still.
 func (l *listener) owns() bool {
-	return !l.f.abandoned.Load() && (!l.inherited || l.f.begun.Load())
+	return !l.kept && !l.f.abandoned.Load() && (!l.inherited || l.f.begun.Load())
 }
 
 // leaveIdle asks the connections that have nothing in flight and nothing to write to end, and returns how many

@@ -40,27 +40,32 @@ func (r *rest) end() bool { return r.resting.CompareAndSwap(true, false) }
 // held is the workers' exchanges that wait, between two phases, for the road to go on. It is one of the containers.
 type held struct {
 	mu   sync.Mutex
-	list []*errand
+	list []lined
 }
 
 // hold takes an exchange over from its worker, which parks, until the road goes on.
-func (f *Forwarder) hold(e *errand) {
+func (f *Forwarder) hold(l lined) {
 	f.held.mu.Lock()
 	resting := f.resting.Load()
 	if resting {
-		f.held.list = append(f.held.list, e)
+		f.held.list = append(f.held.list, l)
 	}
 	f.held.mu.Unlock()
 	if !resting {
-		f.release(e)
+		f.release([]lined{l})
 	}
 }
 
-// release tells the worker of an exchange that was held to go on.
-func (f *Forwarder) release(e *errand) {
-	e.given.now = f.now()
-	f.gather.expect(1)
-	e.notify <- struct{}{} // has room: see errand
+// release lets the workers of exchanges that were held go on.
+func (f *Forwarder) release(list []lined) {
+	if len(list) == 0 {
+		return
+	}
+	b := f.batch()
+	b.occupy()
+	b.relay = append(b.relay, list...)
+	b.start()
+	b.done()
 }
 
 // pauseLook is how often Pause looks whether the workers have come to rest.
@@ -180,9 +185,7 @@ func (f *Forwarder) Resume() {
 	list := f.held.list
 	f.held.list = nil
 	f.held.mu.Unlock()
-	for _, e := range list {
-		f.release(e)
-	}
+	f.release(list)
 	for _, c := range snap.clusters {
 		for _, e := range c.endpoints {
 			for _, p := range e.pools() {

@@ -46,6 +46,7 @@ type ListenerSpec struct {
 	Name             string
 	Network, Address string        // as in net.Listen: tcp or unix
 	Socket           net.Listener  // that listens there already; nil: it is opened
+	Kept             bool          // the socket's file stays when it is closed
 	Codecs           []wire.Codec  // one, or those to detect, in the order in which they are asked
 	DetectTimeout    time.Duration // from a connection's first byte to its protocol; 0 means that the first codec speaks it
 	Limits           wire.Limits

@@ -67,6 +67,14 @@ func (f *Forwarder) Status() Status {
 	return s
 }
 
+// Connections is the number of client connections. It waits for no lock.
+func (f *Forwarder) Connections() (n int) {
+	for _, l := range f.snap.Load().listeners {
+		n += int(l.connected.Load())
+	}
+	return n
+}
+
 // inFlight is the number of requests of a listener's connections that have not ended.
 func (l *listener) inFlight() int {
 	n := int64(0)

@@ -23,9 +23,10 @@ type sweeper struct {
 	wake chan struct{} // never closed
 
 	// Atomic.
-	next   atomic.Int64 // when it will wake; never while it is awake, so that every poke then counts
-	asleep atomic.Bool  // there was no connection when it looked
-	retime atomic.Bool  // the timeouts are others
+	next   atomic.Int64  // when it will wake; never while it is awake, so that every poke then counts
+	asleep atomic.Bool   // there was no connection when it looked
+	retime atomic.Bool   // the timeouts are others
+	rounds atomic.Uint64 // how often it came round
 
 	// Owned by run.
 	tickAt    int64
@@ -106,6 +107,7 @@ func (s *sweeper) loop() {
 		if s.memory.pressed {
 			pressure = nil // looked at by the tick
 		}
+		s.rounds.Add(1)
 		timer.Reset(time.Duration(min(next-now, int64(time.Hour))))
 		select {
 		case <-over:

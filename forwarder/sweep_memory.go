@@ -18,26 +18,41 @@ type memory struct {
 	closedAt int64 // when connections were last looked at to close one for memory
 }
 
-// turn is for how long a large read has been the next to get memory.
+// turn is for how long a large read has been the next to get memory, without those who have it getting on.
 type turn struct {
-	read  uint64 // its number; 0 when none waits
-	since int64
+	read   uint64 // its number; 0 when none waits
+	waited int64
+	moved  uint64 // bytes that they moved meanwhile
+	at     int64  // when it was last looked at
 }
 
-// wait returns for how long it has been this read's turn.
-func (t *turn) wait(read uint64, now int64) int64 {
+// wait returns for how long it has been this read's turn, at this time, since those who have the memory last made progress;
+// so many bytes they have moved since the last look. A look that comes late counts as one in time: then the machine was
+// busy, and nobody had a chance.
+func (t *turn) wait(read, moved uint64, now int64) int64 {
+	since := min(now-t.at, lateLook)
+	t.at = now
 	if read != t.read || read == 0 {
-		t.read, t.since = read, now
+		t.read, t.waited, t.moved = read, 0, 0
+		return 0
 	}
-	return now - t.since
+	t.waited += since
+	if t.moved += moved; t.moved >= progress {
+		t.waited, t.moved = 0, 0
+	}
+	return t.waited
 }
 
-// How long memory may be short before connections are closed for it. A large reply that waits holds up all
-// replies behind it, so its patience is short; a request may be in the middle of a large frame for some time when
-// others wait for theirs. Then one connection is closed at a time, and its memory is given the time to come back.
+// How long memory may be short before connections are closed for it. A large reply that waits holds up all replies behind
+// it, so its patience is short; but it follows progress: as long as large frames get on, memory comes back, and however
+// slowly all of them do on a busy machine, closing one would only undo work. A request may be in the middle of a large
+// frame for some time when others wait for theirs. Then one connection is closed at a time, and its memory is given the time
+// to come back.
 const (
 	pressureLook    = int64(10 * time.Millisecond)
-	replyPatience   = int64(250 * time.Millisecond)
+	lateLook        = 5 * pressureLook
+	replyPatience   = int64(time.Second)
+	progress        = 1 << 20 // bytes in replyPatience, by all who have large frames: less is none
 	requestPatience = int64(10 * time.Second)
 	closePause      = int64(250 * time.Millisecond)
 )
@@ -49,7 +64,7 @@ func (s *sweeper) relieve(snap *snapshot, now int64) {
 	m := &s.memory
 	buffers := s.f.buffers
 	used, high := buffers.Used(), buffers.High()
-	reply := m.reply.wait(buffers.Next(conn.Replies), now)
+	reply := m.reply.wait(buffers.Next(conn.Replies), s.moved(snap), now)
 	requestWaits := buffers.Next(conn.Requests) != 0
 	if used > high {
 		buffers.Trim(true)
@@ -67,8 +82,14 @@ func (s *sweeper) relieve(snap *snapshot, now int64) {
 		s.closeWorst(snap, used-buffers.Max()+1, (*conn.Conn).Held)
 	case now-m.closedAt < closePause:
 	case reply >= replyPatience:
+		// Of those who have the memory, the one that has been still for longest.
 		m.closedAt = now
-		s.closeWorst(snap, 1, (*conn.Conn).Held)
+		s.closeWorst(snap, 1, func(c *conn.Conn) int64 {
+			if c.Held() >= largeFrame {
+				return 1 + c.Still(now)
+			}
+			return 0
+		})
 	case requestWaits:
 		// Whoever has been at one large frame for long keeps the others from theirs.
 		m.closedAt = now
@@ -80,6 +101,29 @@ func (s *sweeper) relieve(snap *snapshot, now int64) {
 		})
 	}
 	m.pressed = used > high || m.reply.read != 0 || requestWaits || len(m.gated) > 0
+}
+
+// moved is how many bytes those who hold large frames have moved since the last look; 0 when no reply waits for memory.
+func (s *sweeper) moved(snap *snapshot) (n uint64) {
+	if s.f.buffers.Next(conn.Replies) == 0 {
+		return 0
+	}
+	each(snap, func(c *conn.Conn) {
+		if c.Held() >= largeFrame {
+			n += c.Moved()
+		}
+	})
+	return n
+}
+
+// each calls fn for every connection.
+func each(snap *snapshot, fn func(*conn.Conn)) {
+	for _, l := range snap.listeners {
+		l.each(func(d *downstream) { fn(d.conn) })
+	}
+	for _, c := range snap.clusters {
+		c.connections(func(u *upstream) { fn(u.conn) })
+	}
 }
 
 // giveTurns opens the gates of those that have been shut out for longest and hold nothing, an eighth of all at a look:
@@ -128,17 +172,11 @@ func (s *sweeper) closeWorst(snap *snapshot, enough int64, rank func(*conn.Conn)
 		rank int64
 	}
 	var all []ranked
-	look := func(c *conn.Conn) {
+	each(snap, func(c *conn.Conn) {
 		if n := rank(c); n > 0 && !c.Closed() {
 			all = append(all, ranked{c, n})
 		}
-	}
-	for _, l := range snap.listeners {
-		l.each(func(d *downstream) { look(d.conn) })
-	}
-	for _, c := range snap.clusters {
-		c.connections(func(u *upstream) { look(u.conn) })
-	}
+	})
 	slices.SortFunc(all, func(a, b ranked) int { return cmp.Compare(b.rank, a.rank) })
 	closed, held := 0, int64(0)
 	for _, r := range all {

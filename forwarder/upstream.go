@@ -42,7 +42,8 @@ type upstream struct {
 	unasked  atomic.Bool            // the next frame proves nothing new
 	lease    atomic.Int32           // a lease
 	leasedAt atomic.Int64           // when its last lease ended
-	leaseBy  atomic.Int64           // the deadline of the upload that has it, once its head was sent; else never
+	busy     busy
+	leaseBy  atomic.Int64 // the deadline of the upload that has it, once its head was sent; else never
 
 	// Guarded by endpoint.mu.
 	counted bool // its bytes are in the endpoint's closedRX and closedTX
@@ -133,6 +134,7 @@ func (u *upstream) loop() {
 			return
 		}
 		b := f.batch()
+		u.busy.begin(b.now)
 		u.conn.Touch(b.now)
 		need, err = b.replies(u, data)
 		if err != nil {
@@ -143,18 +145,21 @@ func (u *upstream) loop() {
 		if u.drained != nil {
 			u.pool.offer()
 		}
+		u.busy.end()
 	}
 }
 
 // replies carries what a server sent, like requests.
 func (b *batch) replies(u *upstream, data []byte) (need int, err error) {
 	b.own = u.endpoint.stats.own
+	b.lends = true
 	b.data, b.used, need = data, 0, 1
 	defer func() {
 		if v := recover(); v != nil {
 			err = b.recovered(v)
 		}
 		u.conn.Advance(b.used)
+		b.borrow(u.conn)
 	}()
 	limits := u.endpoint.cluster().spec.Limits
 	for range maxBatch {

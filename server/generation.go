@@ -20,6 +20,10 @@ type Generation struct {
 	// Static after NewGeneration.
 	options Options
 	reg     *stats.Registry
+	unit    *unit
+
+	// Static after Serve.
+	counted func() // says that no more counters come from the process before this one; nil: there was none
 }
 
 // stdin is how the configuration's file is called that cannot be read again.
@@ -28,22 +32,25 @@ const stdin = "-"
 // NewGeneration prepares upgrades for a process that runs the configuration of this file. A process makes one, before it
 // changes its folder.
 func NewGeneration(o Options, file string) (*Generation, error) {
-	g := &Generation{options: o, reg: stats.NewRegistry()}
+	g := &Generation{options: o, reg: stats.NewRegistry(), unit: newUnit(o.Log)}
 	u := &o.Config.Upgrade
 	options := upgrade.Options{
 		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
 		Check:        []string{"check", "-c", file},
-		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe,
+		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe, Tap: o.Tap,
 	}
 	if file == stdin {
 		options.Disabled = "the configuration came from standard input, where no other process can read it"
 	}
-	if os.Getenv("NOTIFY_SOCKET") != "" {
+	if g.unit.notify.Enabled() {
 		options.Linger = underSystemd
 	}
 	var err error
-	g.Generation, err = upgrade.New(options)
-	return g, err
+	if g.Generation, err = upgrade.New(options); err != nil {
+		return nil, err
+	}
+	g.unit.readWatchdog()
+	return g, nil
 }
 
 // underSystemd is how long a process stays that has handed over: systemd looks at the pid file when the reload is over, and must
@@ -55,20 +62,22 @@ const underSystemd = time.Second
 func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 	g.options.reg = g.reg
 	if !g.Heir() {
+		g.options.inherited = g.unit.sockets(g.options.Config)
 		s, err := New(g.options)
 		if err != nil {
 			return nil, err
 		}
-		s.generation = g.Generation
+		s.generation, s.unit = g.Generation, g.unit
 		if err := g.Ready(); err != nil {
 			s.closeUnused()
 			return nil, err
 		}
 		g.export()
 		s.Start()
+		g.unit.ready(s)
 		return s, nil
 	}
-	h := &heir{options: g.options, state: taker{dictionary: newDictionary()}}
+	h := &heir{generation: g, options: g.options, unit: g.unit, state: taker{dictionary: newDictionary()}}
 	if _, err := g.Take(ctx, h.taker()); err != nil {
 		if h.server != nil {
 			h.server.closeUnused()
@@ -77,6 +86,7 @@ func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 	}
 	h.server.generation = g.Generation
 	g.export()
+	g.unit.ready(h.server)
 	return h.server, nil
 }
 
@@ -95,8 +105,13 @@ func (g *Generation) export() {
 	g.reg.Histogram(upgradeSeconds, pauseHelp)
 }
 
-// observe counts an upgrade that has ended.
+// observe counts an upgrade that has ended. In an heir the first one is that which made it: what the process before it has
+// counted has come by then, or it died and nothing comes.
 func (g *Generation) observe(r upgrade.Report) {
+	g.unit.poke()
+	if g.counted != nil {
+		g.counted()
+	}
 	step := ""
 	if r.Outcome != upgrade.Done {
 		step = r.Step
@@ -111,7 +126,9 @@ func (g *Generation) observe(r upgrade.Report) {
 // heir makes a server of what the process before this one hands over.
 type heir struct {
 	// Static.
-	options Options
+	generation *Generation
+	options    Options
+	unit       *unit
 
 	// Owned by whoever calls the hooks, one at a time.
 	server  *Server
@@ -135,8 +152,10 @@ func (h *heir) taker() upgrade.Taker {
 				return err
 			}
 			h.percent = debug.SetGCPercent(-1)
+			h.server.unit = h.unit
 			counted := make(chan struct{})
 			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
+			h.generation.counted = h.server.countedOnce
 			return nil
 		},
 		Take: h.state.take,

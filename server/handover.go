@@ -57,7 +57,7 @@ func closeInherited(list []inherited) {
 
 // claim takes the inherited socket that listens at this address, nil if there is none. Where several have the same one,
 // as port 0 has it, it is the one of this name.
-func (s *Server) claim(door bool, name, network, address string) net.Listener {
+func (s *Server) claim(door bool, name, network, address string) (socket net.Listener, kept bool) {
 	var found *inherited
 	for i := range s.inherited {
 		in := &s.inherited[i]
@@ -69,11 +69,10 @@ func (s *Server) claim(door bool, name, network, address string) net.Listener {
 		}
 	}
 	if found == nil || found.Name != name && strings.HasSuffix(address, ":0") {
-		return nil
+		return nil, false
 	}
-	l := found.Socket
-	found.Socket = nil
-	return l
+	socket, found.Socket = found.Socket, nil
+	return socket, found.Kept
 }
 
 // dropInherited closes the sockets that the configuration has no use for, and removes their files.
@@ -83,11 +82,12 @@ func (s *Server) dropInherited() {
 		if in.Socket == nil {
 			continue
 		}
-		if a, ok := in.Socket.Addr().(*net.UnixAddr); ok {
+		if a, ok := in.Socket.Addr().(*net.UnixAddr); ok && !in.Kept {
 			_ = os.Remove(a.Name) // best effort: the next one that listens there finds that nobody does
 		}
 		_ = in.Socket.Close()
 		in.Socket = nil
+		s.dropped = append(s.dropped, placeOf(in.Listener))
 		s.log.Info("not listening any more", zap.String("name", in.Name), zap.String("address", in.Address))
 	}
 }
@@ -109,6 +109,7 @@ func (s *Server) giver() upgrade.Giver {
 		Send:   s.give,
 		Resume: s.road.Resume,
 		Gone: func() {
+			s.unit.leave()
 			s.stage.Store(int32(stageGone))
 			for _, d := range s.doors {
 				d.server.Leave()
@@ -140,14 +141,14 @@ func (s *Server) listeners() (handoff.Listeners, []syscall.RawConn, error) {
 	for _, l := range s.cfg.Listeners {
 		if socket := sockets[l.Name]; socket != nil {
 			network, address := l.Address.Split()
-			if err := add(handoff.Listener{Name: l.Name, Network: network, Address: address}, socket); err != nil {
+			if err := add(handoff.Listener{Name: l.Name, Network: network, Address: address, Kept: s.kept[l.Name]}, socket); err != nil {
 				return out, nil, err
 			}
 		}
 	}
 	for _, d := range s.doors {
 		network, address := d.address.Split()
-		if err := add(handoff.Listener{Name: d.name, Network: network, Address: address, Door: true}, d.server); err != nil {
+		if err := add(handoff.Listener{Name: d.name, Network: network, Address: address, Door: true, Kept: d.kept}, d.server); err != nil {
 			return out, nil, err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/systemd"
 )
 
 // levels are the levels that a configuration can name.
@@ -17,7 +18,8 @@ var levels = map[config.LogLevel]zapcore.Level{
 	config.LevelError: zapcore.ErrorLevel,
 }
 
-// NewLogger returns a logger that writes lines to w, which need not be safe for concurrent use.
+// NewLogger returns a logger that writes lines to w, which need not be safe for concurrent use. Where standard error, which w
+// is then, leads to the journal, it makes entries of them, with a field for each of theirs, as the access log does.
 func NewLogger(c config.Log, w io.Writer) *zap.Logger {
 	e := zap.NewProductionEncoderConfig()
 	e.TimeKey, e.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
@@ -28,5 +30,11 @@ func NewLogger(c config.Log, w io.Writer) *zap.Logger {
 		e.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(e)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), levels[c.Level]))
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), levels[c.Level])
+	if systemd.StderrIsJournal() {
+		if j, ok := systemd.OpenJournal(); ok {
+			core = newJournalCore(j, core)
+		}
+	}
+	return zap.New(core)
 }

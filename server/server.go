@@ -23,11 +23,13 @@ import (
 	"github.com/relevo-proxy/relevo/upgrade"
 )
 
-// Options are what a Server is made from. All that are exported are needed.
+// Options are what a Server is made from. All that are exported are needed, but Tap.
 type Options struct {
 	Config *config.Config
 	Log    *zap.Logger
 	Build  admin.BuildInfo
+	// Tap is a seam for tests, which kill processes at an exact point of an upgrade. It is nil in production.
+	Tap upgrade.Tap
 
 	inherited []inherited
 	heir      bool
@@ -45,7 +47,10 @@ type Server struct {
 	doors       []*door
 	inherited   []inherited         // that nobody has claimed yet
 	heir        bool                // it is made to take over from another process
+	kept        map[string]bool     // the listeners whose sockets are systemd's, too
+	bound       []stored            // the sockets that were opened here
 	generation  *upgrade.Generation // nil: it makes no upgrades
+	unit        *unit               // nil: nobody is told anything
 	started     time.Time
 	maxBuffered int64
 	counted     chan struct{} // closed by countedOnce; nil: nothing is to come
@@ -55,6 +60,7 @@ type Server struct {
 	endAccess        func() error
 	closeDoorsGently context.CancelFunc
 	failed           chan error // how the doors ended
+	dropped          []place    // that came, and are not in use
 
 	// Owned by the hand-over.
 	left []string // what stays behind, and why
@@ -69,6 +75,8 @@ type door struct {
 	address config.Address
 	socket  net.Listener
 	server  *admin.Server
+	came    bool // from another process, or from systemd
+	kept    bool // systemd has it, too
 }
 
 // stage is where in its life the server is.
@@ -93,7 +101,7 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // left open. It is a *ConfigError for what no other process or permission could mend, else what the operating
 // system said, wrapped.
 func New(o Options) (*Server, error) {
-	s := &Server{log: o.Log, cfg: o.Config, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir}
+	s := &Server{log: o.Log, cfg: o.Config, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir, kept: make(map[string]bool)}
 	if err := s.build(o); err != nil {
 		closeInherited(s.inherited)
 		return nil, err
@@ -112,7 +120,8 @@ func (s *Server) build(o Options) (err error) {
 	}
 	for i := range spec.Listeners {
 		l := &spec.Listeners[i]
-		l.Socket = s.claim(false, l.Name, l.Network, l.Address)
+		l.Socket, l.Kept = s.claim(false, l.Name, l.Network, l.Address)
+		s.kept[l.Name] = l.Kept
 	}
 	if err = s.openAccess(spec); err != nil {
 		return err
@@ -121,6 +130,7 @@ func (s *Server) build(o Options) (err error) {
 		s.closeAccess()
 		return fmt.Errorf("starting: %w", err)
 	}
+	s.noteBound(spec)
 	if err = s.openDoors(o); err != nil {
 		s.closeDoors()
 		s.road.Close()
@@ -145,15 +155,22 @@ func (s *Server) openDoors(o Options) error {
 
 func (s *Server) open(name string, address config.Address, handler func(address string) http.Handler) error {
 	network, at := address.Split()
-	l := s.claim(true, name, network, at)
-	if l == nil {
+	l, kept := s.claim(true, name, network, at)
+	came := l != nil
+	if !came {
 		var err error
 		if l, err = admin.Listen(string(address), admin.SocketFile{}); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	log := s.log.With(zap.String("door", name))
-	s.doors = append(s.doors, &door{name, address, l, admin.NewServer(l, handler(string(address)), log)})
+	d := &door{name, address, l, admin.NewServer(l, handler(string(address)), log), came, kept}
+	if kept {
+		d.server.Keep()
+	} else if !came {
+		s.bound = append(s.bound, stored{place{name, network, at, true}, d.server})
+	}
+	s.doors = append(s.doors, d)
 	return nil
 }
 
@@ -168,7 +185,7 @@ func (s *Server) closeUnused() {
 // closeDoors closes the doors that a failed start has opened.
 func (s *Server) closeDoors() {
 	for _, d := range s.doors {
-		if s.heir {
+		if d.came {
 			d.server.Leave() // the socket file is another process's still
 		}
 		_ = d.server.Close() // nothing has been accepted yet
@@ -204,6 +221,8 @@ func (s *Server) Start() {
 func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	endUnit := s.unit.run(s)
+	defer endUnit()
 	ended := make(chan upgrade.Ending, 1) // never closed; holds the one answer
 	go func() {                           // ends with ctx, or with the hand-over; waited for below
 		if s.generation != nil {
@@ -232,6 +251,7 @@ func (s *Server) Run(ctx context.Context) error {
 	errs := []error{broken}
 	if ending.Owner {
 		s.stage.Store(int32(stageStopping))
+		s.unit.stopping(s)
 		errs = append(errs, s.drain())
 	} else if ending.Status != 0 {
 		errs = append(errs, errors.New(ending.Reason))

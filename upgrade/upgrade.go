@@ -41,6 +41,8 @@ type Options struct {
 	Disabled string
 	// Observe is told of every upgrade that has ended, by the process that owns the state then. It may be nil.
 	Observe func(Report)
+	// Tap is a seam for tests, which kill processes at an exact point of a hand-over. It is nil in production.
+	Tap Tap
 }
 
 // The limits that nobody configures.
@@ -113,6 +115,7 @@ func newGeneration(o Options, sys *system) (*Generation, error) {
 		settled: make(chan struct{}),
 		number:  1,
 	}
+	sys.tap(o.Tap)
 	if !sys.heir {
 		close(g.settled)
 		return g, nil

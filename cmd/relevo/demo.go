@@ -14,16 +14,16 @@ import (
 func demoVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Show two hops at work, with real processes and verified traffic",
+		Short: "Show two hops at work, and their process replaced under load",
 		Long: "Show the classic sidecar sample at work: client, client listener, server listener, server; first with\n" +
-			"both listeners in one process, then in two. Every reply is verified, and every hop's counters are\n" +
-			"compared with what was sent. It ends by itself and leaves nothing behind; the exit status is 1 if\n" +
-			"anything was lost, changed or refused.",
+			"both listeners in one process, then in two; then that one process is replaced three times under load, and\n" +
+			"nobody may notice. Every reply is verified, and every hop's counters are compared with what was sent. It\n" +
+			"ends by itself and leaves nothing behind; the exit status is 1 if anything was lost, changed or refused.",
 		Example:           "  relevo demo\n  relevo demo --load 500ms",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	o := demo.Options{}
-	cmd.Flags().DurationVar(&o.Load, "load", 2500*time.Millisecond, "how long each of the six loads lasts")
+	cmd.Flags().DurationVar(&o.Load, "load", 1500*time.Millisecond, "how long each of the six loads lasts; the upgrades take twice as long")
 	cmd.RunE = verb(func(cmd *cobra.Command) error {
 		if o.Load <= 0 {
 			return misused("--load %v: want more than 0", o.Load)

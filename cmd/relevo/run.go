@@ -43,11 +43,14 @@ func runVerb(typed string) *cobra.Command {
 	return cmd
 }
 
+// tap is server.Options.Tap. Static: it is nil but in the processes of some tests, which set it before anything runs.
+var tap upgrade.Tap
+
 // runServer runs a configuration, which came from this file: in a fresh process, or in the heir of one.
 func runServer(cmd *cobra.Command, file string, c *config.Config) error {
 	log := server.NewLogger(c.Log, cmd.ErrOrStderr())
 	defer func() { _ = log.Sync() }() // a terminal cannot be synced, and says so
-	o := server.Options{Config: c, Log: log, Build: buildInfo()}
+	o := server.Options{Config: c, Log: log, Build: buildInfo(), Tap: tap}
 	generation, err := server.NewGeneration(o, file)
 	if err != nil {
 		return err

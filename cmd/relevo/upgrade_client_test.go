@@ -156,11 +156,11 @@ func (c *caller) fail(reason string, err error) {
 // work sends until it is told to stop. The first request comes at a time of its own, so that the callers of a kind are
 // spread over the time between two.
 func (c *caller) work() {
-	if !c.pause(rand.N(c.kind.every + 1)) {
+	if !c.rest(rand.N(c.kind.every + 1)) {
 		return
 	}
 	due := time.Now()
-	for c.pause(time.Until(due)) {
+	for c.rest(time.Until(due)) {
 		select {
 		case c.places <- struct{}{}:
 		case <-c.failed:
@@ -179,16 +179,16 @@ func (c *caller) work() {
 }
 
 // pause waits, and reports whether there is something to go on for.
-func (c *caller) pause(d time.Duration) bool {
+func (c *caller) rest(d time.Duration) bool {
 	select {
 	case <-c.failed:
 		return false
 	default:
 	}
-	return pause(c.crew.stop, d)
+	return rest(c.crew.stop, d)
 }
 
-func pause(stop <-chan struct{}, d time.Duration) bool {
+func rest(stop <-chan struct{}, d time.Duration) bool {
 	timer := time.NewTimer(max(d, 0))
 	defer timer.Stop()
 	select {

@@ -116,7 +116,9 @@ type Conn struct {
 	shortAt        int64 // the same, or later: when the peer last had no frame to go on with
 	txAt           int64 // when seenTX changed, the peer took some of the kernel's bytes, or nothing was queued
 	seenUnsent     int
-	excused        int64 // when the connection was last seen busy or gated
+	moved          uint64 // bytes that went either way since the call before
+	movedAt        int64  // when some last did; at first when it was first called
+	excused        int64  // when the connection was last seen busy or gated
 
 	// Atomic.
 	gates    atomic.Uint32 // a gate; changed only under mu
@@ -198,16 +200,30 @@ func (c *Conn) LastRead() int64 { return c.lastRead.Load() }
 // nothing.
 func (c *Conn) Overdue(now int64, busy bool) string {
 	g := gate(c.gates.Load())
+	c.moved = 0
 	if rx := c.got.Load(); rx != c.seenRX {
+		c.moved = rx - c.seenRX
 		c.seenRX, c.rxAt, c.shortAt = rx, now, now
 	}
 	if !c.partial.Load() || g&^betweenFrames != 0 {
 		c.shortAt = now // it is not the peer who keeps the frame waiting
 	}
-	if tx := c.taken.Load(); c.backlog.Load() == 0 {
+	tx := c.taken.Load()
+	c.moved += tx - c.seenTX
+	switch {
+	case c.backlog.Load() == 0:
 		c.txAt, c.seenUnsent = 0, 0
-	} else if tx != c.seenTX || c.txAt == 0 || c.drains() {
-		c.seenTX, c.txAt = tx, now
+	case tx != c.seenTX || c.txAt == 0:
+		c.txAt = now
+	default:
+		if n := c.drained(); n > 0 {
+			c.moved += n
+			c.txAt = now
+		}
+	}
+	c.seenTX = tx
+	if c.moved > 0 || c.movedAt == 0 {
+		c.movedAt = now
 	}
 	if busy || g != 0 {
 		c.excused = now
@@ -224,17 +240,24 @@ func (c *Conn) Overdue(now int64, busy bool) string {
 	return ""
 }
 
-// drains says whether the peer has taken bytes of the kernel's since the last look. A slow peer's reads show there
-// long before the kernel has room for more of ours.
-func (c *Conn) drains() bool {
+// drained is how many of the kernel's bytes the peer has taken since the last look. A slow peer's reads show there long
+// before the kernel has room for more of ours.
+func (c *Conn) drained() uint64 {
 	unsent := 0
 	if c.raw.Control(func(fd uintptr) { unsent = c.sys.unsent(fd) }) != nil {
-		return false // closed
+		return 0 // closed
 	}
-	less := unsent < c.seenUnsent
+	less := max(c.seenUnsent-unsent, 0)
 	c.seenUnsent = unsent
-	return less
+	return uint64(less)
 }
+
+// Moved is how many bytes went either way between the last two calls of Overdue, those included that the peer took of the
+// kernel's, and Still for how long, at this time, none have. Its caller calls them.
+func (c *Conn) Moved() uint64 { return c.moved }
+
+// Still is explained at Moved.
+func (c *Conn) Still(now int64) int64 { return now - c.movedAt }
 
 // LastByte is the time of the call of Overdue that last saw more bytes read than the one before.
 func (c *Conn) LastByte() int64 { return c.rxAt }

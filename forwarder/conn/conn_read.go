@@ -100,6 +100,19 @@ func (c *Conn) Own(n int) []byte {
 	return buf
 }
 
+// Lend gives the read buffer away, for as long as the caller uses what it has read and marked as read: then it puts the
+// buffer back where Buffers.Get gets them from. What is unread stays the connection's.
+func (c *Conn) Lend() []byte {
+	buf, unread := c.buf, c.buf[c.r:c.w]
+	c.held.Add(-int64(cap(buf)))
+	c.buf, c.r, c.w = nil, 0, 0
+	if len(unread) > 0 {
+		c.buf = c.get(len(unread))
+		c.w = copy(c.buf, unread)
+	}
+	return buf
+}
+
 // awaitGate waits until the gate is open.
 func (c *Conn) awaitGate() error {
 	if c.w == c.r {

@@ -406,6 +406,10 @@ func TestOverdueSparesASlowPeer(t *testing.T) {
 			if got := c.Overdue(now+int64(second)*int64(time.Second), true); got != "" {
 				t.Fatalf("got verdict %q after %d s of a peer that takes a byte a second, want none", got, second)
 			}
+			// The first call counts what went before, the second finds out what the kernel has.
+			if still := c.Still(now + int64(second)*int64(time.Second)); second != 1 && still > 0 || second > 1 && c.Moved() != 1 {
+				t.Errorf("got %d bytes moved in second %d, and still for %d ns, want 1 and 0", c.Moved(), second, still)
+			}
 			k.change(func() { k.out = k.out[min(1, len(k.out)):] })
 			synctest.Wait()
 		}
@@ -419,6 +423,9 @@ func TestOverdueSparesASlowPeer(t *testing.T) {
 		}
 		if got := c.Overdue(now+int64(70*time.Second), true); got != ReasonWriteTimeout {
 			t.Errorf("got verdict %q 11 s after the last byte that the peer took, want %q", got, ReasonWriteTimeout)
+		}
+		if still := time.Duration(c.Still(now + int64(70*time.Second))); still != 10*time.Second || c.Moved() != 0 {
+			t.Errorf("got %d bytes moved and still for %v, want 0 and the 10s since the last byte was seen", c.Moved(), still)
 		}
 	})
 }

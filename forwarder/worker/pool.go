@@ -2,38 +2,52 @@
 //
 // It knows no exchange: a task is its caller's, by value. A goroutine is started when there is a task and none is
 // idle, up to a bound; beyond it tasks wait in a queue that is bounded too, and beyond that they are refused. Idle
-// goroutines wait at one unbuffered channel, and Trim ends those that were not needed. Close ends all and waits for them.
+// goroutines wait for their turn each, the one that worked last is the first to get a task, because the processor's
+// cache knows it best, and Trim ends those that were not needed. Close ends all and waits for them.
 package worker
 
 import (
 	"iter"
+	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // Pool runs tasks on at most so many goroutines at a time. Its methods may be called by any number of goroutines.
 type Pool[T any] struct {
 	// Static after New.
 	max, queueMax int
-	run           func(task T, waited bool)
-	orders        chan order[T] // unbuffered, never closed; who sends has taken one off idle before
+	run           func(w *Worker[T], task T, waited bool)
 	group         sync.WaitGroup
+
+	// Atomic.
+	queued atomic.Int32 // tasks in queue; changed only under mu
 
 	// Guarded by mu.
 	mu      sync.Mutex
 	workers int
-	idle    int // of workers, those that wait for a task, or are about to
-	low     int // the least that idle was since the last Trim
-	queue   []T // tasks that wait for a worker, from head on, around the end
+	idle    []*Worker[T] // those that wait for a task, or are about to; who worked last is last
+	low     int          // the least that idle was since the last Trim
+	queue   []T          // tasks that wait for a worker, from head on, around the end
 	head    int
-	queued  int
 	closed  bool
 }
 
-// order is what an idle worker waits for: a task, or to end.
-type order[T any] struct {
+// Worker is one goroutine of a pool. It has one thing to wait for at a time: while it is idle a task, or to end; while it
+// runs one, whatever its task has agreed on with somebody.
+type Worker[T any] struct {
+	turn chan struct{} // holds one; never closed
+
+	// Owned by who took it off idle, until the wake.
 	task T
 	end  bool
 }
+
+// Wake ends the worker's Wait, this one or the next. It never waits, as long as there is one who wakes for each Wait.
+func (w *Worker[T]) Wake() { w.turn <- struct{}{} }
+
+// Wait waits for the Wake. Only the task that the worker runs calls it.
+func (w *Worker[T]) Wait() { <-w.turn }
 
 // Fate is what became of a task that was submitted.
 type Fate uint8
@@ -46,76 +60,128 @@ const (
 )
 
 // New returns a pool of at most max goroutines, at least one, in which at most queue tasks wait. run carries a task, and
-// is told whether it waited in the queue; it does not panic.
-func New[T any](max, queue int, run func(task T, waited bool)) *Pool[T] {
+// is told by whom and whether it waited in the queue; it does not panic.
+func New[T any](max, queue int, run func(w *Worker[T], task T, waited bool)) *Pool[T] {
 	if max < 1 {
 		max = 1
 	}
-	return &Pool[T]{max: max, queueMax: queue, run: run, orders: make(chan order[T])}
+	return &Pool[T]{max: max, queueMax: queue, run: run}
 }
 
-// Submit gives a task to a worker, or queues it. One that is refused is still the caller's. It never waits for a task to
-// end.
-func (p *Pool[T]) Submit(task T) Fate {
+// Claim gives a task to a worker, if there is one for it, else it returns nil. The worker begins when the caller wakes it,
+// which it must.
+func (p *Pool[T]) Claim(task T) *Worker[T] {
 	p.mu.Lock()
-	switch {
-	case p.closed:
-	case p.idle > 0:
-		p.idle--
-		p.low = min(p.low, p.idle)
-		p.mu.Unlock()
-		p.orders <- order[T]{task: task} // the worker that was counted idle is here, or about to be
-		return Running
-	case p.workers < p.max:
-		p.workers++
-		p.group.Go(func() { p.work(task) }) // with mu held, so that Close waits for it; ends by Trim or Close
-		p.mu.Unlock()
-		return Running
-	case p.queued < p.queueMax:
-		p.push(task)
-		p.mu.Unlock()
-		return Waiting
-	}
+	w := p.claim(task)
 	p.mu.Unlock()
-	return Refused
+	return w
+}
+
+// claim is Claim with mu held.
+func (p *Pool[T]) claim(task T) (w *Worker[T]) {
+	switch n := len(p.idle); {
+	case p.closed:
+		return nil
+	case n > 0:
+		w = p.idle[n-1]
+		p.idle = p.idle[:n-1]
+		p.low = min(p.low, n-1)
+	case p.workers < p.max:
+		w = p.start()
+	default:
+		return nil
+	}
+	w.task = task
+	return w
+}
+
+// start starts a worker. Called with mu held, so that Close waits for it.
+func (p *Pool[T]) start() *Worker[T] {
+	p.workers++
+	w := &Worker[T]{turn: make(chan struct{}, 1)}
+	p.group.Go(func() { p.work(w) }) // ends by Trim or Close
+	return w
+}
+
+// Submit is Claim for a task that waits in the queue if there is no worker. One that is refused is still the caller's.
+func (p *Pool[T]) Submit(task T) (*Worker[T], Fate) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch w := p.claim(task); {
+	case w != nil:
+		return w, Running
+	case p.closed || int(p.queued.Load()) >= p.queueMax:
+		return nil, Refused
+	}
+	p.push(task)
+	return nil, Waiting
 }
 
 // work is a worker: one task after another, until it is to end.
-func (p *Pool[T]) work(task T) {
-	for waited, more := false, true; more; task, waited, more = p.next() {
-		p.run(task, waited)
+func (p *Pool[T]) work(w *Worker[T]) {
+	for {
+		w.Wait()
+		if w.end {
+			return
+		}
+		var zero T
+		task := w.task
+		w.task = zero
+		p.run(w, task, false)
+		for {
+			task, fate := p.next(w)
+			if fate == Refused {
+				return
+			}
+			if fate == Waiting {
+				break
+			}
+			p.run(w, task, true)
+		}
 	}
 }
 
-// next is the worker's next task, for which it waits; no more means that the worker must end.
-func (p *Pool[T]) next() (task T, waited, more bool) {
+// next makes a worker idle, Waiting, unless there is a task in the queue, which it is Running then, or the pool is closed.
+func (p *Pool[T]) next(w *Worker[T]) (task T, fate Fate) {
+	fate = Waiting
 	p.mu.Lock()
-	if p.queued > 0 {
-		task = p.pop()
-		p.mu.Unlock()
-		return task, true, true
-	}
-	if p.closed {
+	switch {
+	case p.queued.Load() > 0:
+		task, fate = p.pop(), Running
+	case p.closed:
 		p.workers--
-		p.mu.Unlock()
-		return task, false, false
+		fate = Refused
+	default:
+		p.idle = append(p.idle, w)
 	}
-	p.idle++
 	p.mu.Unlock()
-	o := <-p.orders
-	return o.task, false, !o.end
+	return task, fate
+}
+
+// Queued takes a task out of the queue, for a worker whose task has ended and that runs this one in its place.
+func (p *Pool[T]) Queued() (task T, ok bool) {
+	if p.queued.Load() == 0 {
+		return task, false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.queued.Load() == 0 {
+		return task, false
+	}
+	return p.pop(), true
 }
 
 // push and pop are the queue's. Called with mu held.
 func (p *Pool[T]) push(task T) {
-	if p.queued == len(p.queue) {
+	queued := int(p.queued.Load())
+	if queued == len(p.queue) {
 		grown := make([]T, max(16, min(2*len(p.queue), p.queueMax)))
 		n := copy(grown, p.queue[p.head:])
 		copy(grown[n:], p.queue[:p.head])
 		p.queue, p.head = grown, 0
 	}
-	p.queue[(p.head+p.queued)%len(p.queue)] = task
-	p.queued++
+	p.queue[(p.head+queued)%len(p.queue)] = task
+	p.queued.Add(1)
 }
 
 func (p *Pool[T]) pop() T {
@@ -123,7 +189,7 @@ func (p *Pool[T]) pop() T {
 	task := p.queue[p.head]
 	p.queue[p.head] = zero
 	p.head = (p.head + 1) % len(p.queue)
-	if p.queued--; p.queued == 0 && len(p.queue) > keepQueue {
+	if p.queued.Add(-1) == 0 && len(p.queue) > keepQueue {
 		p.queue, p.head = nil, 0
 	}
 	return task
@@ -135,28 +201,27 @@ const keepQueue = 1024
 // Trim ends the workers that were idle all the time since the last Trim.
 func (p *Pool[T]) Trim() {
 	p.mu.Lock()
-	n := p.low
-	p.idle -= n
-	p.workers -= n
-	p.low = p.idle
+	unused := slices.Clone(p.idle[:p.low]) // who idles longest is first
+	p.idle = slices.Delete(p.idle, 0, p.low)
+	p.workers -= p.low
+	p.low = len(p.idle)
 	p.mu.Unlock()
-	p.end(n)
+	end(unused)
 }
 
 // Stats are the number of workers, of them those that wait for a task, and the tasks that wait for a worker.
 func (p *Pool[T]) Stats() (workers, idle, queued int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.workers, p.idle, p.queued
+	return p.workers, len(p.idle), int(p.queued.Load())
 }
 
-// Queued walks the tasks that wait for a worker, the first one first. They stay where they are; nobody else may use the pool
-// meanwhile.
-func (p *Pool[T]) Queued() iter.Seq[T] {
+// Waiting walks the tasks in the queue, the first one first. They stay where they are; nobody else may use the pool meanwhile.
+func (p *Pool[T]) Waiting() iter.Seq[T] {
 	return func(yield func(T) bool) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		for i := range p.queued {
+		for i := range int(p.queued.Load()) {
 			if !yield(p.queue[(p.head+i)%len(p.queue)]) {
 				return
 			}
@@ -164,10 +229,11 @@ func (p *Pool[T]) Queued() iter.Seq[T] {
 	}
 }
 
-// end ends n workers that were taken off idle.
-func (p *Pool[T]) end(n int) {
-	for range n {
-		p.orders <- order[T]{end: true}
+// end ends workers that were taken off idle.
+func end[T any](workers []*Worker[T]) {
+	for _, w := range workers {
+		w.end = true
+		w.Wake()
 	}
 }
 
@@ -176,10 +242,10 @@ func (p *Pool[T]) end(n int) {
 func (p *Pool[T]) Close() {
 	p.mu.Lock()
 	p.closed = true
-	n := p.idle
-	p.idle, p.low = 0, 0
-	p.workers -= n
+	idle := p.idle
+	p.idle, p.low = nil, 0
+	p.workers -= len(idle)
 	p.mu.Unlock()
-	p.end(n)
+	end(idle)
 	p.group.Wait()
 }

@@ -24,6 +24,15 @@ type task struct {
 	end    chan struct{}
 }
 
+// submit submits a task and lets its worker begin.
+func submit[T any](p *worker.Pool[T], task T) worker.Fate {
+	w, fate := p.Submit(task)
+	if w != nil {
+		w.Wake()
+	}
+	return fate
+}
+
 // model is what a pool is meant to be, and the pool. It lives in a synctest bubble, where after each step nothing moves.
 type model struct {
 	pool       *worker.Pool[*task]
@@ -44,7 +53,7 @@ type model struct {
 
 func newModel(max, queue int) *model {
 	m := &model{max: max, queue: queue}
-	m.pool = worker.New(max, queue, func(x *task, waited bool) {
+	m.pool = worker.New(max, queue, func(_ *worker.Worker[*task], x *task, waited bool) {
 		m.mu.Lock()
 		m.started = append(m.started, x.number)
 		if waited {
@@ -74,7 +83,7 @@ func (m *model) submit(number int) string {
 	if want != worker.Refused {
 		m.taken++
 	}
-	if got := m.pool.Submit(x); got != want {
+	if got := submit(m.pool, x); got != want {
 		return fmt.Sprintf("task %d: got fate %d, want %d", number, got, want)
 	}
 	return ""
@@ -151,7 +160,7 @@ func TestPool(t *testing.T) {
 			closed := make(chan struct{})
 			go func() { defer close(closed); m.pool.Close() }() // ends when every task has
 			synctest.Wait()
-			if m.pool.Submit(&task{number: -1}) != worker.Refused && wrong == "" {
+			if submit(m.pool, &task{number: -1}) != worker.Refused && wrong == "" {
 				wrong = "got a task taken after Close, want it refused"
 			}
 			for len(m.running) > 0 {
@@ -223,7 +232,7 @@ func TestPoolUnderLoad(t *testing.T) {
 	const most, queue, submitters, each = 7, 20, 8, 4000
 	var now, peak, ran atomic.Int64
 	var late atomic.Bool
-	p := worker.New(most, queue, func(spin int, _ bool) {
+	p := worker.New(most, queue, func(_ *worker.Worker[int], spin int, _ bool) {
 		n := now.Add(1)
 		for {
 			if old := peak.Load(); n <= old || peak.CompareAndSwap(old, n) {
@@ -255,7 +264,7 @@ func TestPoolUnderLoad(t *testing.T) {
 	for range submitters {
 		group.Go(func() {
 			for range each {
-				if p.Submit(rand.IntN(200)) == worker.Refused {
+				if submit(p, rand.IntN(200)) == worker.Refused {
 					refused.Add(1)
 				} else {
 					taken.Add(1)
@@ -284,9 +293,9 @@ func TestPoolUnderLoad(t *testing.T) {
 func TestCloseWaitsForTheFirst(t *testing.T) {
 	for range 3000 {
 		var ran atomic.Bool
-		p := worker.New(1, 0, func(struct{}, bool) { ran.Store(true) })
+		p := worker.New(1, 0, func(*worker.Worker[struct{}], struct{}, bool) { ran.Store(true) })
 		fate := make(chan worker.Fate, 1)
-		go func() { fate <- p.Submit(struct{}{}) }() // ends at once
+		go func() { fate <- submit(p, struct{}{}) }() // ends at once
 		p.Close()
 		done := ran.Load()
 		if f := <-fate; f == worker.Running && !done {
@@ -305,7 +314,7 @@ func TestQueueIsGivenBack(t *testing.T) {
 					t.Fatal(wrong)
 				}
 			}
-			if got := m.pool.Submit(nil); got != worker.Refused {
+			if got := submit(m.pool, nil); got != worker.Refused {
 				t.Fatalf("got fate %d for a task beyond the bound, want it refused", got)
 			}
 			for range 2000 + 1001*(round%2) {
@@ -342,12 +351,12 @@ func TestLeastPool(t *testing.T) {
 // TestSubmitAllocates nothing once there are workers and the queue has grown.
 func TestSubmitAllocates(t *testing.T) {
 	done := make(chan struct{}, 64)
-	p := worker.New(4, 64, func(*task, bool) { done <- struct{}{} })
+	p := worker.New(4, 64, func(*worker.Worker[*task], *task, bool) { done <- struct{}{} })
 	defer p.Close()
 	x := &task{}
 	burst := func() {
 		for range 32 {
-			if p.Submit(x) == worker.Refused {
+			if submit(p, x) == worker.Refused {
 				t.Fatal("got a task refused, want it taken: 4 workers and 64 places")
 			}
 		}
@@ -366,14 +375,14 @@ func TestSubmitAllocates(t *testing.T) {
 // BenchmarkSubmit is the hand-over of a task from many goroutines, and the task's end.
 func BenchmarkSubmit(b *testing.B) {
 	var refused atomic.Int64
-	p := worker.New(64, 1024, func(done *sync.WaitGroup, _ bool) { done.Done() })
+	p := worker.New(64, 1024, func(_ *worker.Worker[*sync.WaitGroup], done *sync.WaitGroup, _ bool) { done.Done() })
 	defer p.Close()
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
 		var done sync.WaitGroup
 		for pb.Next() {
 			done.Add(1)
-			if p.Submit(&done) == worker.Refused {
+			if submit(p, &done) == worker.Refused {
 				done.Done()
 				refused.Add(1)
 			}
@@ -381,4 +390,97 @@ func BenchmarkSubmit(b *testing.B) {
 		done.Wait()
 	})
 	b.ReportMetric(float64(refused.Load())/float64(b.N), "refused/op")
+}
+
+// TestClaim: a claimed worker begins when it is woken, and a claim neither queues nor exceeds the bound.
+func TestClaim(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newModel(1, 1)
+		x := &task{number: 1, end: make(chan struct{})}
+		close(x.end)
+		w := m.pool.Claim(x)
+		synctest.Wait()
+		if len(m.started) != 0 {
+			t.Error("got the task begun before its worker was woken, want it to wait for that")
+		}
+		if m.pool.Claim(nil) != nil {
+			t.Error("got a second worker, want none beyond the bound")
+		}
+		w.Wake()
+		synctest.Wait()
+		if len(m.started) != 1 {
+			t.Error("got the task not begun when its worker was woken, want it to run")
+		}
+		if again := m.pool.Claim(x); again != w {
+			t.Error("got no worker or another one, want the one that is idle")
+		}
+		w.Wake()
+		m.pool.Close()
+		if m.pool.Claim(nil) != nil {
+			t.Error("got a worker after Close, want none")
+		}
+	})
+}
+
+// TestWhoWorkedLastIsFirst: the idle worker that the cache knows best gets the next task, and Trim ends those that have been
+// idle for longest.
+func TestWhoWorkedLastIsFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type worked = *worker.Worker[chan struct{}]
+		p := worker.New(3, 0, func(_ worked, end chan struct{}, _ bool) { <-end })
+		var workers [3]worked
+		var ends [3]chan struct{}
+		for i := range workers {
+			ends[i] = make(chan struct{})
+			workers[i] = p.Claim(ends[i])
+			workers[i].Wake()
+		}
+		for _, i := range []int{2, 0, 1} {
+			close(ends[i])
+			synctest.Wait()
+		}
+		p.Trim() // counts from here on
+		claim := func(want worked, why string) {
+			t.Helper()
+			end := make(chan struct{})
+			close(end)
+			w := p.Claim(end)
+			if w != want {
+				t.Errorf("got another worker than wanted: %s", why)
+			}
+			w.Wake()
+			synctest.Wait()
+		}
+		claim(workers[1], "it has worked last")
+		p.Trim()
+		if n, idle, _ := p.Stats(); n != 1 || idle != 1 {
+			t.Errorf("got %d workers, %d idle, want the 1 that was needed", n, idle)
+		}
+		claim(workers[1], "the two others were not needed")
+		p.Close()
+	})
+}
+
+// TestQueued: a task takes what waits in the queue over from the pool, once, and finds nothing where nothing waits.
+func TestQueued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p *worker.Pool[int]
+		var got []int
+		p = worker.New(1, 2, func(_ *worker.Worker[int], task int, _ bool) {
+			for more := true; more; task, more = p.Queued() {
+				got = append(got, task)
+			}
+		})
+		w := p.Claim(1)
+		for _, n := range []int{2, 3} {
+			if _, fate := p.Submit(n); fate != worker.Waiting {
+				t.Errorf("got fate %d for task %d, want it to wait", fate, n)
+			}
+		}
+		w.Wake()
+		p.Close()
+		if !slices.Equal(got, []int{1, 2, 3}) {
+			t.Errorf("got the tasks %v run, want 1, 2, 3", got)
+		}
+	})
 }

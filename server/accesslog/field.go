@@ -1,10 +1,10 @@
 package accesslog
 
 import (
-	"strings"
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/systemd"
 )
 
 // field is one thing that a record says.
@@ -60,7 +60,7 @@ var fields = []field{
 }
 
 func newField(name string, v func(*stats.Record) value) field {
-	return field{name: name, value: v, journal: "RELEVO_" + strings.ToUpper(name)}
+	return field{name: name, value: v, journal: systemd.Field(name)}
 }
 
 func text(s string) value            { return value{sort: sortText, known: s != "", text: s} }

@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/coreos/go-systemd/v22/journal"
-
 	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/systemd"
 )
 
 // sink is where records go. One goroutine uses it.
@@ -27,10 +26,11 @@ func open(c *Config) (sink, error) {
 	case PathStderr:
 		return &stream{encoder: e, file: os.Stderr, piece: pipePiece}, nil
 	case PathJournal:
-		if !journal.Enabled() {
+		j, ok := systemd.OpenJournal()
+		if !ok {
 			return nil, errors.New("access log: there is no journal here: nobody listens at systemd's journal socket")
 		}
-		return newJournalSink(e, journal.Send), nil
+		return newJournalSink(e, j), nil
 	}
 	s := &stream{encoder: e, path: c.Path, piece: filePiece}
 	if err := s.open(); err != nil {

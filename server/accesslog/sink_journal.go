@@ -1,9 +1,8 @@
 package accesslog
 
 import (
-	"github.com/coreos/go-systemd/v22/journal"
-
 	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/systemd"
 )
 
 // journalSink makes an entry of each record: its line as MESSAGE, and beside it each field under a name of its own,
@@ -12,15 +11,15 @@ type journalSink struct {
 	// Static after New.
 	encoder *encoder
 	fields  []*field
-	send    func(message string, p journal.Priority, vars map[string]string) error
+	journal systemd.Journal
 
 	// Owned by Run.
 	buf  []byte
 	vars map[string]string
 }
 
-func newJournalSink(e *encoder, send func(string, journal.Priority, map[string]string) error) *journalSink {
-	return &journalSink{encoder: e, fields: e.all(), send: send, vars: make(map[string]string)}
+func newJournalSink(e *encoder, j systemd.Journal) *journalSink {
+	return &journalSink{encoder: e, fields: e.all(), journal: j, vars: make(map[string]string)}
 }
 
 // deliver counts as bytes those of the lines.
@@ -28,13 +27,12 @@ func (s *journalSink) deliver(batch []stats.Record) (records, bytes int, err err
 	for i := range batch {
 		s.buf = s.encoder.appendLine(s.buf[:0], &batch[i])
 		clear(s.vars)
-		s.vars["SYSLOG_IDENTIFIER"] = "relevo"
 		for _, f := range s.fields {
 			if v := f.value(&batch[i]); v.known {
 				s.vars[f.journal] = v.machine()
 			}
 		}
-		if err := s.send(string(s.buf), journal.PriInfo, s.vars); err != nil {
+		if err := s.journal.Send(systemd.Entry{Message: string(s.buf), Priority: systemd.Info, Vars: s.vars}); err != nil {
 			return records, bytes, err
 		}
 		records++

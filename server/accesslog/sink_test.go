@@ -11,10 +11,10 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/systemd"
 )
 
 // numbered are records of the ids from one number up to another, it left out.
@@ -209,17 +209,17 @@ func TestJournalEntries(t *testing.T) {
 	}
 	var got []entry
 	var broken error
-	send := func(message string, p journal.Priority, vars map[string]string) error {
+	send := func(message string, p systemd.Priority, vars map[string]string) error {
 		if broken != nil && len(got) == 2 {
 			return broken
 		}
-		if p != journal.PriInfo {
+		if p != systemd.Info {
 			t.Errorf("the priority is %v, want info", p)
 		}
 		got = append(got, entry{message, maps.Clone(vars)})
 		return nil
 	}
-	s := newJournalSink(encoderOf(t, Config{Format: FormatText, Template: "{service} {status}"}), send)
+	s := newJournalSink(encoderOf(t, Config{Format: FormatText, Template: "{service} {status}"}), systemd.NewJournal(send))
 	first, second := answered(), refused()
 	records, bytes, err := s.deliver([]stats.Record{first, second})
 	if records != 2 || err != nil {
@@ -254,7 +254,7 @@ func TestJournalEntries(t *testing.T) {
 	}
 
 	got, broken = nil, nil
-	chosen := newJournalSink(encoderOf(t, Config{Format: FormatJSON, Fields: []string{"id", "reason"}}), send)
+	chosen := newJournalSink(encoderOf(t, Config{Format: FormatJSON, Fields: []string{"id", "reason"}}), systemd.NewJournal(send))
 	if _, _, err := chosen.deliver([]stats.Record{first}); err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func TestJournalEntries(t *testing.T) {
 
 func TestNoJournal(t *testing.T) {
 	l, err := New(Config{Path: PathJournal, Format: FormatJSON, Sample: 1, Buffer: 1}, stats.NewRegistry(), nil)
-	if journal.Enabled() {
+	if _, ok := systemd.OpenJournal(); ok {
 		if err != nil {
 			t.Fatalf("opening the journal: %v", err)
 		}

@@ -8,7 +8,8 @@ type Upgrade struct {
 	ReadyTimeout Duration `json:"ready_timeout" default:"30s" min:"1s" max:"10m"`
 	// HandoverTimeout bounds the hand-over itself, in which nothing is forwarded.
 	HandoverTimeout Duration `json:"handover_timeout" default:"2s" min:"100ms" max:"30s"`
-	// DrainTimeout is how long the old process keeps what cannot be handed over. Zero keeps it no longer.
+	// DrainTimeout is how long client connections are kept that came from another process and whose listener is not
+	// configured any more. Zero keeps them no longer.
 	DrainTimeout Duration `json:"drain_timeout" default:"60s" min:"0s" max:"1h"`
 }
 

@@ -53,6 +53,7 @@ type Listener struct {
 	Network string `cbor:"2,keyasint,omitempty"`
 	Address string `cbor:"3,keyasint,omitempty"`
 	Door    bool   `cbor:"4,keyasint,omitempty"` // of HTTP, not of the road
+	Kept    bool   `cbor:"5,keyasint,omitempty"` // systemd listens there for itself: a socket's file is not ours to remove
 }
 
 // Listeners are listening sockets; the descriptors of the message are theirs, in the same order.

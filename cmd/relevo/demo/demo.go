@@ -1,6 +1,7 @@
 // Package demo shows the forwarder at work: the sidecar sample, in which a request crosses two listeners, under
-// load of which every reply is verified. It runs the program as people do, each hop a process of its own with a
-// configuration file, and believes a hop's counters only if they say what was sent.
+// load of which every reply is verified; and in the end its process is replaced several times under such load. It runs the
+// program as people do, each hop a process of its own with a configuration file, and believes a hop's counters only if they
+// say what was sent.
 //
 // It is no test of limits and no benchmark. The echo server and the load generator live in this process; Run
 // owns their goroutines and every process that it starts, and has ended them all when it returns.
@@ -28,18 +29,21 @@ import (
 type Options struct {
 	Out        io.Writer
 	Executable string        // the program to run as the forwarder; this one
-	Load       time.Duration // how long each of the loads lasts; 2.5 s
+	Load       time.Duration // how long each of the loads lasts; 1.5 s
+	Rate       float64       // requests a second while processes are replaced; as many as come through
 }
 
 // phase is one way to run the sample.
 type phase struct {
-	title string
-	files []string // a process each, in the order of the hops
+	title    string
+	files    []string // a process each, in the order of the hops
+	upgrades int      // how often the first process is replaced, under one load in place of the others
 }
 
 var phases = []phase{
-	{"One process with both listeners", []string{"both.yaml"}},
-	{"Two processes, as two sidecars", []string{"client.yaml", "server.yaml"}},
+	{"One process with both listeners", []string{"both.yaml"}, 0},
+	{"Two processes, as two sidecars", []string{"client.yaml", "server.yaml"}, 0},
+	{"One process with both listeners, replaced three times under load", []string{"both.yaml"}, 3},
 }
 
 // demo is one showing.
@@ -48,16 +52,18 @@ type demo struct {
 	out        io.Writer
 	executable string
 	load       time.Duration
+	rate       float64
 	folder     string // of the files that the processes load
-	server     string // the echo server's address
+	upstream   *echo.Server
+	server     string // its address
 	requests   uint64 // sent so far
 }
 
 // Run shows all phases and returns nil if not one request came to anything but its own reply.
 func Run(ctx context.Context, o Options) (err error) {
-	d := &demo{out: o.Out, executable: o.Executable, load: o.Load}
+	d := &demo{out: o.Out, executable: o.Executable, load: o.Load, rate: o.Rate}
 	if d.load == 0 {
-		d.load = 2500 * time.Millisecond
+		d.load = 1500 * time.Millisecond
 	}
 	if d.executable == "" {
 		if d.executable, err = os.Executable(); err != nil {
@@ -83,14 +89,13 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	wanted := sample.server()
-	upstream, err := listen(wanted)
-	if err != nil {
+	if d.upstream, err = listen(wanted); err != nil {
 		return err
 	}
-	d.server = upstream.Addr().String()
+	d.server = d.upstream.Addr().String()
 	echoCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var wg sync.WaitGroup
-	wg.Go(func() { err = upstream.Run(echoCtx) }) // ends with stop
+	wg.Go(func() { err = d.upstream.Run(echoCtx) }) // ends with stop
 	failed := d.show(ctx, sample, wanted)
 	stop()
 	wg.Wait()
@@ -131,6 +136,11 @@ func (d *demo) phase(ctx context.Context, p phase, sample files) (err error) {
 		if site, err = settle(p, sample, d.server); err != nil {
 			return err
 		}
+		if p.upgrades > 0 {
+			if err = site.relay(d.folder); err != nil {
+				return err
+			}
+		}
 		if hops, err = d.start(ctx, site); err == nil {
 			break
 		}
@@ -145,7 +155,12 @@ func (d *demo) phase(ctx context.Context, p phase, sample files) (err error) {
 	}
 	fmt.Fprintf(d.out, indent+"%s\n\n", site.road(hops))
 
-	reports, err := d.send(ctx, site.entry())
+	var reports []*bench.Report
+	if p.upgrades > 0 {
+		reports, err = d.replace(ctx, site, hops.members[0], p.upgrades)
+	} else {
+		reports, err = d.send(ctx, site.entry())
+	}
 	if ctx.Err() != nil {
 		return err
 	}
@@ -184,7 +199,7 @@ func (d *demo) send(ctx context.Context, address string) ([]*bench.Report, error
 		reports []*bench.Report
 		errs    []error
 	)
-	t := newTable("load", "requests", "errors", "per second", "p50", "p90", "p99", "p99.9", "max")
+	t := newTable(loadHead...)
 	for _, l := range loads {
 		o := l.options
 		o.Addr, o.Duration, o.Timeout = address, d.load, requestTimeout

@@ -23,15 +23,18 @@ import (
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
 	"github.com/relevo-proxy/relevo/server"
 	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/upgrade"
 )
 
-// role makes the test binary a forwarder that is started as "run -c FILE".
+// role makes the test binary a forwarder that is started as "run -c FILE", and checked as "check -c FILE".
 const role = "RELEVO_DEMO_TEST_ROLE"
 
 const (
 	roleForward  = "forward"
 	roleMislead  = "mislead"  // forwards to where nobody listens
 	roleStubborn = "stubborn" // fails when it is stopped
+	roleRefuse   = "refuse"   // refuses its configuration when it is checked for an upgrade
+	roleBarren   = "barren"   // cannot take over
 )
 
 func TestMain(m *testing.M) {
@@ -55,13 +58,30 @@ func forward(r, file string) error {
 			c.Clusters[i].Endpoints[0].Address = "127.0.0.1:1"
 		}
 	}
-	ctx, stop := server.Signals(zap.NewNop(), func() *server.Server { return nil }, func() {})
-	defer stop()
-	s, err := server.New(server.Options{Config: c, Log: zap.NewNop(), Build: admin.BuildInfo{}})
+	if os.Args[1] == "check" {
+		if r == roleRefuse {
+			return errors.New("not this file")
+		}
+		return nil
+	}
+	o := server.Options{Config: c, Log: zap.NewNop(), Build: admin.BuildInfo{}}
+	g, err := server.NewGeneration(o, file)
 	if err != nil {
 		return err
 	}
-	s.Start()
+	defer g.Close()
+	if r == roleBarren && g.Heir() {
+		return errors.New("not me")
+	}
+	ctx, stop := server.Signals(zap.NewNop(), func() *server.Server { return nil }, g.Request)
+	defer stop()
+	s, err := g.Serve(ctx)
+	if errors.Is(err, upgrade.ErrAborted) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	err = s.Run(ctx)
 	if r == roleStubborn {
 		return errors.New("not like this")
@@ -74,9 +94,10 @@ func forward(r, file string) error {
 func show(t *testing.T, ctx context.Context, r string, out *output) error {
 	t.Helper()
 	t.Setenv(role, r)
+	t.Setenv("GORACE", "atexit_sleep_ms=0") // else each process stays for another second
 	folder := t.TempDir()
 	t.Setenv("TMPDIR", folder)
-	err := Run(ctx, Options{Out: out, Load: 50 * time.Millisecond})
+	err := Run(ctx, Options{Out: out, Load: 50 * time.Millisecond, Rate: 1000})
 	left, readErr := os.ReadDir(folder)
 	if readErr != nil || len(left) > 0 {
 		t.Errorf("the demo left %v, %v; want nothing", left, readErr)
@@ -99,12 +120,16 @@ func TestDemo(t *testing.T) {
 	for pattern, want := range map[string]int{
 		`(?m)^1\. One process`:              1,
 		`(?m)^2\. Two processes`:            1,
-		`p50 +p90 +p99`:                     2,
+		`(?m)^3\. One process .* replaced`:  1,
+		`p50 +p90 +p99`:                     3,
 		`(?m)^   8 x 16, 1 KiB, v1 +\d+`:    2,
 		`(?m)^   client +28 .* SUCCESS `:    2,
-		`(?m)^   server +\d+ .* SUCCESS `:   2,
+		`(?m)^   client +64 .* SUCCESS `:    1,
+		`(?m)^   server +\d+ .* SUCCESS `:   3,
 		`all came back once, unchanged`:     1,
-		`-> client .* -> server .* -> echo`: 2,
+		`-> client .* -> server .* -> echo`: 3,
+		`(?m)^   upgrade [123]: process \d+ to process \d+, pause .* ms, carried: 67 connections, \d+ requests? under way$`:     3,
+		`(?m)^   Kept: all 64 connections of clients, and 1 connection to the server; none was made anew\. Nothing was lost\.$`: 1,
 	} {
 		if got := len(regexp.MustCompile(pattern).FindAllString(out.String(), -1)); got != want {
 			t.Errorf("%q is there %d times, want %d:\n%s", pattern, got, want, out)
@@ -138,8 +163,21 @@ func TestDemoFailsWhenAHopDoesNotStart(t *testing.T) {
 	}
 }
 
+func TestDemoFailsWhenAnUpgradeDoes(t *testing.T) {
+	for r, want := range map[string]string{
+		roleRefuse: "upgrade 1: refused at the step preflight: ",
+		roleBarren: "upgrade 1: rolled-back at the step warm: ",
+	} {
+		out := &output{}
+		err := show(t, t.Context(), r, out)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(out.String(), "Nothing was lost") {
+			t.Errorf("%s: the error is %v, want %q in it, and no praise:\n%s", r, err, want, out)
+		}
+	}
+}
+
 func TestDemoInterrupted(t *testing.T) {
-	for _, after := range []string{"1. One", "process "} {
+	for _, after := range []string{"1. One", "process ", "3. One", "upgrade 1: "} {
 		ctx, cancel := context.WithCancel(t.Context())
 		out := &output{after: after, then: cancel}
 		if err := show(t, ctx, roleForward, out); err == nil || err.Error() != "demo: interrupted" {
@@ -172,6 +210,29 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.text.String()
+}
+
+func TestWhole(t *testing.T) {
+	good := bench.Report{Options: bench.ReportedOptions{Connections: 4}, Dials: 4, Sent: 100}
+	if err := whole(&good, 7, 2, 2, 107); err != nil {
+		t.Errorf("a load of which all came and nothing was closed: %v", err)
+	}
+	again := good
+	again.Dials, again.Reconnects = 5, 1
+	for _, c := range []struct {
+		what               string
+		r                  *bench.Report
+		accepted, requests uint64
+		want               string
+	}{
+		{"a client that connects again", &again, 2, 107, "clients connected 5 times, 1 of them again"},
+		{"a new connection to the server", &good, 3, 107, "the server accepted 1 connections"},
+		{"a request run twice", &good, 2, 108, "the server got 101 requests; 100 were sent"},
+	} {
+		if err := whole(c.r, 7, 2, c.accepted, c.requests); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: the error is %v, want %q", c.what, err, c.want)
+		}
+	}
 }
 
 func TestSettleMovesWhatIsTaken(t *testing.T) {

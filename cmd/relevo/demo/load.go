@@ -25,6 +25,9 @@ var loads = []load{
 	{"1000/s, 256 B, v2", bench.Options{Connections: 16, Rate: 1000, Size: 256, Version: bolt.V2}},
 }
 
+// loadHead is what stands above loadCells.
+var loadHead = []string{"load", "requests", "errors", "per second", "p50", "p90", "p99", "p99.9", "max"}
+
 // loadCells is a report as a row: requests, errors, requests a second, latencies.
 func loadCells(name string, r *bench.Report) []string {
 	cells := []string{name, fmt.Sprint(r.Sent), fmt.Sprint(bad(r)), fmt.Sprintf("%.0f", r.Throughput)}

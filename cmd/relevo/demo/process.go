@@ -31,16 +31,16 @@ type crew struct {
 	members []*member
 }
 
-// member is one process.
+// member is one process, and those that have taken over from it.
 type member struct {
 	// Static after launch.
 	name string
-	pid  int
+	pid  int // of the first one, and of the group of all
 	cmd  *exec.Cmd
 	said *tail
-	gone chan struct{} // closed when the process has ended
+	gone chan struct{} // closed when all have ended
 
-	err error // how it ended; to be read after gone
+	err error // how they ended; to be read after gone
 }
 
 // launch starts a process.
@@ -54,12 +54,31 @@ func (c *crew) launch(name, program string, args ...string) error {
 		return fmt.Errorf("starting %s: %w", name, err)
 	}
 	m.pid = m.cmd.Process.Pid
-	go func() { // ends with the process, which stop sees to and waits for
-		m.err = m.cmd.Wait()
-		close(m.gone)
+	go func() { // ends with the last process, which stop sees to and waits for
+		defer close(m.gone)
+		m.err = errors.Join(m.cmd.Wait(), m.reap()) // the former lasts until nobody writes to said any more
 	}()
 	c.members = append(c.members, m)
 	return nil
+}
+
+// reap waits for those that have taken over. Each was started by the one before it, and became a child of this process when
+// that one ended; so where there is no child any more, there is none to come.
+func (m *member) reap() error {
+	var errs []error
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-m.pid, &status, 0, nil)
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case err != nil: // ECHILD
+			return errors.Join(errs...)
+		case status.Signaled():
+			errs = append(errs, fmt.Errorf("process %d: signal: %v", pid, status.Signal()))
+		case status.ExitStatus() != 0:
+			errs = append(errs, fmt.Errorf("process %d: exit status %d", pid, status.ExitStatus()))
+		}
+	}
 }
 
 // stop ends the processes, the first hop first, so that nothing is sent to one that is gone. The error names
@@ -78,13 +97,14 @@ func (m *member) stop() error {
 		return m.died()
 	default:
 	}
-	_ = m.cmd.Process.Signal(syscall.SIGTERM) // it may end this very moment
+	// All of its group: in the middle of an upgrade there are two, and whichever has the connections stops in order.
+	_ = syscall.Kill(-m.pid, syscall.SIGTERM) // it may end this very moment
 	patience := time.NewTimer(stopTimeout)
 	defer patience.Stop()
 	select {
 	case <-m.gone:
 	case <-patience.C:
-		_ = m.cmd.Process.Kill()
+		_ = syscall.Kill(-m.pid, syscall.SIGKILL)
 		<-m.gone
 		return fmt.Errorf("%s had to be killed: it did not stop within %v; %s", m.name, stopTimeout, m.said)
 	}

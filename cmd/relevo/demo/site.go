@@ -62,10 +62,11 @@ type hop struct {
 
 // site is a phase on this machine: its files with addresses that can be had.
 type site struct {
-	files []file
-	hops  []hop
-	moved []string // a line about each address that is not the sample's
-	end   string   // the echo server's address
+	files   []file
+	hops    []hop
+	moved   []string // a line about each address that is not the sample's
+	end     string   // the echo server's address
+	runtime string   // the folder of the pid file; empty where no process is replaced
 }
 
 // settle fits the phase's files to this machine. The files stay what they are but for the addresses that are
