@@ -69,6 +69,7 @@ var derived = map[string]string{
 	"## The top level workers":          "its fields'",
 	"## The top level upgrade":          "its fields'",
 	"## The top level runtime_dir":      "absent: `$RUNTIME_DIRECTORY`",
+	"## The top level state_dir":        "absent: `$STATE_DIRECTORY`",
 	"## The top level access_log":       "absent: no access log",
 	"## listeners connection_filters":   "absent: none",
 	"## listeners filters":              "absent: none",
