@@ -40,10 +40,11 @@ var mayImport = map[string][]string{
 	"examples/filter": {"forwarder/filter", "forwarder/wire"},
 
 	// The composition root: the only place that knows concrete codecs.
-	"server":           {"admin", "server/accesslog", "server/config", "forwarder/...", "upgrade/..."},
+	"server":           {"admin", "server/accesslog", "server/config", "server/revision", "forwarder/...", "upgrade/..."},
 	"server/accesslog": {"forwarder/stats"},
 	"server/config":    {},
-	"admin":            {"server/config", "forwarder/stats"},
+	"server/revision":  {"server/config"},
+	"admin":            {"server/config", "server/revision", "forwarder/stats"},
 
 	// The road, in the order in which a byte travels. It knows no concrete codec, nor who configures it.
 	"forwarder": {
