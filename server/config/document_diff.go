@@ -74,7 +74,7 @@ const (
 
 // Changes are what must be changed in d to make it to. There are none if and only if the two are Equal.
 func (d *Document) Changes(to *Document) Changes {
-	c := differ{}
+	c := differ{Changes{List: []Change{}}}
 	c.value("", d.root, to.root, reflect.TypeFor[Config]())
 	return c.changes
 }
@@ -134,7 +134,7 @@ func (d *differ) list(path string, from, to node, t reflect.Type) {
 	switch {
 	case ok && also:
 		d.keyed(path, from, to, before, after, element)
-	case fieldsOf(element) == nil:
+	case keyField(element) != nil, fieldsOf(element) == nil: // no path leads to an item, or none is worth it
 		if a, b := from.appendJSON(nil, t), to.appendJSON(nil, t); string(a) != string(b) {
 			d.add(path, Changed, shorten(a), shorten(b))
 		}

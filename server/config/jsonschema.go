@@ -1,10 +1,25 @@
 package config
 
 import (
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"sync"
 )
+
+// meaningsFile is what docs/configuration.md says of each field, by type and name. A test writes it.
+//
+//go:embed meanings.json
+var meaningsFile []byte
+
+var meanings = sync.OnceValue(func() map[string]string {
+	var m map[string]string
+	if err := json.Unmarshal(meaningsFile, &m); err != nil {
+		panic(fmt.Sprintf("config: meanings.json: %v", err))
+	}
+	return m
+})
 
 // object is a JSON object whose members keep their order.
 type object []member
@@ -146,6 +161,11 @@ func (f *field) condition(t reflect.Type) object {
 // field is the schema of the value of f, a field of t.
 func (w *schemaWriter) field(t reflect.Type, f *field) object {
 	s := w.value(f, plainType(f.typ))
+	description := meanings()[t.Name()+"."+f.name]
+	if f.minimum != "" && plainType(f.typ).Kind() != reflect.Int { // which the schema cannot say of text
+		description += " From " + f.minimum + " to " + f.maximum + "."
+	}
+	s = append(s, member{"description", description})
 	if f.def != "" {
 		s = append(s, member{"default", f.jsonDefault()})
 	}

@@ -73,7 +73,7 @@ func TestKilledWriter(t *testing.T) {
 	s := store(t, o)
 	made := uint64(0)
 	kills := 0
-	for ; made < 100 || kills < 20; kills++ {
+	for ; made < 100 || kills < 12; kills++ {
 		cmd := writer(t, "forever", o.State)
 		out, err := cmd.StdoutPipe()
 		if err != nil {
@@ -83,7 +83,7 @@ func TestKilledWriter(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		stop := 1 + rand.IntN(10)
+		stop := 1 + rand.IntN(16)
 		for i := 0; lines.Scan(); i++ {
 			n, err := strconv.ParseUint(lines.Text(), 10, 64)
 			if err != nil || n <= made {
