@@ -136,8 +136,10 @@ func TestEdits(t *testing.T) {
 		{"a scalar as YAML", "put", "log/level", "debug", "log", `{"level":"debug"}`},
 		{"a scalar as JSON", "put", "log/level", `"debug"`, "log", `{"level":"debug"}`},
 		{"a new item takes its key from the path", "put", "clusters/order/endpoints/b:1", "{weight: 1}", "clusters/order/endpoints/b:1", `{"address":"b:1","weight":1}`},
-		{"an item is replaced in its place", "put", "clusters/order/endpoints/127.0.0.1:12200", "{}", "clusters/order/endpoints",
-			`[{"address":"127.0.0.1:12200"},{"address":"unix:/run/order"}]`},
+		{
+			"an item is replaced in its place", "put", "clusters/order/endpoints/127.0.0.1:12200", "{}", "clusters/order/endpoints",
+			`[{"address":"127.0.0.1:12200"},{"address":"unix:/run/order"}]`,
+		},
 		{"a rule without a name stays without", "put", "routes/rpc/rules/rule-2", "{cluster: spare}", "routes/rpc/rules/rule-2", `{"cluster":"spare"}`},
 		{"a new rule is named", "put", "routes/rpc/rules/last", "{cluster: spare}", "routes/rpc/rules/last", `{"name":"last","cluster":"spare"}`},
 		{"an item behind the last", "put", "listeners/in/filters/2", "{rate_limit: {rate: 9}}", "listeners/in/filters/2", `{"rate_limit":{"rate":9}}`},
@@ -145,13 +147,17 @@ func TestEdits(t *testing.T) {
 		{"an entry of a mapping", "put", "routes/rpc/rules/rule-2/headers/set/a%2Fb", "x", "routes/rpc/rules/rule-2/headers", `{"set":{"a/b":"x"}}`},
 		{"a list as a whole", "put", "clusters/order/endpoints", "[{address: 'b:1'}]", "clusters/order/endpoints", `[{"address":"b:1"}]`},
 		{"an item's key by itself", "put", "clusters/order/name", "x", "clusters/x/name", `"x"`},
-		{"a patch", "patch", "clusters/order", `{"max_age":"1h","protocol":null}`, "clusters/order",
-			`{"name":"order","max_age":"1h","endpoints":[{"address":"127.0.0.1:12200","weight":5},{"address":"unix:/run/order"}]}`},
+		{
+			"a patch", "patch", "clusters/order", `{"max_age":"1h","protocol":null}`, "clusters/order",
+			`{"name":"order","max_age":"1h","endpoints":[{"address":"127.0.0.1:12200","weight":5},{"address":"unix:/run/order"}]}`,
+		},
 		{"a patch with a list replaces it", "patch", "clusters/order", `{"endpoints":[{"address":"b:1"}]}`, "clusters/order/endpoints", `[{"address":"b:1"}]`},
 		{"a patch of what is not set", "patch", "log", `{"level":"warn","format":null}`, "log", `{"level":"warn"}`},
 		{"a patch of the whole", "patch", "", `{"log":{"level":"warn"}}`, "log", `{"level":"warn"}`},
-		{"a field goes", "delete", "clusters/order/protocol", "", "clusters/order",
-			`{"name":"order","endpoints":[{"address":"127.0.0.1:12200","weight":5},{"address":"unix:/run/order"}]}`},
+		{
+			"a field goes", "delete", "clusters/order/protocol", "", "clusters/order",
+			`{"name":"order","endpoints":[{"address":"127.0.0.1:12200","weight":5},{"address":"unix:/run/order"}]}`,
+		},
 		{"an item goes", "delete", "clusters/order/endpoints/127.0.0.1:12200", "", "clusters/order/endpoints", `[{"address":"unix:/run/order"}]`},
 		{"a filter goes", "delete", "listeners/in/filters/0", "", "listeners/in/filters", `[{"rate_limit":{"rate":8}}]`},
 	} {
@@ -250,8 +256,8 @@ func TestDocumentTooLarge(t *testing.T) {
 	if _, err := ParseDocument([]byte(text)); err == nil || !strings.Contains(err.Error(), "larger than 16MiB when all of it is written out") {
 		t.Errorf("a document that is large when it is written out gives %v", err)
 	}
-	d := document(t, "a: "+strings.Repeat("x", maxFile-100))
-	if _, err := d.Put("log/level", []byte(strings.Repeat("y", 200))); err == nil {
+	d := document(t, `{"a":"`+strings.Repeat("x", maxFile-100)+`"}`)
+	if _, err := d.Put("log/level", []byte(`"`+strings.Repeat("y", 200)+`"`)); err == nil {
 		t.Error("an edit made a document larger than a file may be")
 	}
 }
@@ -293,7 +299,7 @@ func TestCanonicalForms(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) { check(t, drawDocument(t)) })
 }
 
-// drawDocument draws a valid document, most of which is not said.
+// drawDocument draws a valid document, which says all that may be said.
 func drawDocument(t *rapid.T) *Document {
 	d := &drawer{t: t, schema: tree()}
 	text, err := json.Marshal(d.config())

@@ -18,7 +18,7 @@ func (n node) canonical(t reflect.Type) (data []byte, ok bool) {
 }
 
 // appendJSON may stop in the middle once b is larger than a file may be. What JSON has no notation for, such as 0x10 or
-// yes, is written as text: no valid tree has it.
+// yes, is written as text, and what is no UTF-8 as U+FFFD: no valid tree has it.
 func (n node) appendJSON(b []byte, t reflect.Type) []byte {
 	switch n.kind {
 	case nullNode:
@@ -67,7 +67,7 @@ func appendText(b []byte, text string) []byte {
 	var buf bytes.Buffer
 	e := json.NewEncoder(&buf)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(text); err != nil { // which text cannot cause
+	if err := e.Encode(strings.ToValidUTF8(text, "\ufffd")); err != nil { // which text cannot cause
 		return append(b, `""`...)
 	}
 	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte("\n"))...)

@@ -268,7 +268,8 @@ func (w *schemaWriter) mapping(f *field, t reflect.Type) object {
 		entry = w.value(f, t.Elem())
 	}
 	s := object{
-		{"type", "object"}, {"additionalProperties", entry},
+		{"type", "object"},
+		{"additionalProperties", entry},
 		{"propertyNames", object{{"minLength", 1}, {"maxLength", maxKey}, {"not", object{{"const", "<<"}}}}},
 	}
 	if f.most > 0 {

@@ -46,7 +46,7 @@ type die struct{}
 func (die) Helper() {}
 
 func (die) Fatalf(format string, args ...any) {
-	fmt.Printf(format+"\n", args...)
+	fmt.Fprintf(os.Stdout, format+"\n", args...)
 	os.Exit(1)
 }
 
@@ -62,7 +62,7 @@ func writer(t *testing.T, what, state string) *exec.Cmd {
 func writeForever(t die, s *Store) {
 	for n := newest(t, s).Number; ; {
 		n = add(t, s, n, weight(t, int(n%1000)+1)).Number
-		fmt.Println(n)
+		fmt.Fprintln(os.Stdout, n)
 	}
 }
 

@@ -314,16 +314,16 @@ func TestLockIsWaitedForAndNotForEver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Append(t.Context(), 0, weight(t, 1)); !errors.Is(err, errLocked) {
-		t.Errorf("appending while another process has the lock: %v, want %v", err, errLocked)
+	if _, err := s.Append(t.Context(), 0, weight(t, 1)); !errors.Is(err, ErrLocked) {
+		t.Errorf("appending while another process has the lock: %v, want %v", err, ErrLocked)
 	}
 	unlock()
 	add(t, s, 0, weight(t, 1))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	<-s.turn // as if another Append were under way
-	if _, err := s.Append(ctx, 1, weight(t, 2)); !errors.Is(err, errLocked) {
-		t.Errorf("appending with a context that is over: %v, want %v", err, errLocked)
+	if _, err := s.Append(ctx, 1, weight(t, 2)); !errors.Is(err, ErrLocked) {
+		t.Errorf("appending with a context that is over: %v, want %v", err, ErrLocked)
 	}
 	s.turn <- struct{}{}
 	add(t, s, 1, weight(t, 2))

@@ -55,6 +55,9 @@ type kept struct {
 // ErrNoRevision is what Get returns for a revision that there is not, or no more.
 var ErrNoRevision = errors.New("there is no such revision")
 
+// ErrLocked is what Append returns where other writers took longer than it may wait.
+var ErrLocked = errors.New("another writer has the lock, and did not let go of it in time")
+
 // ConflictError is what Append returns where another revision came first.
 type ConflictError struct {
 	// Expected is the newest revision that the writer knew of, and Newest the one that there is.
@@ -195,7 +198,7 @@ func (s *Store) append(ctx context.Context, expected uint64, r Revision) (Revisi
 	select {
 	case <-s.turn:
 	case <-ctx.Done():
-		return r, errLocked
+		return r, ErrLocked
 	}
 	defer func() { s.turn <- struct{}{} }()
 	if s.folder != "" {

@@ -30,8 +30,6 @@ const (
 	lockPoll = 5 * time.Millisecond
 )
 
-var errLocked = errors.New("another writer has the lock, and did not let go of it in time")
-
 // fileName is a number of six digits, or more without a zero in front.
 var fileName = regexp.MustCompile(`^([0-9]{6}|[1-9][0-9]{6,14})\.json$`)
 
@@ -200,7 +198,7 @@ func lock(ctx context.Context, name string) (unlock func(), err error) {
 		select {
 		case <-poll.C:
 		case <-ctx.Done():
-			return nil, errors.Join(errLocked, f.Close())
+			return nil, errors.Join(ErrLocked, f.Close())
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 func compare(a, b uint64) int { return cmp.Compare(a, b) }
@@ -19,14 +20,14 @@ func (s *Store) remember(k kept) {
 // forget drops the oldest revisions that are too many or too large together. It is called with mu held.
 func (s *Store) forget() {
 	drop, size := 0, int64(0)
-	for i := len(s.memory) - 1; i >= 0; i-- {
-		size += int64(len(s.memory[i].data))
+	for i, k := range slices.Backward(s.memory) {
+		size += int64(len(k.data))
 		if n := len(s.memory) - i; n > 1 && (n > s.o.Keep || size > s.o.Bytes) {
 			drop = i + 1
 			break
 		}
 	}
-	s.memory = append([]kept(nil), s.memory[drop:]...)
+	s.memory = slices.Clone(s.memory[drop:])
 }
 
 // exported is what goes from one process to the next: revisions as files hold them, from the oldest to the newest.
