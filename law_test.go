@@ -40,10 +40,11 @@ var mayImport = map[string][]string{
 	"examples/filter": {"forwarder/filter", "forwarder/wire"},
 
 	// The composition root: the only place that knows concrete codecs.
-	"server":           {"admin", "server/accesslog", "server/config", "forwarder/...", "upgrade/...", "systemd"},
+	"server":           {"admin", "server/accesslog", "server/config", "server/revision", "forwarder/...", "upgrade/...", "systemd"},
 	"server/accesslog": {"forwarder/stats", "systemd"},
 	"server/config":    {},
-	"admin":            {"server/config", "forwarder/stats"},
+	"server/revision":  {"server/config"},
+	"admin":            {"server/config", "server/revision", "forwarder/stats"},
 
 	// The road, in the order in which a byte travels. It knows no concrete codec, nor who configures it.
 	"forwarder": {

@@ -58,7 +58,7 @@ func newRoot(typed string) *cobra.Command {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetHelpCommand(helpVerb())
 	root.AddCommand(
-		runVerb(typed), upgradeVerb(), stopVerb(), checkVerb(), explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(),
+		runVerb(typed), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(), explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(),
 		completionVerb(), versionVerb(),
 	)
 	return root

@@ -50,7 +50,7 @@ func (w *crew) hire(k kind) {
 // visit adds one that connects, calls and closes, again and again: a new connection each time.
 func (w *crew) visit(k kind) {
 	w.senders.Go(func() { // ends with stop
-		for pause(w.stop, k.every) {
+		for rest(w.stop, k.every) {
 			c := w.dial(k)
 			if c == nil {
 				continue

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"reflect"
 	"strconv"
 )
 
@@ -15,27 +14,11 @@ const maxFile = 16 << 20
 
 // Parse makes a tree from one document of YAML or JSON. Its error is an *Errors with all that is wrong.
 func Parse(data []byte) (*Config, error) {
-	r := &report{}
-	if len(data) > maxFile {
-		r.add(place{}, "the configuration is larger than %v", Size(maxFile))
-		return nil, r.errors()
-	}
-	n, err := parseNode(data)
+	d, err := ParseDocument(data)
 	if err != nil {
-		r.add(place{}, "%s", err)
-		return nil, r.errors()
-	}
-	d := &decoder{schema: tree(), report: r}
-	c := &Config{}
-	root := reflect.ValueOf(c).Elem()
-	d.schema.fillDefaults(root)
-	d.structure(place{}, n, root)
-	c.complete()
-	c.validate(r)
-	if err := r.errors(); err != nil {
 		return nil, err
 	}
-	return c, nil
+	return d.Config()
 }
 
 // Load reads the file and parses it. Its error is an *Errors that names the file, unless reading went wrong.
