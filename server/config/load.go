@@ -21,8 +21,8 @@ func Parse(data []byte) (*Config, error) {
 	return d.Config()
 }
 
-// Load reads the file and parses it. Its error is an *Errors that names the file, unless reading went wrong.
-func Load(path string) (*Config, error) {
+// ReadFile reads as much of a file as a configuration may have, and a little more, so that Parse sees when it is too large.
+func ReadFile(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the configuration: %w", err)
@@ -31,6 +31,15 @@ func Load(path string) (*Config, error) {
 	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return data, nil
+}
+
+// Load reads the file and parses it. Its error is an *Errors that names the file, unless reading went wrong.
+func Load(path string) (*Config, error) {
+	data, err := ReadFile(path)
+	if err != nil {
+		return nil, err
 	}
 	c, err := Parse(data)
 	if faults, ok := errors.AsType[*Errors](err); ok {
