@@ -26,7 +26,7 @@ const module = "github.com/relevo-proxy/relevo"
 var mayImport = map[string][]string{
 	"cmd/relevo": {
 		"cmd/relevo/bench", "cmd/relevo/call", "cmd/relevo/demo", "cmd/relevo/echo",
-		"server", "server/config", "admin", "upgrade", "forwarder/wire", "forwarder/wire/bolt",
+		"server", "server/config", "server/revision", "admin", "upgrade", "forwarder/wire", "forwarder/wire/bolt",
 	},
 	"cmd/relevo/bench":         {"forwarder/wire", "forwarder/wire/bolt"},
 	"cmd/relevo/bench/compare": {"cmd/relevo/bench", "forwarder/wire/bolt"},

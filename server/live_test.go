@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -227,6 +228,22 @@ func TestDoorServesTheRest(t *testing.T) {
 	} {
 		if got := d.ask(t, "GET", path, ""); got.code != 200 || !strings.Contains(got.body, has) {
 			t.Errorf("%s gives %d\n%.200s\nwant 200 and %s", path, got.code, got.body, has)
+		}
+	}
+	page, err := os.ReadFile("../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(list) {
+		f := strings.Fields(line)
+		if len(f) < 2 || !strings.HasPrefix(f[1], "/") {
+			continue
+		}
+		said := slices.ContainsFunc(strings.Split(string(page), "\n"), func(row string) bool {
+			return strings.HasPrefix(row, "| "+f[0]+" ") && strings.Contains(row, "`"+f[1]+"`")
+		})
+		if !said {
+			t.Errorf("docs/api.md has no row of %s %s", f[0], f[1])
 		}
 	}
 	for _, line := range []string{"PATCH /v1/config/*", "POST /v1/revisions/{n}/restore", "POST /v1/upgrade"} {
