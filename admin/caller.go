@@ -29,7 +29,7 @@ func withCaller(ctx context.Context, c net.Conn) context.Context {
 	if err != nil {
 		return ctx // the audit trail says unix, and no more
 	}
-	return context.WithValue(ctx, callerKey{}, who)
+	return context.WithValue(ctx, callerKey{}, who) //nolint:forbidigo // net/http has no other way from a connection to its requests
 }
 
 // authorOf is who makes a request that came through a unix socket.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/relevo-proxy/relevo/server/config"
 	"github.com/relevo-proxy/relevo/server/revision"
@@ -175,6 +176,9 @@ func (d *configDoor) change(w http.ResponseWriter, r *http.Request, edit func(d 
 		return
 	case len(why) > maxComment:
 		writeProblem(w, http.StatusBadRequest, fmt.Sprintf("X-Comment has %d bytes; it may have %d", len(why), maxComment))
+		return
+	case !utf8.ValidString(why):
+		writeProblem(w, http.StatusBadRequest, "X-Comment is not valid UTF-8")
 		return
 	}
 	var etag string

@@ -143,6 +143,7 @@ func TestDoorRefuses(t *testing.T) {
 		{"all deleted", "DELETE", "/v1/config", "", []string{"If-Match: *"}, 405, "GET"},
 		{"another type", "PUT", endpointAPI + "/weight", "5", []string{"If-Match: *", "Content-Type: text/html"}, 415, "application/yaml"},
 		{"a long comment", "PUT", endpointAPI + "/weight", "5", []string{"If-Match: *", "X-Comment: " + strings.Repeat("x", 1025)}, 400, "1024"},
+		{"a comment that is no text", "PUT", endpointAPI + "/weight", "5", []string{"If-Match: *", "X-Comment: \xff"}, 400, "UTF-8"},
 		{"too large", "PUT", "/v1/config", strings.Repeat(" ", 16<<20+1), []string{"If-Match: *", "Expect: 100-continue"}, 413, "16777216"},
 		{"no such revision", "GET", "/v1/revisions/77", "", nil, 404, "no such revision"},
 		{"no number", "GET", "/v1/revisions/x", "", nil, 400, "number"},

@@ -37,7 +37,7 @@ func Signals(log *zap.Logger, server func() *Server, upgrade func()) (ctx contex
 				return
 			case s := <-signals:
 				switch {
-				case s == syscall.SIGHUP && !(terminal && !isTerminal(os.Stdin)):
+				case s == syscall.SIGHUP && (!terminal || isTerminal(os.Stdin)):
 					log.Info("SIGHUP: asked for an upgrade")
 					upgrade()
 				case s == syscall.SIGUSR1:
