@@ -420,6 +420,33 @@ func TestInMemoryTheFileHasTheLastWord(t *testing.T) {
 	}
 }
 
+// The file of the socket has the rights that the configuration says, also where another process has opened it.
+func TestSocketHasItsMode(t *testing.T) {
+	for mode, want := range map[string]os.FileMode{"": 0o660, `, mode: "0600"`: 0o600} {
+		folder := t.TempDir()
+		d := openDoor(t, folder, strings.Replace(fmt.Sprintf(liveText, folder), `a.sock"`, `a.sock"`+mode, 1))
+		rights := func() os.FileMode {
+			info, err := os.Stat(filepath.Join(folder, "a.sock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.Mode().Perm()
+		}
+		if got := rights(); got != want {
+			t.Errorf("admin%s: the file is %v, want %v", mode, got, want)
+		}
+		if err := admin.Grant("unix:"+filepath.Join(folder, "a.sock"), admin.SocketFile{Mode: 0o640}); err != nil {
+			t.Error(err)
+		}
+		if got := rights(); got != 0o640 {
+			t.Errorf("granted 0640, the file is %v", got)
+		}
+		if err := d.stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestControlIsDirect(t *testing.T) {
 	d := newDoor(t)
 	boom := errors.New("no")

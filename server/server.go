@@ -149,23 +149,28 @@ func (s *Server) build(o Options) (err error) {
 // openDoors binds the HTTP addresses.
 func (s *Server) openDoors(o Options) error {
 	if m := o.Config.Metrics; m != nil {
-		if err := s.open("metrics", m.Address, func(string) http.Handler { return admin.Metrics(s.reg, s, o.Build) }); err != nil {
+		if err := s.open("metrics", m.Address, admin.SocketFile{}, func(string) http.Handler { return admin.Metrics(s.reg, s, o.Build) }); err != nil {
 			return err
 		}
 	}
 	if a := o.Config.Admin; a != nil {
-		return s.open("admin", a.Address, func(address string) http.Handler { return admin.Admin(s.reg, s, s, o.Build, address) })
+		return s.open("admin", a.Address, admin.SocketFile{Mode: a.FileMode(), Group: a.Group}, func(address string) http.Handler { return admin.Admin(s.reg, s, s, o.Build, address) })
 	}
 	return nil
 }
 
-func (s *Server) open(name string, address config.Address, handler func(address string) http.Handler) error {
+func (s *Server) open(name string, address config.Address, file admin.SocketFile, handler func(address string) http.Handler) error {
 	network, at := address.Split()
 	l, kept := s.claim(true, name, network, at)
 	came := l != nil
 	if !came {
 		var err error
-		if l, err = admin.Listen(string(address), admin.SocketFile{}); err != nil {
+		if l, err = admin.Listen(string(address), file); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	} else if !kept && file != (admin.SocketFile{}) { // what is systemd's, its unit says
+		if err := admin.Grant(string(address), file); err != nil {
+			_ = l.Close() // a copy
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}

@@ -10,6 +10,11 @@
 // The package opens the file that it is told to load and nothing else. It starts no goroutine and keeps no state.
 package config
 
+import (
+	"io/fs"
+	"strconv"
+)
+
 // Config is the whole tree.
 type Config struct {
 	Listeners []Listener   `json:"listeners" cfg:"required"`
@@ -240,6 +245,22 @@ type Endpoint struct {
 type Admin struct {
 	// Address is a unix socket or a loopback address.
 	Address Address `json:"address" cfg:"required" form:"loopback"`
+	// Mode is the mode of the unix socket's file, and Group its group, by name or number. Empty is 0660,
+	// and the group of the process. They mean nothing where Address is no unix socket.
+	Mode  string `json:"mode,omitempty" form:"mode"`
+	Group string `json:"group,omitempty" form:"name"`
+}
+
+// FileMode is Mode as a number, 0 where it is empty.
+func (a *Admin) FileMode() fs.FileMode {
+	if a.Mode == "" {
+		return 0
+	}
+	mode, err := strconv.ParseUint(a.Mode, 8, 32)
+	if err != nil {
+		panic("config: a mode that was not checked: " + a.Mode)
+	}
+	return fs.FileMode(mode)
 }
 
 // Metrics is the read-only door for scrapers.

@@ -82,6 +82,8 @@ var derived = map[string]string{
 	"### Header changes remove":         "absent: none",
 	"### filters: fault match":          "absent: everything",
 	"### filters: rate_limit by":        "`listener` at a listener, `route` at a rule",
+	"## admin mode":                     "absent: `0660`",
+	"## admin group":                    "absent: the process's",
 	"## workers max":                    "absent: 256 for each CPU",
 	"## access_log fields":              "all of them",
 }

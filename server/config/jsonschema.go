@@ -193,6 +193,7 @@ var formPatterns = map[string]string{
 	"dial":     `^(unix:/|.+:[0-9]{1,5}$)`,
 	"log":      `^(stderr$|journal$|/)`,
 	"folder":   `^/`,
+	"mode":     `^0[0-7]{2}[0145]$`,
 	"template": `\{[a-z_]+\}`,
 	"prefix":   `^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$`,
 }
