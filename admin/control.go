@@ -66,7 +66,7 @@ var ErrBusy = errors.New("the configuration cannot be changed now")
 
 // StaleError says that what was to be changed is not what the writer has seen.
 type StaleError struct {
-	// There says whether there is anything at the path; Current and ETag are what, and By is who made the revision in force.
+	// There says whether there is anything at the path; Current and ETag are what.
 	There   bool
 	Current config.Part
 	ETag    string

@@ -97,6 +97,16 @@ func TestAnsweredChangesSurviveAKill(t *testing.T) {
 	if answered < 5 {
 		t.Errorf("%d changes were answered in 5 rounds, want more: the kills came too early", answered)
 	}
+	status, out, errOut := relevo(t, "", "check", "--as-started", "-c", file)
+	if status != exitDone || !strings.Contains(out, "is applied: the file has not changed since") {
+		t.Errorf("check --as-started: exit status %d, %s%s; want it to check the newest revision", status, out, errOut)
+	}
+	p := spawn(t, "run", "--ignore-revisions", "-c", file)
+	p.err.find(t, `"level":"warn",.*(the file is applied, as asked for)`)
+	p.err.find(t, `"msg":"serving"`)
+	if out := said(t, address, "get", "clusters/order"); strings.Contains(out, "max_pending") {
+		t.Errorf("where revisions are ignored the cluster is\n%s\nwant the file's", out)
+	}
 	t.Logf("%d changes, 5 kills", answered)
 }
 
