@@ -26,7 +26,7 @@ const module = "github.com/relevo-proxy/relevo"
 var mayImport = map[string][]string{
 	"cmd/relevo": {
 		"cmd/relevo/bench", "cmd/relevo/call", "cmd/relevo/demo", "cmd/relevo/echo", "cmd/relevo/man",
-		"server", "server/config", "admin", "upgrade", "forwarder/wire", "forwarder/wire/bolt",
+		"server", "server/config", "server/revision", "admin", "upgrade", "forwarder/wire", "forwarder/wire/bolt",
 	},
 	"cmd/relevo/bench":         {"forwarder/wire", "forwarder/wire/bolt"},
 	"cmd/relevo/bench/compare": {"cmd/relevo/bench", "forwarder/wire/bolt"},
@@ -41,10 +41,11 @@ var mayImport = map[string][]string{
 	"examples/filter": {"forwarder/filter", "forwarder/wire"},
 
 	// The composition root: the only place that knows concrete codecs.
-	"server":           {"admin", "server/accesslog", "server/config", "forwarder/...", "upgrade/...", "systemd"},
+	"server":           {"admin", "server/accesslog", "server/config", "server/revision", "forwarder/...", "upgrade/...", "systemd"},
 	"server/accesslog": {"forwarder/stats", "systemd"},
 	"server/config":    {},
-	"admin":            {"server/config", "forwarder/stats"},
+	"server/revision":  {"server/config"},
+	"admin":            {"server/config", "server/revision", "forwarder/stats"},
 
 	// The road, in the order in which a byte travels. It knows no concrete codec, nor who configures it.
 	"forwarder": {

@@ -1,8 +1,8 @@
 // Package admin holds the HTTP doors of the process: the metrics door for scrapers and probes, and the admin
-// door for people and tools. Both only read.
+// door for people and tools. The first only reads; at the second the configuration is changed, too.
 //
-// It serves what others know: the numbers of a stats.Registry and the answers of a [State]. It decides
-// nothing and changes nothing. [Listen] opens an address, [Metrics] and [Admin] are what is behind the doors,
+// It serves what others know: the numbers of a stats.Registry and the answers of a [State] and a [Control]. It decides
+// nothing, but who may write: those who may open the unix socket. [Listen] opens an address, [Metrics] and [Admin] are what is behind the doors,
 // and a [Server] puts the two together within bounds of time, size and number.
 //
 // A door can change hands: another process makes a Server on the same listening socket, and the one that had it
@@ -33,8 +33,9 @@ type BuildInfo struct {
 	GoVersion string `json:"go_version"`
 }
 
-// route is one line of a door: a path that is read.
+// route is one line of a door: what one method does at a path.
 type route struct {
+	method  string
 	path    string
 	about   string
 	handler http.Handler
@@ -46,34 +47,39 @@ func Metrics(reg *stats.Registry, state State, build BuildInfo) http.Handler {
 	return harden(router(common(reg, state, build)))
 }
 
-// Admin returns the door for people and tools: what Metrics has, /v1/build, /v1/status, and a list of it all
-// at /. address is the one that was given to Listen. On TCP, only requests whose Host is a loopback name or
+// Admin returns the door for people and tools: what Metrics has, /v1/build, /v1/status, what control has, which may be
+// nil, and a list of it all at /. Only who comes through a unix socket may change anything; others get 403. address is the one that was given to Listen. On TCP, only requests whose Host is a loopback name or
 // address, the host of address, or the address that the connection came in on are answered; others get 421,
 // so that no web page can read here under a name that it has made to resolve to this host.
-func Admin(reg *stats.Registry, state State, build BuildInfo, address string) http.Handler {
+func Admin(reg *stats.Registry, state State, control Control, build BuildInfo, address string) http.Handler {
 	routes := append(common(reg, state, build),
-		route{"/v1/build", "the program: version, commit, Go version", serveJSON(func() any { return build })},
-		route{"/v1/status", "listeners, clusters and endpoints as they are now", serveJSON(func() any { return status(state) })},
+		route{http.MethodGet, "/v1/build", "the program: version, commit, Go version", serveJSON(func() any { return build })},
+		route{http.MethodGet, "/v1/status", "listeners, clusters and endpoints as they are now", serveJSON(func() any { return status(state) })},
 	)
-	routes = append(routes, route{"/", "this list", index(routes, build)})
+	if control != nil {
+		routes = append(routes, controls(control)...)
+	}
+	routes = append(routes, route{http.MethodGet, "/", "this list", index(routes, build)})
 	return harden(checkHost(address, router(routes)))
 }
 
 // common returns what both doors have.
 func common(reg *stats.Registry, state State, build BuildInfo) []route {
 	return []route{
-		{"/metrics", "all metrics, in the text format of Prometheus", whenCounted(state, metrics(reg, build))},
-		{"/healthz", "200 while the process answers", serveText(func(*http.Request) (int, string) { return http.StatusOK, "ok\n" })},
-		{"/readyz", "200 when ready, else 503; ?verbose lists the reasons", serveText(ready(state))},
+		{http.MethodGet, "/metrics", "all metrics, in the text format of Prometheus", whenCounted(state, metrics(reg, build))},
+		{http.MethodGet, "/healthz", "200 while the process answers", serveText(func(*http.Request) (int, string) { return http.StatusOK, "ok\n" })},
+		{http.MethodGet, "/readyz", "200 when ready, else 503; ?verbose lists the reasons", serveText(ready(state))},
 	}
 }
 
-// router answers what is not in routes, and what does not only read, with a problem.
+// router answers what is not in routes with a problem.
 func router(routes []route) http.Handler {
 	r := chi.NewRouter()
 	for _, e := range routes {
-		r.Method(http.MethodGet, e.path, e.handler)
-		r.Method(http.MethodHead, e.path, e.handler)
+		r.Method(e.method, e.path, e.handler)
+		if e.method == http.MethodGet {
+			r.Method(http.MethodHead, e.path, e.handler)
+		}
 	}
 	r.NotFound(func(w http.ResponseWriter, req *http.Request) {
 		writeProblem(w, http.StatusNotFound, "there is nothing at this path")
@@ -118,7 +124,7 @@ func index(routes []route, build BuildInfo) http.Handler {
 	fmt.Fprintf(&text, "Relevo %s\n\n", build.Version)
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	for _, e := range routes {
-		fmt.Fprintf(w, "GET %s\t%s\n", e.path, e.about)
+		fmt.Fprintf(w, "%s %s\t%s\n", e.method, e.path, e.about)
 	}
 	_ = w.Flush() // a strings.Builder takes everything
 	return serveText(func(*http.Request) (int, string) { return http.StatusOK, text.String() })
@@ -157,8 +163,13 @@ type problem struct {
 }
 
 func writeProblem(w http.ResponseWriter, code int, detail string) {
+	writeProblemOf(w, code, problem{"about:blank", http.StatusText(code), code, detail})
+}
+
+// writeProblemOf answers with a problem that has more to say.
+func writeProblemOf(w http.ResponseWriter, code int, p any) {
 	var body bytes.Buffer
-	_ = json.NewEncoder(&body).Encode(problem{"about:blank", http.StatusText(code), code, detail}) // strings and a number
+	_ = json.NewEncoder(&body).Encode(p) // strings, numbers and what is JSON already
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(code)
 	_, _ = w.Write(body.Bytes())

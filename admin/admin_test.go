@@ -138,7 +138,7 @@ func doors(t *testing.T, state State) map[string]*http.Client {
 		l := listen(t, address)
 		h := Metrics(reg, state, testBuild)
 		if name != "metrics" {
-			h = Admin(reg, state, testBuild, address)
+			h = Admin(reg, state, nil, testBuild, address)
 		}
 		serve(t, l, h, defaultLimits)
 		all[name] = client(t, l)
@@ -234,7 +234,7 @@ func TestEverythingElseIsAProblem(t *testing.T) {
 // TestRequestsWithoutPath sends what a client library does not.
 func TestRequestsWithoutPath(t *testing.T) {
 	l := listen(t, "127.0.0.1:0")
-	serve(t, l, Admin(testRegistry(), &fakeState{}, testBuild, ""), defaultLimits)
+	serve(t, l, Admin(testRegistry(), &fakeState{}, nil, testBuild, ""), defaultLimits)
 	for line, want := range map[string]string{
 		"OPTIONS * HTTP/1.1":            "HTTP/1.1 404 ",
 		"CONNECT localhost:80 HTTP/1.1": "HTTP/1.1 405 ",
@@ -455,7 +455,7 @@ func TestHostCheck(t *testing.T) {
 		{"", ":9911", false},
 		{"unix", "unix:/run/a.sock", false},
 	} {
-		h := Admin(stats.NewRegistry(), &fakeState{}, testBuild, tc.address)
+		h := Admin(stats.NewRegistry(), &fakeState{}, nil, testBuild, tc.address)
 		for _, path := range []string{"/v1/build", "/healthz", "/nothing"} {
 			req := httptest.NewRequest("GET", path, nil)
 			req = req.WithContext(context.WithValue(req.Context(), http.LocalAddrContextKey, net.Addr(local)))

@@ -49,6 +49,23 @@ func Listen(address string, file SocketFile) (net.Listener, error) {
 	return net.Listen("tcp", address) // its error says what was being done, and where
 }
 
+// Grant gives the file of a unix socket the rights in file, where another process has opened it. To any other address it does
+// nothing.
+func Grant(address string, file SocketFile) error {
+	path, ok := strings.CutPrefix(address, "unix:")
+	if !ok {
+		return nil
+	}
+	gid, err := groupID(file.Group)
+	if err == nil {
+		err = grant(path, file.Mode, gid)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // nobody can come through a file that is gone
+		return fmt.Errorf("the rights of unix:%s: %w", path, err)
+	}
+	return nil
+}
+
 func listenUnix(path string, file SocketFile) (net.Listener, error) {
 	if !filepath.IsAbs(path) {
 		return nil, errors.New("the path is not absolute")

@@ -44,6 +44,7 @@ type Server struct {
 	listener *limitListener
 	file     socketFile
 	http     *http.Server
+	handler  http.Handler // without the bound of bodies
 	shutdown time.Duration
 	log      *zap.Logger
 	leaving  chan struct{} // closed by Leave
@@ -81,6 +82,7 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 		shutdown: lim.shutdown,
 		log:      log,
 		leaving:  make(chan struct{}),
+		handler:  handler,
 		http: &http.Server{
 			Handler:                      limitBody(handler, lim.bodyBytes),
 			ReadHeaderTimeout:            lim.readHeader,
@@ -90,6 +92,7 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 			MaxHeaderBytes:               lim.headerBytes,
 			ErrorLog:                     errorLog,
 			DisableGeneralOptionsHandler: true,
+			ConnContext:                  withCaller,
 		},
 	}
 	s.leave = sync.OnceFunc(func() {
@@ -155,6 +158,12 @@ func (s *Server) Leave() { s.leave() }
 
 // Keep has the socket file stay when the server ends. It is called before Run.
 func (s *Server) Keep() { s.left.Store(true) }
+
+// Documents has requests carry whole configurations in their bodies. It is called before Run.
+func (s *Server) Documents() { s.http.Handler = limitBody(s.handler, maxDocument) }
+
+// maxDocument is the size in bytes of the largest configuration.
+const maxDocument = 16 << 20
 
 // SyscallConn gives the descriptor of the listening socket, for another process to have it too. Once that is closed, its
 // Control says so.

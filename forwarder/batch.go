@@ -364,7 +364,7 @@ func (d *debts) closeStream(s *downstream) {
 // reply counts a reply that an endpoint gave.
 func (d *debts) reply(x *exchange, s wire.Status, now int64) {
 	r := &d.replies
-	l, e := x.down.listener.stats, x.target.cluster.endpoints[x.endpoint].stats
+	l, e := x.down.listener.stats, x.endpoint.stats
 	if r.target != x.target || r.listener != l || r.endpoint != e {
 		r.pay()
 		r.target, r.listener, r.endpoint = x.target, l, e

@@ -17,6 +17,7 @@ import (
 type downstream struct {
 	// Static after newDownstream.
 	listener *listener
+	config   *listenerConfig
 	conn     *conn.Conn
 	client   netip.AddrPort // zero for a unix socket
 	filters  *connFilters   // nil without connection filters
@@ -34,12 +35,12 @@ type downstream struct {
 	busy      busy
 }
 
-func newDownstream(l *listener, c *conn.Conn, peer net.Addr) *downstream {
-	d := &downstream{listener: l, conn: c}
+func newDownstream(l *listener, config *listenerConfig, c *conn.Conn, peer net.Addr) *downstream {
+	d := &downstream{listener: l, config: config, conn: c}
 	if tcp, ok := peer.(*net.TCPAddr); ok {
 		d.client = tcp.AddrPort()
 	}
-	if len(l.filters) > 0 {
+	if len(config.filters) > 0 {
 		d.filters = newConnFilters(d)
 	}
 	c.Touch(l.f.now())

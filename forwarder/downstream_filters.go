@@ -94,22 +94,22 @@ type ending struct {
 }
 
 func newConnFilters(d *downstream) *connFilters {
-	l := d.listener
+	config := d.config
 	c := &connFilters{
-		d: d, conn: d.conn, growth: l.maxFrame,
-		patience: int64(stopPatience), maxQueued: int64(l.connConfig.MaxQueued), high: int64(l.connConfig.High),
+		d: d, conn: d.conn, growth: config.maxFrame,
+		patience: int64(stopPatience), maxQueued: int64(config.conn.MaxQueued), high: int64(config.conn.High),
 	}
-	if t := l.connConfig.ReadTimeout; t > 0 {
+	if t := config.conn.ReadTimeout; t > 0 {
 		c.patience = int64(t)
 	}
-	c.handle = filter.NewConnection(l.name, d.client, c.wake)
+	c.handle = filter.NewConnection(d.listener.name, d.client, c.wake)
 	return c
 }
 
 // make makes the chain's objects and sorts them by way.
 func (c *connFilters) make() {
 	c.made = true
-	for _, f := range c.d.listener.filters {
+	for _, f := range c.d.config.filters {
 		var object any
 		guard := link{f.Name(), func([]byte) ([]byte, filter.Next) {
 			object = f.New(c.handle)

@@ -3,6 +3,7 @@ package forwarder
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -19,16 +20,16 @@ import (
 // go on with it, or, where a worker carries it, the duty to tell the worker.
 type exchange struct {
 	down     *downstream
-	target   *target // nil before phaseMatchRoute is done
-	label    *label  // nil before phaseMatchRoute is done
-	errand   *errand // nil: the read loops carry it; else a worker does
-	record   *record // nil: nobody but the ring of failures wants to know
-	start    int64   // when the read ended that brought the request
-	deadline int64   // 0 before phaseMatchRoute is done
+	target   *target     // nil before phaseMatchRoute is done
+	label    *label      // nil before phaseMatchRoute is done
+	errand   *errand     // nil: the read loops carry it; else a worker does
+	record   *record     // nil: nobody but the ring of failures wants to know
+	endpoint *upEndpoint // tried last, nil before the first
+	start    int64       // when the read ended that brought the request
+	deadline int64       // 0 before phaseMatchRoute is done
 	tag      wire.Tag
 	id       uint32 // as the client gave it
 	timeout  int32  // as the client gave it, milliseconds
-	endpoint int32  // index in the cluster of the endpoint tried last, -1 before the first
 	attempts uint8
 	phase    phase
 	kind     wire.Kind
@@ -86,7 +87,7 @@ func newExchange(d *downstream, m *wire.Message, now int64) exchange {
 	if m.Kind == wire.Oneway {
 		kind = wire.Oneway
 	}
-	return exchange{down: d, start: now, tag: m.Tag, id: m.ID, timeout: m.Timeout, kind: kind, endpoint: -1}
+	return exchange{down: d, start: now, tag: m.Tag, id: m.ID, timeout: m.Timeout, kind: kind}
 }
 
 // live says whether the batch's exchange is the batch's to go on with.
@@ -194,7 +195,7 @@ func (b *batch) init() {
 		}
 	}
 	switch {
-	case b.f.draining.Load(), x.down.listener.leaving:
+	case b.f.draining.Load(), x.down.listener.leaving.Load():
 		b.hijack(wire.ConnectionClosed, ReasonDraining)
 	case b.msg.Kind == wire.Unknown:
 		b.hijack(wire.NoProcessor, ReasonUnknownCommand)
@@ -326,7 +327,7 @@ func (b *batch) matchRoute() {
 // chooseEndpoint picks where the next try goes.
 func (b *batch) chooseEndpoint() {
 	x := &b.x
-	c := x.target.cluster
+	c := x.target.cluster.latest()
 	switch {
 	case c == nil:
 		b.hijack(x.target.reply, ReasonDirectReply)
@@ -343,7 +344,7 @@ func (b *batch) chooseEndpoint() {
 		}
 		x.holds |= holdsRequest
 	}
-	i := c.policy.Pick(int(x.endpoint))
+	i := c.policy.Pick(slices.Index(c.endpoints, x.endpoint))
 	if i < 0 {
 		status, reason := wire.ErrorComm, ReasonNoEndpoint
 		if x.attempts > 0 {
@@ -358,9 +359,9 @@ func (b *batch) chooseEndpoint() {
 	if x.attempts++; x.attempts > 1 {
 		x.target.stats.retries.Add(1)
 	}
-	x.endpoint = int32(i)
+	x.endpoint = c.endpoints[i]
 	if x.kind == wire.Request {
-		c.endpoints[i].policy.Acquire()
+		x.endpoint.policy.Acquire()
 		x.holds |= holdsEndpoint
 	}
 	x.phase = phaseSend
@@ -369,8 +370,7 @@ func (b *batch) chooseEndpoint() {
 // send hands the exchange and its frame to a connection of its endpoint, or to those that wait for one.
 func (b *batch) send() {
 	x := &b.x
-	e := x.target.cluster.endpoints[x.endpoint]
-	p := e.pool(len(b.frame.bytes))
+	p := x.endpoint.pool(len(b.frame.bytes))
 	out := b.frame
 	if edits := x.target.edits; len(edits) > 0 {
 		var err error
@@ -499,7 +499,7 @@ func (b *batch) retry() {
 func (b *batch) leaveEndpoint() {
 	if x := &b.x; x.holds&holdsEndpoint != 0 {
 		x.holds &^= holdsEndpoint
-		b.debts.leave(x.target.cluster.endpoints[x.endpoint])
+		b.debts.leave(x.endpoint)
 	}
 }
 
@@ -612,8 +612,8 @@ func (b *batch) warnLocal() {
 	if t := x.target; t != nil {
 		known("route", t.name)
 		known("cluster", t.clusterName())
-		if x.endpoint >= 0 {
-			known("endpoint", t.cluster.endpoints[x.endpoint].address)
+		if x.endpoint != nil {
+			known("endpoint", x.endpoint.address)
 		}
 		fields = append(fields, zap.Duration("deadline", time.Duration(x.deadline-x.start)))
 	}

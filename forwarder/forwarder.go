@@ -72,6 +72,8 @@ type Forwarder struct {
 	labels labels
 
 	turn sync.Mutex // held by who pauses, resumes or abandons the road
+	// Held by whoever changes the snapshot, and from Pause to Resume.
+	applying sync.Mutex
 
 	// Guarded by mu.
 	mu     sync.Mutex
@@ -128,10 +130,13 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 	f.worked = newWorkerStats(reg)
 	f.workers = worker.New(spec.Workers.Max, spec.Workers.Queue, f.work)
 	f.sweep = newSweeper(f)
-	snap, err := f.build(spec)
+	snap, err := f.build(spec, &snapshot{})
 	if err != nil {
 		f.cancel()
 		return nil, err
+	}
+	for _, c := range snap.clusters {
+		c.enter()
 	}
 	f.snap.Store(snap)
 	f.export()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/conn"
@@ -136,9 +137,9 @@ func (a *adopter) listener(name string) (*listener, error) {
 	if s.Limits.MaxFrame > 0 {
 		spec.Limits = s.Limits
 	}
-	l := newListener(a.f, &spec, nil, len(a.snap.roads))
-	l.leaving = true
-	l.stopped.Store(true)
+	l := &listener{slot: len(a.snap.roads)}
+	l.init(a.f, &spec, nil, false)
+	l.retire()
 	l.count(s)
 	a.snap.listeners = append(a.snap.listeners, l)
 	a.snap.roads = append(a.snap.roads, leftoverRoad(&spec, s.Protocol))
@@ -157,6 +158,11 @@ func leftoverRoad(spec *ListenerSpec, protocol string) *road {
 	}
 	r.service, r.method = r.key(route.ServiceKey), r.key(route.MethodKey)
 	return r
+}
+
+// leftoverRoadOf is such a road in the place of another one.
+func leftoverRoadOf(r *road) *road {
+	return leftoverRoad(&ListenerSpec{Codecs: r.codecs, Limits: r.limits, DetectTimeout: time.Duration(r.detect)}, r.protocol())
 }
 
 // endpoint notes what is known of an endpoint that is configured still. Others are made when something of them is adopted.
@@ -207,7 +213,8 @@ func (a *adopter) cluster(name, codec string) (*upCluster, error) {
 	if spec.Codec = a.codecNamed(codec); spec.Codec == nil {
 		return nil, fmt.Errorf("cluster %s: there is no protocol %q", name, codec)
 	}
-	c := newUpCluster(a.f, &spec)
+	c := newUpCluster(a.f, &spec, nil)
+	c.enter()
 	a.snap.clusters = append(a.snap.clusters, c)
 	return c, nil
 }
@@ -239,18 +246,18 @@ func (a *adopter) downstream(s *DownstreamState) error {
 	if err != nil {
 		return fmt.Errorf("a connection of %w", err)
 	}
-	c, err := conn.Adopt(s.Conn, a.f.buffers, l.connConfig)
+	c, err := conn.Adopt(s.Conn, a.f.buffers, l.config.Load().conn)
 	if err != nil {
 		return fmt.Errorf("a connection of listener %s: %w", s.Listener, err)
 	}
-	d := newDownstream(l, c, nil)
+	d := newDownstream(l, l.config.Load(), c, nil)
 	c.Touch(s.Conn.LastRead)
 	if s.Client != "" {
 		if d.client, err = netip.ParseAddrPort(s.Client); err != nil {
 			return fmt.Errorf("a connection of listener %s: its client: %w", s.Listener, err)
 		}
 	}
-	if len(l.filters) > 0 {
+	if len(d.config.filters) > 0 {
 		d.filters = newConnFilters(d) // again: only now the client is known
 		d.filters.made = s.Asked      // then they have nothing more to say
 	}

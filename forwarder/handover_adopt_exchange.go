@@ -16,7 +16,7 @@ func (a *adopter) sentTo(x *exchange, s *ExchangeState, c *upCluster, endpoint i
 		return fmt.Errorf("a request of route %q to cluster %q waits for its reply from cluster %s", s.Route, s.Cluster, c.policy.Name())
 	}
 	x.target = a.target(x.down.listener, s, c)
-	x.endpoint, x.phase = int32(endpoint), phaseWaitNotify
+	x.endpoint, x.phase = c.endpoints[endpoint], phaseWaitNotify
 	x.holds = holdsStream | holdsRequest | holdsEndpoint
 	x.down.inFlight.Add(1)
 	c.policy.Limits().Requests.Adopt(1)
@@ -27,7 +27,7 @@ func (a *adopter) sentTo(x *exchange, s *ExchangeState, c *upCluster, endpoint i
 // restore rebuilds an exchange, at its beginning. Its client speaks this protocol.
 func (a *adopter) restore(s *ExchangeState, codec wire.Codec) (exchange, error) {
 	x := exchange{
-		start: s.Start, deadline: s.Deadline, tag: s.Tag, id: s.ID, timeout: s.Timeout, endpoint: -1,
+		start: s.Start, deadline: s.Deadline, tag: s.Tag, id: s.ID, timeout: s.Timeout,
 		attempts: s.Attempts, kind: wire.Request, phase: phaseInit,
 	}
 	if s.Oneway {
@@ -139,9 +139,9 @@ func (a *adopter) upload(s *DownstreamState) error {
 	if up.u = a.ups[s.Upload.Upstream]; up.u == nil {
 		return fmt.Errorf("a request of listener %s goes out in pieces on connection %d, which is not there", s.Listener, s.Upload.Upstream)
 	}
-	c := up.u.endpoint.cluster
+	c := up.u.endpoint.cluster()
 	up.x.phase, up.x.target = phaseWaitNotify, a.target(d.listener, &s.Upload.Exchange, c)
-	up.x.endpoint = int32(c.endpointNamed(up.u.endpoint.address))
+	up.x.endpoint = up.u.endpoint
 	a.leased[up.u] = true
 	return nil
 }

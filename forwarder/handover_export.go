@@ -18,8 +18,8 @@ func (f *Forwarder) Export() *Handover {
 	e := &exporter{h: &Handover{Paused: f.pausedAt}, downs: make(map[*downstream]uint32), ups: make(map[*upstream]uint32)}
 	snap := f.snap.Load()
 	snap.upstreams(func(u *upstream) { e.ups[u] = uint32(len(e.ups) + 1) })
-	for i, l := range snap.listeners {
-		e.listener(l, snap.roads[i])
+	for _, l := range snap.listeners {
+		e.listener(l, snap.roads[l.slot])
 	}
 	for _, c := range snap.clusters {
 		for _, up := range c.endpoints {
@@ -104,7 +104,7 @@ func (e *exporter) upload(up *upload) *UploadState {
 func (e *exporter) endpoint(up *upEndpoint) {
 	h := up.policy.Health()
 	state := EndpointState{
-		Cluster: up.cluster.policy.Name(), Address: up.address,
+		Cluster: up.cluster().policy.Name(), Address: up.address,
 		Failures: h.Failures, Until: h.Until, Trusted: h.Trusted, Drained: h.Drained, Unproved: int(up.unproved.Load()),
 	}
 	up.mu.Lock()
@@ -128,7 +128,7 @@ func (e *exporter) endpoint(up *upEndpoint) {
 
 func (e *exporter) upstream(u *upstream, kind PoolKind, c conn.Detached) UpstreamState {
 	s := UpstreamState{
-		Ref: e.ups[u], Cluster: u.endpoint.cluster.policy.Name(), Endpoint: u.endpoint.address, Codec: u.codec.Name(), Pool: kind,
+		Ref: e.ups[u], Cluster: u.endpoint.cluster().policy.Name(), Endpoint: u.endpoint.address, Codec: u.codec.Name(), Pool: kind,
 		LastID: u.table.Last(), Proved: u.proved, Unasked: u.unasked.Load(), RetireAt: u.retireAt, LastBeat: u.lastBeat, Missed: u.missed,
 		Leased: u.lease.Load() == leased, LeasedAt: u.leasedAt.Load(), LeaseBy: u.leaseBy.Load(), Conn: c,
 		Slots: make([]SlotState, 0, u.table.Len()),
@@ -148,7 +148,7 @@ func (e *exporter) carried(o *outcome) {
 	x.Frame = o.frame.bytes
 	if o.x.phase == phaseUpFilter {
 		x.Held, x.UpstreamID = true, o.upstreamID
-		x.Endpoint = o.x.target.cluster.endpoints[o.x.endpoint].address
+		x.Endpoint = o.x.endpoint.address
 	}
 	e.h.Exchanges = append(e.h.Exchanges, x)
 }
@@ -216,7 +216,7 @@ func (f *Forwarder) Oldest(n int) []string {
 			service = strings.TrimSuffix(l.service+" "+l.method, " ")
 		}
 		out = append(out, fmt.Sprintf("%v old: %s from %s on listener %s to endpoint %s of cluster %s",
-			time.Duration(now-x.start).Round(time.Millisecond), service, x.down.name(), x.down.listener.name, to.address, to.cluster.policy.Name()))
+			time.Duration(now-x.start).Round(time.Millisecond), service, x.down.name(), x.down.listener.name, to.address, to.cluster().policy.Name()))
 	}
 	return out
 }

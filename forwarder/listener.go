@@ -2,14 +2,18 @@ package forwarder
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
@@ -18,26 +22,23 @@ import (
 
 // listener is one listening socket, its accept loop and the connections that came in through it.
 type listener struct {
-	// Static after newListener.
-	f              *Forwarder
-	name           string
-	slot           int // index of its road in every snapshot
-	socket         net.Listener
-	connConfig     conn.Config
-	maxConnections int
-	maxFrame       int
-	filters        []filter.ConnectionFilter
-	rate           *rate.Limiter // nil: unbounded
-	stats          *listenerStats
+	// Static after init, the slot before.
+	f           *Forwarder
+	name        string
+	slot        int // index of its road in every snapshot
+	socket      net.Listener
+	network, at string // as configured
+	stats       *listenerStats
 
 	inherited bool // the socket came from another process
 	kept      bool // its file is not ours to remove
-	leaving   bool // it is not configured any more: what comes is answered, and its connections end
-	since     int64
 	rest      rest // of the accept loop
 
 	// Atomic.
+	config    atomic.Pointer[listenerConfig]
 	stopped   atomic.Bool
+	leaving   atomic.Bool  // it is not configured any more: what comes is answered, and its connections end
+	since     atomic.Int64 // when it began to leave
 	connected atomic.Int64 // len(open), for who must not wait for mu
 
 	// Guarded by mu.
@@ -48,34 +49,82 @@ type listener struct {
 	closing  bool // closeAll was called: a connection that still comes is closed
 }
 
-func newListener(f *Forwarder, spec *ListenerSpec, socket net.Listener, slot int) *listener {
-	l := &listener{
-		f:      f,
-		name:   spec.Name,
-		slot:   slot,
-		socket: socket,
-		connConfig: conn.Config{
-			High:         spec.QueueHigh,
-			Low:          spec.QueueLow,
-			MaxQueued:    spec.MaxQueued,
-			WriteTimeout: spec.WriteTimeout,
-			IdleTimeout:  spec.IdleTimeout,
-			ReadTimeout:  spec.ReadTimeout,
-			Class:        conn.Requests,
+// listenerConfig is what may change while a listener listens. A connection keeps what it came in under.
+type listenerConfig struct {
+	conn           conn.Config
+	maxConnections int
+	maxFrame       int
+	filters        []filter.ConnectionFilter
+	acceptRate     int
+	rate           *rate.Limiter // nil: unbounded
+}
+
+func newListenerConfig(spec *ListenerSpec) *listenerConfig {
+	c := &listenerConfig{
+		conn: conn.Config{
+			High: spec.QueueHigh, Low: spec.QueueLow, MaxQueued: spec.MaxQueued, WriteTimeout: spec.WriteTimeout,
+			IdleTimeout: spec.IdleTimeout, ReadTimeout: spec.ReadTimeout, Class: conn.Requests,
 		},
-		maxConnections: spec.MaxConnections,
-		maxFrame:       spec.Limits.MaxFrame,
-		filters:        spec.Connection,
-		stats:          newListenerStats(f.reg, spec.Name),
-		open:           make(map[*downstream]struct{}),
-		inherited:      spec.Socket != nil,
-		kept:           spec.Kept,
-		since:          f.now(),
+		maxConnections: spec.MaxConnections, maxFrame: spec.Limits.MaxFrame, filters: spec.Connection, acceptRate: spec.AcceptRate,
 	}
 	if spec.AcceptRate > 0 {
-		l.rate = rate.NewLimiter(rate.Limit(spec.AcceptRate), max(1, spec.AcceptRate/10))
+		c.rate = rate.NewLimiter(rate.Limit(spec.AcceptRate), max(1, spec.AcceptRate/10))
 	}
-	return l
+	return c
+}
+
+// init makes the listener of a socket; nil for one that is not configured any more.
+func (l *listener) init(f *Forwarder, spec *ListenerSpec, socket net.Listener, inherited bool) {
+	l.f, l.name, l.network, l.at, l.socket, l.inherited, l.kept = f, spec.Name, spec.Network, spec.Address, socket, inherited, spec.Kept
+	l.stats = newListenerStats(f.reg, spec.Name)
+	l.open = make(map[*downstream]struct{})
+	l.config.Store(newListenerConfig(spec))
+}
+
+// configure puts another configuration into force. The bucket of the accept rate goes on where the rate is the same.
+func (l *listener) configure(spec *ListenerSpec) {
+	c, old := newListenerConfig(spec), l.config.Load()
+	if c.acceptRate == old.acceptRate {
+		c.rate = old.rate
+	}
+	l.config.Store(c)
+}
+
+// sharable says whether a listener of another name at the same address can have the socket. Where the kernel chooses the port,
+// the same address is not the same place.
+func (l *listener) sharable() bool {
+	return !l.stopped.Load() && (l.network == "unix" || !strings.HasSuffix(l.at, ":0"))
+}
+
+// twin is another descriptor of the socket, as a listener of its own.
+func (l *listener) twin() (net.Listener, error) {
+	c, ok := l.socket.(syscall.Conn)
+	if !ok {
+		return nil, errors.New("the socket cannot be shared")
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("sharing the socket: %w", err)
+	}
+	fd := -1
+	if controlErr := raw.Control(func(own uintptr) { fd, err = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) }); err != nil || controlErr != nil {
+		return nil, fmt.Errorf("sharing the socket: %w", errors.Join(err, controlErr))
+	}
+	f := os.NewFile(uintptr(fd), l.at)
+	defer f.Close()
+	twin, err := net.FileListener(f)
+	if u, ok := twin.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	return twin, err
+}
+
+// retire ends the listener, which is not configured any more: nothing is accepted, what still comes on its connections is
+// answered, and they close when they are quiet, at the latest after leaveTimeout.
+func (l *listener) retire() {
+	l.since.Store(l.f.now())
+	l.leaving.Store(true)
+	l.stop()
 }
 
 // accept is the accept loop. It ends when the socket is closed, or with the shift.
@@ -85,8 +134,8 @@ func (l *listener) accept() {
 		if l.f.resting.Load() && l.rest.begin(l.f) || l.stopped.Load() {
 			return
 		}
-		if l.rate != nil {
-			if l.rate.Wait(l.f.shiftCtx()) != nil {
+		if rate := l.config.Load().rate; rate != nil {
+			if rate.Wait(l.f.shiftCtx()) != nil {
 				if l.f.ctx.Err() != nil {
 					return // stopping
 				}
@@ -156,12 +205,13 @@ func (l *listener) admit(c net.Conn) {
 		_ = c.Close() // not a socket of the operating system: cannot happen with the networks of a ListenerSpec
 		return
 	}
-	cc, err := conn.New(sock, l.f.buffers, l.connConfig)
+	config := l.config.Load()
+	cc, err := conn.New(sock, l.f.buffers, config.conn)
 	if err != nil {
 		_ = c.Close()
 		return
 	}
-	d := newDownstream(l, cc, c.RemoteAddr())
+	d := newDownstream(l, config, cc, c.RemoteAddr())
 	if r := l.f.snap.Load().roads[l.slot]; r.detect == 0 {
 		d.codec = r.codecs[0]
 	}
@@ -171,14 +221,14 @@ func (l *listener) admit(c net.Conn) {
 		l.mu.Unlock()
 		cc.Close(ReasonStopping)
 		return
-	case len(l.open) >= l.maxConnections:
+	case len(l.open) >= config.maxConnections:
 		l.mu.Unlock()
 		cc.Close(ReasonMaxConnections)
 		l.stats.rejected.add(ReasonMaxConnections, 1)
 		if n, ok := l.f.warn(l.name, ReasonMaxConnections); ok {
 			l.f.log.Warn("connection refused: the listener has its most", zap.String("listener", l.name),
 				zap.String("client", d.name()), zap.String("check", "max_connections of the listener, or clients that do not close"),
-				zap.Int("max_connections", l.maxConnections), zap.Uint64("suppressed", n))
+				zap.Int("max_connections", config.maxConnections), zap.Uint64("suppressed", n))
 		}
 		return
 	}

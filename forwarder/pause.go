@@ -81,6 +81,9 @@ func (f *Forwarder) Pause(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(f.ctx, cancel)() // Close does not wait for a pause
+	if !f.resting.Load() {
+		f.applying.Lock()
+	}
 	f.resting.Store(true)
 	f.workers.Hold(true)
 	f.shift.Load().end()
@@ -185,6 +188,7 @@ func (f *Forwarder) Resume() {
 
 // resume is Resume with turn held.
 func (f *Forwarder) resume() {
+	defer f.applying.Unlock()
 	f.beginShift()
 	f.resting.Store(false)
 	snap := f.snap.Load()
@@ -226,7 +230,7 @@ func (p *pool) rekindle() {
 		waiting, p.waiting = p.waiting, nil
 	}
 	p.mu.Unlock()
-	p.endpoint.cluster.f.resumeAll(waiting, phaseRetry, ReasonConnectFailure)
+	p.endpoint.cluster().f.resumeAll(waiting, phaseRetry, ReasonConnectFailure)
 	p.offer()
 }
 

@@ -15,17 +15,24 @@ import (
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
-// upCluster is a cluster and its endpoints' connections.
+// upCluster is a cluster as one snapshot has it, and its endpoints' connections, which live on when another one takes its
+// place.
 type upCluster struct {
-	// Static after newUpCluster.
+	// Static after enter.
 	f            *Forwarder
 	spec         ClusterSpec
 	codec        wire.Codec
 	policy       *cluster.Cluster
-	endpoints    []*upEndpoint
+	endpoints    []*upEndpoint // those of the policy, then those that are not configured any more
+	limits       cluster.Limits
 	pendingBytes *cluster.Limit
 	probesLeft   *cluster.Limit
 	stats        *clusterStats
+	old          *upCluster // whose place it takes; nil behind enter
+
+	// Atomic.
+	next atomic.Pointer[upCluster] // what has taken its place
+	gone atomic.Int64              // since when it is not configured any more; 0: it is
 
 	// Owned by the sweeper.
 	probeFrom int // the endpoint whose turn it is to be probed
@@ -34,8 +41,7 @@ type upCluster struct {
 // upEndpoint is an endpoint and its pools: small frames and large ones do not share connections, so that a
 // large one delays nobody's small ones, neither on its way out nor as its reply.
 type upEndpoint struct {
-	// Static after newUpCluster.
-	cluster          *upCluster
+	// Static after newUpEndpoint.
 	policy           *cluster.Endpoint
 	network, address string
 	small, large     *pool
@@ -43,8 +49,10 @@ type upEndpoint struct {
 	stats            *endpointStats
 
 	// Atomic.
-	unproved atomic.Int32          // connections in a row that ended before they had delivered a frame
-	probe    atomic.Pointer[probe] // the one under way, once it has a connection
+	home     atomic.Pointer[upCluster] // as configured now
+	left     atomic.Bool               // it is not configured any more
+	unproved atomic.Int32              // connections in a row that ended before they had delivered a frame
+	probe    atomic.Pointer[probe]     // the one under way, once it has a connection
 
 	// Guarded by mu.
 	mu                 sync.Mutex
@@ -54,44 +62,132 @@ type upEndpoint struct {
 // largeFrame is the size from which on a request goes out on a connection for large ones.
 const largeFrame = 256 << 10
 
-func newUpCluster(f *Forwarder, spec *ClusterSpec) *upCluster {
+// newUpCluster makes a cluster that takes the place of old, nil for none, once enter is called. What they have in common lives
+// on: endpoints with their connections, and what is taken of the limits.
+func newUpCluster(f *Forwarder, spec *ClusterSpec, old *upCluster) *upCluster {
 	c := &upCluster{
 		f: f, spec: *spec, codec: spec.Codec,
 		pendingBytes: cluster.NewLimit(spec.MaxPendingBytes),
 		probesLeft:   cluster.NewLimit(probesAtOnce),
 		stats:        newClusterStats(f.reg, spec.Name),
+		limits: cluster.Limits{
+			Connections: cluster.NewLimit(spec.MaxConnections),
+			Pending:     cluster.NewLimit(spec.MaxPending),
+			Requests:    cluster.NewLimit(spec.MaxRequests),
+		},
 	}
-	policies := make([]*cluster.Endpoint, len(spec.Endpoints))
-	for i, e := range spec.Endpoints {
-		policies[i] = cluster.NewEndpoint(e.Address, e.Weight)
-		c.endpoints = append(c.endpoints, newUpEndpoint(c, policies[i], e.Network, e.Address))
+	if old != nil && old.codec.Name() == c.codec.Name() {
+		c.old = old
+		c.pendingBytes, c.probesLeft, c.limits = old.pendingBytes, old.probesLeft, old.limits
+	}
+	for _, e := range spec.Endpoints {
+		up := c.old.endpointAt(e.Network, e.Address)
+		if up == nil {
+			up = newUpEndpoint(c, cluster.NewEndpoint(e.Address, e.Weight), e.Network, e.Address)
+		}
+		c.endpoints = append(c.endpoints, up)
+	}
+	return c
+}
+
+// enter puts the cluster into force. It is called once, before anybody knows the cluster.
+func (c *upCluster) enter() {
+	spec, old := &c.spec, c.old
+	c.old = nil
+	c.limits.Connections.SetMax(spec.MaxConnections)
+	c.limits.Pending.SetMax(spec.MaxPending)
+	c.limits.Requests.SetMax(spec.MaxRequests)
+	c.pendingBytes.SetMax(spec.MaxPendingBytes)
+	policies := make([]*cluster.Endpoint, len(c.endpoints))
+	for i, e := range c.endpoints {
+		policies[i] = e.policy
+		e.policy.SetWeight(spec.Endpoints[i].Weight)
+		if e.left.Swap(false) {
+			e.policy.Drain(false)
+		}
 	}
 	var balancer cluster.Balancer = cluster.NewLeastRequest(policies, nil)
 	if spec.Balancer == BalancerRoundRobin {
 		balancer = cluster.NewRoundRobin(policies)
 	}
-	c.policy = cluster.New(spec.Name, policies, balancer, cluster.Limits{
-		Connections: cluster.NewLimit(spec.MaxConnections),
-		Pending:     cluster.NewLimit(spec.MaxPending),
-		Requests:    cluster.NewLimit(spec.MaxRequests),
-	})
+	c.policy = cluster.New(spec.Name, policies, balancer, c.limits)
+	if old != nil {
+		for _, e := range old.endpoints { // those that are not configured any more, as long as something of them is here
+			if !slices.Contains(c.endpoints, e) && !e.over() {
+				c.endpoints = append(c.endpoints, e)
+			}
+		}
+	}
+	for _, e := range c.endpoints { // last: by these others find the cluster
+		e.home.Store(c)
+	}
+}
+
+// endpointAt is the endpoint at an address, nil if there is none, or no cluster.
+func (c *upCluster) endpointAt(network, address string) *upEndpoint {
+	if c == nil {
+		return nil
+	}
+	for _, e := range c.endpoints {
+		if e.network == network && e.address == address {
+			return e
+		}
+	}
+	return nil
+}
+
+// latest is the cluster as it is configured now: an exchange that has chosen its rule goes where the rule's cluster leads by
+// the time.
+func (c *upCluster) latest() *upCluster {
+	if c == nil {
+		return nil
+	}
+	for next := c.next.Load(); next != nil; next = c.next.Load() {
+		c = next
+	}
 	return c
+}
+
+// leave takes an endpoint that is not configured any more out of the balancing: what is under way ends, what waits goes
+// elsewhere, and the connections close.
+func (e *upEndpoint) leave() {
+	e.left.Store(true)
+	e.drain(true)
+}
+
+// over says whether nothing of an endpoint that is not configured any more is left.
+func (e *upEndpoint) over() bool {
+	for _, p := range e.pools() {
+		p.mu.Lock()
+		busy := len(p.waiting) > 0 || p.dialling || len(*p.conns.Load()) > 0 || p.leases.dialling > 0 || len(p.leases.waiting) > 0
+		p.mu.Unlock()
+		if busy {
+			return false
+		}
+	}
+	return e.policy.Active() == 0
 }
 
 func newUpEndpoint(c *upCluster, policy *cluster.Endpoint, network, address string) *upEndpoint {
 	e := &upEndpoint{
-		cluster: c, policy: policy, network: network, address: address,
+		policy: policy, network: network, address: address,
 		stats: newEndpointStats(c.f.reg, c.spec.Name, address),
 	}
+	e.home.Store(c)
 	e.small, e.large, e.uploads = newPool(e), newPool(e), newPool(e)
 	return e
 }
+
+// cluster is the endpoint's cluster as it is configured now.
+func (e *upEndpoint) cluster() *upCluster { return e.home.Load() }
 
 // addLeftover adds an endpoint that the balancer does not know, for what is under way to it, and returns its index.
 func (c *upCluster) addLeftover(address string) int {
 	policy := cluster.NewEndpoint(address, cluster.MinWeight)
 	policy.Drain(true)
-	c.endpoints = append(c.endpoints, newUpEndpoint(c, policy, "", address))
+	e := newUpEndpoint(c, policy, "", address)
+	e.left.Store(true)
+	c.endpoints = append(c.endpoints, e)
 	return len(c.endpoints) - 1
 }
 
@@ -158,7 +254,7 @@ func (p *pool) promising() bool {
 	if p.staying() > 0 {
 		return true
 	}
-	c := p.endpoint.cluster
+	c := p.endpoint.cluster()
 	if !p.endpoint.policy.Usable() {
 		return false
 	}
@@ -179,7 +275,7 @@ func (e *upEndpoint) pools() [3]*pool { return [3]*pool{e.small, e.large, e.uplo
 // it has streams and there may be more connections, one is dialled meanwhile.
 func (p *pool) ready() *upstream {
 	conns := *p.conns.Load()
-	most := p.endpoint.cluster.spec.ConnectionsPerEndpoint
+	most := p.endpoint.cluster().spec.ConnectionsPerEndpoint
 	if len(conns) == 1 && most == 1 {
 		return p.usable() // nothing to choose from, nothing to dial
 	}
@@ -232,7 +328,7 @@ const queueHigh = 1 << 20
 // wantDial starts a dial if there may be one more connection, and reports whether a dial is under way. Called
 // with mu held.
 func (p *pool) wantDial() bool {
-	c := p.endpoint.cluster
+	c := p.endpoint.cluster()
 	switch {
 	case c.f.resting.Load():
 		return true // as soon as the road goes on
@@ -269,9 +365,9 @@ var errInterrupted = errors.New("interrupted by a pause")
 // connect makes one connection to the endpoint, within connect_timeout. It runs in the group of dials.
 func (p *pool) connect() (*upstream, error) {
 	e := p.endpoint
-	f := e.cluster.f
+	f := e.cluster().f
 	shift := f.shiftCtx()
-	ctx, cancel := context.WithTimeout(shift, e.cluster.spec.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(shift, e.cluster().spec.ConnectTimeout)
 	defer cancel()
 	dialer := net.Dialer{KeepAliveConfig: keepAlive}
 	c, err := dialer.DialContext(ctx, e.network, e.address)
@@ -286,13 +382,13 @@ func (p *pool) connect() (*upstream, error) {
 		return nil, err
 	}
 	e.stats.dials.Add(1)
-	f.log.Debug("endpoint connected", zap.String("cluster", e.cluster.policy.Name()), zap.String("endpoint", e.address))
+	f.log.Debug("endpoint connected", zap.String("cluster", e.cluster().policy.Name()), zap.String("endpoint", e.address))
 	return u, nil
 }
 
 // add makes a new connection the pool's and starts its read loop.
 func (p *pool) add(u *upstream) {
-	f := p.endpoint.cluster.f
+	f := p.endpoint.cluster().f
 	u.become(stateReady)
 	p.mu.Lock()
 	p.dialling, p.notBefore = false, 0
@@ -313,8 +409,8 @@ func (p *pool) add(u *upstream) {
 // failed ends a dial in vain: those that waited for it try elsewhere, or are answered.
 func (p *pool) failed(err error) {
 	e := p.endpoint
-	f := e.cluster.f
-	e.cluster.policy.Limits().Connections.Release(1)
+	f := e.cluster().f
+	e.cluster().policy.Limits().Connections.Release(1)
 	if errors.Is(err, errInterrupted) {
 		p.mu.Lock()
 		p.dialling = false
@@ -330,7 +426,7 @@ func (p *pool) failed(err error) {
 		}
 		e.stats.failures.Add(1)
 		if n, ok := f.warn(e.address, ReasonConnectFailure); ok {
-			f.log.Warn("an endpoint cannot be connected", zap.String("check", advice[ReasonConnectFailure]), zap.String("cluster", e.cluster.policy.Name()),
+			f.log.Warn("an endpoint cannot be connected", zap.String("check", advice[ReasonConnectFailure]), zap.String("cluster", e.cluster().policy.Name()),
 				zap.String("endpoint", e.address), zap.Error(err), zap.Uint64("suppressed", n))
 		}
 	}

@@ -30,11 +30,11 @@ func (f *Forwarder) DrainEndpoint(cluster, address string, drain bool) error {
 
 // drain is DrainEndpoint for one.
 func (e *upEndpoint) drain(drain bool) {
-	f := e.cluster.f
+	f := e.cluster().f
 	if !e.policy.Drain(drain) {
 		return
 	}
-	f.log.Info("an endpoint drains, or serves again", zap.String("cluster", e.cluster.policy.Name()),
+	f.log.Info("an endpoint drains, or serves again", zap.String("cluster", e.cluster().policy.Name()),
 		zap.String("endpoint", e.address), zap.Bool("drain", drain))
 	if !drain {
 		e.pokeForProbe()
@@ -65,7 +65,7 @@ func (b *batch) elsewhere() {
 // then it drains. Where that cannot be it stays, and the sweeper asks again.
 func (p *pool) renew(old *upstream) {
 	e := p.endpoint
-	c := e.cluster
+	c := e.cluster()
 	if p == e.uploads {
 		old.drain(ReasonMaxAge) // they are made when they are needed
 		return
@@ -91,5 +91,5 @@ func (p *pool) renew(old *upstream) {
 // takePlace takes the place for one more connection, if with it there are no more than this many. Called with mu
 // held.
 func (p *pool) takePlace(most int) bool {
-	return !p.dialling && !p.closed && p.staying() < most && p.endpoint.cluster.policy.Limits().Connections.TryAcquire(1) > 0
+	return !p.dialling && !p.closed && p.staying() < most && p.endpoint.cluster().policy.Limits().Connections.TryAcquire(1) > 0
 }

@@ -49,7 +49,7 @@ const reasonResting = "resting"
 // returns none with the reason why.
 func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 	e := p.endpoint
-	f, limits := e.cluster.f, e.cluster.policy.Limits()
+	f, limits := e.cluster().f, e.cluster().policy.Limits()
 	var timer *time.Timer
 	var turn chan struct{}
 	for {
@@ -65,7 +65,7 @@ func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 			return p.dialLease()
 		case leaseNever:
 			p.leave(turn)
-			e.cluster.stats.rejected.add(ReasonMaxConnections, 1)
+			e.cluster().stats.rejected.add(ReasonMaxConnections, 1)
 			return nil, ReasonMaxConnections
 		case leaseLater:
 		}
@@ -119,7 +119,7 @@ const (
 // idle takes a connection that nobody has leased and that awaits no reply, or says what else there is to be done. turn is
 // the caller's place in the line, nil if it is in none; it is left with what the caller gets.
 func (p *pool) idle(turn chan struct{}) (u *upstream, what found) {
-	c := p.endpoint.cluster
+	c := p.endpoint.cluster()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.leases.waiting) > 0 && p.leases.waiting[0] != turn {
@@ -159,7 +159,7 @@ func (p *pool) dialLease() (*upstream, string) {
 	var u *upstream
 	var err error
 	done := make(chan struct{})
-	p.endpoint.cluster.f.dialling.Go(func() { // ends within connect_timeout, or with the shift
+	p.endpoint.cluster().f.dialling.Go(func() { // ends within connect_timeout, or with the shift
 		defer close(done)
 		if u, err = p.connect(); err == nil {
 			u.lease.Store(leased) // nobody else knows it yet
@@ -184,7 +184,7 @@ func (p *pool) dialLease() (*upstream, string) {
 
 // release ends a lease.
 func (p *pool) release(u *upstream) {
-	u.leasedAt.Store(p.endpoint.cluster.f.now())
+	u.leasedAt.Store(p.endpoint.cluster().f.now())
 	u.leaseBy.Store(never)
 	u.lease.Store(free)
 	p.offer()

@@ -91,10 +91,10 @@ func (e *upEndpoint) beginProbe(now int64) bool {
 			return true
 		}
 	}
-	p, limits := e.small, e.cluster.policy.Limits()
+	p, limits := e.small, e.cluster().policy.Limits()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.takePlace(e.cluster.spec.ConnectionsPerEndpoint) {
+	if !p.takePlace(e.cluster().spec.ConnectionsPerEndpoint) {
 		return false
 	}
 	if !e.policy.Probe(now) {
@@ -102,7 +102,7 @@ func (e *upEndpoint) beginProbe(now int64) bool {
 		return false
 	}
 	p.dialling = true
-	e.cluster.f.dialling.Go(p.dialProbe) // ends within connect_timeout, or with the shift
+	e.cluster().f.dialling.Go(p.dialProbe) // ends within connect_timeout, or with the shift
 	return true
 }
 
@@ -114,12 +114,12 @@ func (p *pool) dialProbe() {
 		p.failed(err)
 		if errors.Is(err, errInterrupted) {
 			if e.policy.Postpone() {
-				e.cluster.probesLeft.Release(1)
+				e.cluster().probesLeft.Release(1)
 			}
 			e.pokeForProbe()
 			return
 		}
-		e.probeFailed(e.cluster.f.now(), probeRefused)
+		e.probeFailed(e.cluster().f.now(), probeRefused)
 		return
 	}
 	e.ask(u, true)
@@ -129,8 +129,8 @@ func (p *pool) dialProbe() {
 
 // ask sends the heartbeat that is to bring the proof.
 func (e *upEndpoint) ask(u *upstream, fresh bool) {
-	f := e.cluster.f
-	if e.cluster.spec.HeartbeatInterval == 0 {
+	f := e.cluster().f
+	if e.cluster().spec.HeartbeatInterval == 0 {
 		if e.policy.Trust() {
 			e.probeEnded(probeConnected)
 		}
@@ -160,8 +160,8 @@ func (u *upstream) prove() {
 	p, failures := e.probe.Load(), e.policy.Health().Failures
 	probed := e.policy.Connected()
 	if failures > 0 {
-		e.cluster.f.log.Info("an endpoint that had failed works again",
-			zap.String("cluster", e.cluster.policy.Name()), zap.String("endpoint", e.address), zap.Int("failures", failures))
+		e.cluster().f.log.Info("an endpoint that had failed works again",
+			zap.String("cluster", e.cluster().policy.Name()), zap.String("endpoint", e.address), zap.Int("failures", failures))
 	}
 	if probed {
 		e.probe.CompareAndSwap(p, nil)
@@ -171,7 +171,7 @@ func (u *upstream) prove() {
 
 // unanswered ends a probe whose time is over.
 func (e *upEndpoint) unanswered(p *probe, now int64) {
-	f := e.cluster.f
+	f := e.cluster().f
 	if !e.probe.CompareAndSwap(p, nil) || !e.probeFailed(now, probeSilent) {
 		return // it was answered at the last moment
 	}
@@ -180,7 +180,7 @@ func (e *upEndpoint) unanswered(p *probe, now int64) {
 	}
 	if n, ok := f.warn(e.address, ReasonProbeTimeout); ok {
 		f.log.Warn("an endpoint can be connected and does not answer", zap.String("check", advice[ReasonProbeTimeout]),
-			zap.String("cluster", e.cluster.policy.Name()), zap.String("endpoint", e.address), zap.Uint64("suppressed", n))
+			zap.String("cluster", e.cluster().policy.Name()), zap.String("endpoint", e.address), zap.Uint64("suppressed", n))
 	}
 }
 
@@ -210,13 +210,13 @@ func (e *upEndpoint) probeFailed(now int64, result string) bool {
 
 // probeEnded counts a probe. Whoever ended it in the endpoint's policy calls it, so that it is counted once.
 func (e *upEndpoint) probeEnded(result string) {
-	e.cluster.probesLeft.Release(1)
+	e.cluster().probesLeft.Release(1)
 	e.stats.probes.add(result, 1)
 }
 
 // pokeForProbe sees to it that the sweeper is awake for the next probe.
 func (e *upEndpoint) pokeForProbe() {
 	if at, due := e.policy.ProbeDue(); due {
-		e.cluster.f.sweep.poke(at)
+		e.cluster().f.sweep.poke(at)
 	}
 }

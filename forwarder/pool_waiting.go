@@ -10,7 +10,7 @@ import (
 // await puts the batch's exchange and its frame into the waiting list. It reports false when a connection has
 // become ready meanwhile, true when the exchange is somebody else's now, or is to be answered.
 func (b *batch) await(p *pool) bool {
-	c := p.endpoint.cluster
+	c := p.endpoint.cluster()
 	held := b.held()
 	switch {
 	case b.f.resting.Load(): // it would not wait but for the pause, in which nothing comes that is not here already
@@ -95,7 +95,7 @@ func (p *pool) serve() {
 	rest := len(p.waiting)
 	p.mu.Unlock()
 	for rest > 0 {
-		b := p.endpoint.cluster.f.batch()
+		b := p.endpoint.cluster().f.batch()
 		for n := 0; n < maxBatch && rest > 0; n++ {
 			w, ok := p.pop()
 			if !ok {

@@ -90,8 +90,8 @@ func (b *batch) tell(status, reason string, replySize int) {
 	}
 	if t := x.target; t != nil {
 		rec.Route, rec.Cluster = t.name, t.clusterName()
-		if x.endpoint >= 0 {
-			rec.Endpoint = t.cluster.endpoints[x.endpoint].address
+		if x.endpoint != nil {
+			rec.Endpoint = x.endpoint.address
 		}
 	}
 	rec.Wait = rec.Total

@@ -85,13 +85,14 @@ func (t *target) clusterName() string {
 	return t.cluster.policy.Name()
 }
 
-// build makes a snapshot and binds its listeners. All that is wrong is reported together.
-func (f *Forwarder) build(spec *Spec) (*snapshot, error) {
+// build makes a snapshot that takes the place of old, which may be empty, and binds what listeners it adds. Nobody notices
+// before enter. All that is wrong is reported together.
+func (f *Forwarder) build(spec *Spec, old *snapshot) (*snapshot, error) {
 	s := &snapshot{leftover: leftover{spec.LeftoverListener, spec.LeftoverCluster}, leaveTimeout: spec.LeaveTimeout}
 	var errs []error
 	clusters := make(map[string]*upCluster)
 	for i := range spec.Clusters {
-		c := newUpCluster(f, &spec.Clusters[i])
+		c := newUpCluster(f, &spec.Clusters[i], old.clusterNamed(spec.Clusters[i].Name))
 		clusters[spec.Clusters[i].Name] = c
 		s.clusters = append(s.clusters, c)
 	}
@@ -103,31 +104,75 @@ func (f *Forwarder) build(spec *Spec) (*snapshot, error) {
 		}
 		tables[spec.Routes[i].Name] = r // nil for one that is wrong: that it is missing would be a second fault
 	}
+	s.roads = slices.Clone(old.roads)
 	for i := range spec.Listeners {
 		r, err := f.buildRoad(&spec.Listeners[i], tables, clusters, spec.MaxTimeout)
 		if err != nil {
 			errs = append(errs, err)
+			continue
 		}
-		s.roads = append(s.roads, r)
+		s.place(&spec.Listeners[i], r, old)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
-	for i := range spec.Listeners {
-		l, err := f.bind(&spec.Listeners[i], i)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+	for i, l := range s.listeners {
+		if l.f != nil {
+			continue // it listens already
 		}
-		s.listeners = append(s.listeners, l)
+		if err := f.bind(l, &spec.Listeners[i], old); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if len(errs) > 0 {
 		for _, l := range s.listeners {
-			l.stop()
+			if !slices.Contains(old.listeners, l) && l.socket != nil {
+				l.stop()
+			}
 		}
 		return nil, errors.Join(errs...)
 	}
 	return s, nil
+}
+
+// place gives a listener its slot: that which it has, or a free one.
+func (s *snapshot) place(spec *ListenerSpec, r *road, old *snapshot) {
+	l := old.listenerAt(spec)
+	if l == nil {
+		taken := func(slot int) bool {
+			has := func(l *listener) bool { return l.slot == slot }
+			return slices.ContainsFunc(s.listeners, has) || slices.ContainsFunc(old.listeners, has)
+		}
+		l = &listener{slot: 0}
+		for taken(l.slot) {
+			l.slot++
+		}
+	}
+	for len(s.roads) <= l.slot {
+		s.roads = append(s.roads, nil)
+	}
+	s.roads[l.slot] = r
+	s.listeners = append(s.listeners, l)
+}
+
+// listenerAt is the listener of this name at this address, nil if there is none.
+func (s *snapshot) listenerAt(spec *ListenerSpec) *listener {
+	for _, l := range s.listeners {
+		if l.name == spec.Name && l.network == spec.Network && l.at == spec.Address && !l.leaving.Load() {
+			return l
+		}
+	}
+	return nil
+}
+
+// clusterNamed is the cluster of this name, nil if there is none.
+func (s *snapshot) clusterNamed(name string) *upCluster {
+	for _, c := range s.clusters {
+		if c.spec.Name == name {
+			return c
+		}
+	}
+	return nil
 }
 
 // routes is a route table and what it was made from.
@@ -252,11 +297,29 @@ func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clu
 	return out, nil
 }
 
-// bind opens a listener's socket.
-func (f *Forwarder) bind(spec *ListenerSpec, slot int) (*listener, error) {
-	if spec.Socket != nil {
-		return newListener(f, spec, spec.Socket, slot), nil
+// bind opens a listener's socket and makes the listener, which has its slot already. A socket that another listener has
+// until now, under another name, is shared with it.
+func (f *Forwarder) bind(l *listener, spec *ListenerSpec, old *snapshot) error {
+	socket, inherited, err := spec.Socket, spec.Socket != nil, error(nil)
+	for _, o := range old.listeners {
+		if socket == nil && o.sharable() && o.network == spec.Network && o.at == spec.Address {
+			if socket, err = o.twin(); err != nil {
+				return fmt.Errorf("listener %s: %w", spec.Name, err)
+			}
+			inherited = true
+		}
 	}
+	if socket == nil {
+		if socket, err = f.listen(spec); err != nil {
+			return fmt.Errorf("listener %s: %w", spec.Name, err)
+		}
+	}
+	l.init(f, spec, socket, inherited)
+	return nil
+}
+
+// listen opens a socket.
+func (f *Forwarder) listen(spec *ListenerSpec) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
 	socket, err := lc.Listen(f.ctx, spec.Network, spec.Address)
 	if spec.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) && stale(spec.Address) {
@@ -265,12 +328,12 @@ func (f *Forwarder) bind(spec *ListenerSpec, slot int) (*listener, error) {
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listener %s: %w", spec.Name, err)
+		return nil, err
 	}
 	if u, ok := socket.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // another process may have it; stop removes it
 	}
-	return newListener(f, spec, socket, slot), nil
+	return socket, nil
 }
 
 // stale says whether a path is a socket at which nobody listens: what a process leaves that was killed.

@@ -44,10 +44,10 @@ type EndpointStatus struct {
 func (f *Forwarder) Status() Status {
 	snap := f.snap.Load()
 	var s Status
-	for i, l := range snap.listeners {
+	for _, l := range snap.listeners {
 		open, gated := l.connections()
 		s.Listeners = append(s.Listeners, ListenerStatus{
-			Name: l.name, Address: l.address(), Protocol: snap.roads[i].protocol(),
+			Name: l.name, Address: l.address(), Protocol: snap.roads[l.slot].protocol(),
 			Accepting: !l.stopped.Load(), Connections: open, Gated: gated, InFlight: l.inFlight(),
 		})
 	}

@@ -25,6 +25,7 @@ type sweeper struct {
 	// Atomic.
 	next   atomic.Int64  // when it will wake; never while it is awake, so that every poke then counts
 	asleep atomic.Bool   // there was no connection when it looked
+	retime atomic.Bool   // the timeouts are others
 	rounds atomic.Uint64 // how often it came round
 
 	// Owned by run.
@@ -93,6 +94,10 @@ func (s *sweeper) loop() {
 	for {
 		s.next.Store(never)
 		s.asleep.Store(false)
+		if s.retime.Swap(false) {
+			s.tick = s.tickTime()
+			s.tickAt = 0
+		}
 		now := s.f.now()
 		next := s.deadlines(now)
 		s.duties(now)
@@ -128,9 +133,10 @@ func (s *sweeper) tickTime() int64 {
 		if r := snap.roads[l.slot]; r.detect > 0 {
 			shortest(time.Duration(r.detect))
 		}
-		shortest(l.connConfig.IdleTimeout)
-		shortest(l.connConfig.WriteTimeout)
-		shortest(l.connConfig.ReadTimeout)
+		config := &l.config.Load().conn
+		shortest(config.IdleTimeout)
+		shortest(config.WriteTimeout)
+		shortest(config.ReadTimeout)
 	}
 	for _, c := range snap.clusters {
 		shortest(c.spec.WriteTimeout)
@@ -212,9 +218,12 @@ func (s *sweeper) duties(now int64) {
 		})
 	}
 	for _, l := range snap.listeners {
-		if l.leaving && l.leaveIdle(now, l.since) > 0 && now-l.since >= int64(snap.leaveTimeout) {
+		if l.leaving.Load() && l.leaveIdle(now, l.since.Load()) > 0 && now-l.since.Load() >= int64(snap.leaveTimeout) {
 			l.closeAll()
 		}
+	}
+	for _, c := range snap.clusters {
+		c.dismiss(now)
 	}
 	for _, o := range s.overdue {
 		o.conn.Close(o.reason)
@@ -271,7 +280,7 @@ func (s *sweeper) tend(u *upstream, now int64) {
 		s.overdue = append(s.overdue, overdue{u.conn, reason})
 		return
 	}
-	spec := &u.endpoint.cluster.spec
+	spec := &u.endpoint.cluster().spec
 	interval := int64(spec.HeartbeatInterval)
 	if interval == 0 {
 		return

@@ -181,7 +181,7 @@ func (up *upload) free() {
 }
 
 // target is the pool of uploads of the endpoint that the exchange goes to.
-func (up *upload) target() *pool { return up.x.target.cluster.endpoints[up.x.endpoint].uploads }
+func (up *upload) target() *pool { return up.x.endpoint.uploads }
 
 // edited says whether a filter has changed the head.
 func (up *upload) edited() bool { return &up.msg.Frame[0] != &up.came.Frame[0] }

@@ -57,13 +57,13 @@ func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 	}
 	u := makeUpstream(p)
 	var err error
-	if u.conn, err = conn.New(sock, p.endpoint.cluster.f.buffers, u.connConfig()); err != nil {
+	if u.conn, err = conn.New(sock, p.endpoint.cluster().f.buffers, u.connConfig()); err != nil {
 		_ = c.Close()
 		return nil, err
 	}
-	now := p.endpoint.cluster.f.now()
+	now := p.endpoint.cluster().f.now()
 	u.conn.Touch(now)
-	if age := p.endpoint.cluster.spec.MaxAge; age > 0 {
+	if age := p.endpoint.cluster().spec.MaxAge; age > 0 {
 		u.retireAt = now + p.endpoint.policy.Spread(int64(age), 10, now)
 	}
 	return u, nil
@@ -72,8 +72,8 @@ func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 // makeUpstream is an upstream that has no connection yet.
 func makeUpstream(p *pool) *upstream {
 	u := &upstream{
-		pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster.codec, retireAt: never,
-		table: stream.New[exchange](p.endpoint.cluster.spec.MaxRequests),
+		pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster().codec, retireAt: never,
+		table: stream.New[exchange](p.endpoint.cluster().spec.MaxRequests),
 	}
 	u.leaseBy.Store(never)
 	if p == p.endpoint.uploads {
@@ -84,7 +84,7 @@ func makeUpstream(p *pool) *upstream {
 
 // connConfig bounds its connection.
 func (u *upstream) connConfig() conn.Config {
-	spec := &u.endpoint.cluster.spec
+	spec := &u.endpoint.cluster().spec
 	high := min(queueHigh, spec.MaxQueued)
 	c := conn.Config{
 		High: high, Low: high / 2, Drained: u.pool.serve, MaxQueued: spec.MaxQueued,
@@ -114,7 +114,7 @@ func (u *upstream) run() {
 		}
 		u.conn.AwaitWriter()
 		u.become(stateExported)
-		if u.rest.begin(u.endpoint.cluster.f) {
+		if u.rest.begin(u.endpoint.cluster().f) {
 			return // paused, as in downstream.run
 		}
 		u.restore()
@@ -123,7 +123,7 @@ func (u *upstream) run() {
 
 // loop reads until the connection is closed or paused.
 func (u *upstream) loop() {
-	f := u.endpoint.cluster.f
+	f := u.endpoint.cluster().f
 	need := 1
 	for {
 		data, err := u.conn.Read(need)
@@ -162,7 +162,7 @@ func (b *batch) replies(u *upstream, data []byte) (need int, err error) {
 		u.conn.Advance(b.used)
 		b.borrow(u.conn)
 	}()
-	limits := u.endpoint.cluster.spec.Limits
+	limits := u.endpoint.cluster().spec.Limits
 	for range maxBatch {
 		b.decoding = true
 		n, err := u.codec.Decode(&b.msg, b.data[b.used:], limits)
@@ -191,7 +191,7 @@ func (b *batch) replies(u *upstream, data []byte) (need int, err error) {
 
 // outbound takes one frame that a server sent.
 func (b *batch) outbound(u *upstream) {
-	cs := u.endpoint.cluster.stats
+	cs := u.endpoint.cluster().stats
 	switch b.msg.Kind {
 	case wire.Reply:
 		x, ok := u.table.Take(b.msg.ID)
@@ -220,13 +220,13 @@ func (b *batch) outbound(u *upstream) {
 
 // broken closes the connection because its bytes are not frames, and logs them.
 func (u *upstream) broken(b *batch, err error) {
-	f, reason := u.endpoint.cluster.f, reasonOf(err)
+	f, reason := u.endpoint.cluster().f, reasonOf(err)
 	u.conn.Close(reason)
 	if n, ok := f.warn(u.endpoint.address, reason); ok {
 		bytes := b.data[b.used:]
 		f.log.Warn("closing a server connection: its bytes are not a frame",
 			zap.String("check", "what answers at the endpoint's address does not speak the cluster's protocol"),
-			zap.String("cluster", u.endpoint.cluster.policy.Name()), zap.String("endpoint", u.endpoint.address),
+			zap.String("cluster", u.endpoint.cluster().policy.Name()), zap.String("endpoint", u.endpoint.address),
 			zap.String("reason", reason), zap.Error(err),
 			zap.String("bytes", hex.EncodeToString(bytes[:min(len(bytes), 16)])), zap.Uint64("suppressed", n))
 	}
@@ -239,7 +239,7 @@ const maxUnproved = 3
 // end cleans up behind a closed connection: what was never sent may be tried again, what was sent is answered.
 func (u *upstream) end() {
 	e := u.endpoint
-	f := e.cluster.f
+	f := e.cluster().f
 	reason := u.conn.Reason()
 	givenUp := reason == conn.ReasonWriteTimeout || reason == ReasonHeartbeatTimeout
 	if !u.proved && u.drains.Load() == nil && !f.draining.Load() && reason != ReasonUploadBroken && reason != conn.ReasonIdle {
@@ -249,7 +249,7 @@ func (u *upstream) end() {
 		e.failed(f.now()) // it is there, and yet it is not: pass it over before its requests go elsewhere
 	}
 	u.probeBroke(f.now())
-	e.cluster.policy.Limits().Connections.Release(1) // first: whoever waits needs the place
+	e.cluster().policy.Limits().Connections.Release(1) // first: whoever waits needs the place
 	u.become(stateFailed)
 	if u.drained == nil {
 		u.retryUnsent() // else its queue holds pieces, not frames
@@ -282,14 +282,14 @@ func (u *upstream) end() {
 		u.pool.offer()
 	}
 	e.stats.closes.add(reason, 1)
-	f.log.Debug("endpoint connection closed", zap.String("cluster", e.cluster.policy.Name()),
+	f.log.Debug("endpoint connection closed", zap.String("cluster", e.cluster().policy.Name()),
 		zap.String("endpoint", e.address), zap.String("reason", reason))
 	u.conn.Release()
 }
 
 // retryUnsent takes the requests out of the write queue of which the kernel took no byte, and goes on with them.
 func (u *upstream) retryUnsent() {
-	b := u.endpoint.cluster.f.batch()
+	b := u.endpoint.cluster().f.batch()
 	u.conn.Unsent(func(frames []byte, sent int) {
 		var m wire.Message
 		for at := 0; at < len(frames); {
@@ -303,7 +303,7 @@ func (u *upstream) retryUnsent() {
 			at += n
 			if b.frames++; b.frames%maxBatch == 0 {
 				b.done()
-				b = u.endpoint.cluster.f.batch()
+				b = u.endpoint.cluster().f.batch()
 			}
 		}
 	})
@@ -326,7 +326,7 @@ func (b *batch) unsent(u *upstream, m *wire.Message) {
 		}
 		b.resume()
 	case wire.Oneway:
-		u.endpoint.cluster.stats.dropped.add(ReasonOneway, 1)
+		u.endpoint.cluster().stats.dropped.add(ReasonOneway, 1)
 	default: // a heartbeat, or our own answer to something that the server asked
 	}
 }

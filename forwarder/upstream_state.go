@@ -91,7 +91,7 @@ func (u *upstream) resume() {
 	u.conn.Resume()
 	if u.rest.end() {
 		u.restore()
-		u.endpoint.cluster.f.reading.Go(u.run) // ends when the connection is closed, or with the shift
+		u.endpoint.cluster().f.reading.Go(u.run) // ends when the connection is closed, or with the shift
 	}
 }
 

@@ -62,7 +62,7 @@ func (w *Watch) Stuck() []string {
 	}
 	snap.upstreams(func(u *upstream) {
 		look(&u.busy, func() string {
-			return "the read loop of endpoint " + u.endpoint.address + " of cluster " + u.endpoint.cluster.policy.Name()
+			return "the read loop of endpoint " + u.endpoint.address + " of cluster " + u.endpoint.cluster().policy.Name()
 		})
 	})
 	w.seen = seen

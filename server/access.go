@@ -29,10 +29,10 @@ func accessConfig(a *config.AccessLog) accesslog.Config {
 
 // openAccess opens the access log, if there is to be one, and has the road write to it. The error is that of New.
 func (s *Server) openAccess(spec *forwarder.Spec) error {
-	if s.cfg.AccessLog == nil {
+	if s.config().AccessLog == nil {
 		return nil
 	}
-	c := accessConfig(s.cfg.AccessLog)
+	c := accessConfig(s.config().AccessLog)
 	if err := c.Check(); err != nil {
 		return &ConfigError{fmt.Errorf("access_log: %w", err)}
 	}

@@ -31,12 +31,15 @@ const stdin = "-"
 
 // NewGeneration prepares upgrades for a process that runs the configuration of this file. A process makes one, before it
 // changes its folder.
+//
+// The new program checks the file, and where revisions are in a folder the one that it would apply instead. One that is in
+// memory it sees when it takes over, before it is given anything.
 func NewGeneration(o Options, file string) (*Generation, error) {
 	g := &Generation{options: o, reg: stats.NewRegistry(), unit: newUnit(o.Log)}
 	u := &o.Config.Upgrade
 	options := upgrade.Options{
 		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
-		Check:        []string{"check", "-c", file},
+		Check:        []string{"check", "--as-started", "-c", file},
 		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe, Tap: o.Tap,
 	}
 	if file == stdin {
@@ -62,6 +65,7 @@ const underSystemd = time.Second
 func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 	g.options.reg = g.reg
 	if !g.Heir() {
+		g.options.Origin.say(g.options.Log)
 		g.options.inherited = g.unit.sockets(g.options.Config)
 		s, err := New(g.options)
 		if err != nil {
@@ -142,12 +146,17 @@ func (h *heir) collect() { debug.SetGCPercent(h.percent) }
 // taker is how the state is taken over.
 func (h *heir) taker() upgrade.Taker {
 	return upgrade.Taker{
-		Build: func(_ context.Context, list []handoff.Listener, files []*os.File) (err error) {
+		Build: func(_ context.Context, sockets *handoff.Listeners, files []*os.File) (err error) {
 			o := h.options
 			o.heir = true
-			if o.inherited, err = inherit(list, files); err != nil {
+			if o.inherited, err = inherit(sockets.List, files); err != nil {
 				return err
 			}
+			if err := o.inherit(sockets.Revisions); err != nil {
+				closeInherited(o.inherited)
+				return err
+			}
+			o.Origin.say(o.Log)
 			if h.server, err = New(o); err != nil {
 				return err
 			}

@@ -95,6 +95,8 @@ func (s *Server) dropInherited() {
 // giver is how this server's state is handed over.
 func (s *Server) giver() upgrade.Giver {
 	return upgrade.Giver{
+		Hold:      s.live.hold,
+		Release:   s.live.release,
 		Listeners: s.listeners,
 		Settle: func(ctx context.Context) error {
 			s.road.Settle(ctx)
@@ -138,10 +140,10 @@ func (s *Server) listeners() (handoff.Listeners, []syscall.RawConn, error) {
 		return nil
 	}
 	sockets := s.road.Sockets()
-	for _, l := range s.cfg.Listeners {
+	for _, l := range s.config().Listeners {
 		if socket := sockets[l.Name]; socket != nil {
 			network, address := l.Address.Split()
-			if err := add(handoff.Listener{Name: l.Name, Network: network, Address: address, Kept: s.kept[l.Name]}, socket); err != nil {
+			if err := add(handoff.Listener{Name: l.Name, Network: network, Address: address, Kept: s.live.kept[l.Name]}, socket); err != nil {
 				return out, nil, err
 			}
 		}
@@ -152,8 +154,13 @@ func (s *Server) listeners() (handoff.Listeners, []syscall.RawConn, error) {
 			return out, nil, err
 		}
 	}
-	return out, files, nil
+	var err error
+	out.Revisions, err = s.live.store.Export(maxRevisions)
+	return out, files, err
 }
+
+// maxRevisions bounds the bytes of the revisions that go over: those that are older stay.
+const maxRevisions = 32 << 20
 
 // give says the state of the road, which rests.
 func (s *Server) give(ctx context.Context, say upgrade.Say) (handoff.Counts, error) {

@@ -18,9 +18,11 @@ var levels = map[config.LogLevel]zapcore.Level{
 	config.LevelError: zapcore.ErrorLevel,
 }
 
-// NewLogger returns a logger that writes lines to w, which need not be safe for concurrent use. Where standard error, which w
+// NewLogger returns a logger that writes lines to w, which need not be safe for concurrent use, and its level, which may be
+// changed. Where standard error, which w
 // is then, leads to the journal, it makes entries of them, with a field for each of theirs, as the access log does.
-func NewLogger(c config.Log, w io.Writer) *zap.Logger {
+func NewLogger(c config.Log, w io.Writer) (*zap.Logger, *zap.AtomicLevel) {
+	level := zap.NewAtomicLevelAt(levels[c.Level])
 	e := zap.NewProductionEncoderConfig()
 	e.TimeKey, e.EncodeTime = "time", zapcore.RFC3339NanoTimeEncoder
 	e.EncodeDuration = zapcore.StringDurationEncoder
@@ -30,11 +32,11 @@ func NewLogger(c config.Log, w io.Writer) *zap.Logger {
 		e.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(e)
 	}
-	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), levels[c.Level])
+	core := zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level)
 	if systemd.StderrIsJournal() {
 		if j, ok := systemd.OpenJournal(); ok {
 			core = newJournalCore(j, core)
 		}
 	}
-	return zap.New(core)
+	return zap.New(core), &level
 }

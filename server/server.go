@@ -23,10 +23,14 @@ import (
 	"github.com/relevo-proxy/relevo/upgrade"
 )
 
-// Options are what a Server is made from. All that are exported are needed, but Tap.
+// Options are what a Server is made from. All that are exported are needed, but Level, Origin and Tap.
 type Options struct {
 	Config *config.Config
 	Log    *zap.Logger
+	// Level is that of Log. Nil: it cannot be changed.
+	Level *zap.AtomicLevel
+	// Origin is where Config comes from. Nil: from nowhere, and its revisions are kept in memory.
+	Origin *Origin
 	Build  admin.BuildInfo
 	// Tap is a seam for tests, which kill processes at an exact point of an upgrade. It is nil in production.
 	Tap upgrade.Tap
@@ -40,14 +44,13 @@ type Options struct {
 type Server struct {
 	// Static after New.
 	log         *zap.Logger
-	cfg         *config.Config
+	live        *live
 	reg         *stats.Registry
 	road        *forwarder.Forwarder
 	access      *accesslog.Log // nil: none
 	doors       []*door
 	inherited   []inherited         // that nobody has claimed yet
 	heir        bool                // it is made to take over from another process
-	kept        map[string]bool     // the listeners whose sockets are systemd's, too
 	bound       []stored            // the sockets that were opened here
 	generation  *upgrade.Generation // nil: it makes no upgrades
 	unit        *unit               // nil: nobody is told anything
@@ -101,7 +104,7 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // left open. It is a *ConfigError for what no other process or permission could mend, else what the operating
 // system said, wrapped.
 func New(o Options) (*Server, error) {
-	s := &Server{log: o.Log, cfg: o.Config, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir, kept: make(map[string]bool)}
+	s := &Server{log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir}
 	if err := s.build(o); err != nil {
 		closeInherited(s.inherited)
 		return nil, err
@@ -118,10 +121,13 @@ func (s *Server) build(o Options) (err error) {
 	if err != nil {
 		return &ConfigError{err}
 	}
+	if s.live, err = newLive(o); err != nil {
+		return &ConfigError{err}
+	}
 	for i := range spec.Listeners {
 		l := &spec.Listeners[i]
 		l.Socket, l.Kept = s.claim(false, l.Name, l.Network, l.Address)
-		s.kept[l.Name] = l.Kept
+		s.live.kept[l.Name] = l.Kept
 	}
 	if err = s.openAccess(spec); err != nil {
 		return err
@@ -143,28 +149,36 @@ func (s *Server) build(o Options) (err error) {
 // openDoors binds the HTTP addresses.
 func (s *Server) openDoors(o Options) error {
 	if m := o.Config.Metrics; m != nil {
-		if err := s.open("metrics", m.Address, func(string) http.Handler { return admin.Metrics(s.reg, s, o.Build) }); err != nil {
+		if err := s.open("metrics", m.Address, admin.SocketFile{}, func(string) http.Handler { return admin.Metrics(s.reg, s, o.Build) }); err != nil {
 			return err
 		}
 	}
 	if a := o.Config.Admin; a != nil {
-		return s.open("admin", a.Address, func(address string) http.Handler { return admin.Admin(s.reg, s, o.Build, address) })
+		return s.open("admin", a.Address, admin.SocketFile{Mode: a.FileMode(), Group: a.Group}, func(address string) http.Handler { return admin.Admin(s.reg, s, s, o.Build, address) })
 	}
 	return nil
 }
 
-func (s *Server) open(name string, address config.Address, handler func(address string) http.Handler) error {
+func (s *Server) open(name string, address config.Address, file admin.SocketFile, handler func(address string) http.Handler) error {
 	network, at := address.Split()
 	l, kept := s.claim(true, name, network, at)
 	came := l != nil
 	if !came {
 		var err error
-		if l, err = admin.Listen(string(address), admin.SocketFile{}); err != nil {
+		if l, err = admin.Listen(string(address), file); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	} else if !kept && file != (admin.SocketFile{}) { // what is systemd's, its unit says
+		if err := admin.Grant(string(address), file); err != nil {
+			_ = l.Close() // a copy
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	log := s.log.With(zap.String("door", name))
 	d := &door{name, address, l, admin.NewServer(l, handler(string(address)), log), came, kept}
+	if name == "admin" {
+		d.server.Documents()
+	}
 	if kept {
 		d.server.Keep()
 	} else if !came {
@@ -223,6 +237,12 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	endUnit := s.unit.run(s)
 	defer endUnit()
+	kept := make(chan struct{})
+	go func() { // ends within appendTimeout; waited for below
+		s.keepOrigin()
+		close(kept)
+	}()
+	defer func() { <-kept }()
 	ended := make(chan upgrade.Ending, 1) // never closed; holds the one answer
 	go func() {                           // ends with ctx, or with the hand-over; waited for below
 		if s.generation != nil {
@@ -272,7 +292,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // drain ends the road within stop_timeout.
 func (s *Server) drain() error {
-	limit := s.cfg.StopTimeout.D()
+	limit := s.config().StopTimeout.D()
 	s.log.Info("stopping: no new connections, requests in flight finish", zap.Duration("stop_timeout", limit))
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -293,14 +313,14 @@ func (s *Server) limitMemory() {
 
 // logStart says what is served where, one line a listener.
 func (s *Server) logStart() {
-	for _, l := range s.cfg.Listeners {
+	for _, l := range s.config().Listeners {
 		s.log.Info("listening", zap.String("listener", l.Name), zap.Stringer("address", s.Addresses()[l.Name]),
 			zap.String("protocol", string(l.Protocol)), zap.String("routes", l.Routes))
 	}
 	for _, d := range s.doors {
 		s.log.Info("listening", zap.String("door", d.name), zap.Stringer("address", d.socket.Addr()))
 	}
-	for _, w := range s.cfg.Warnings() {
+	for _, w := range s.config().Warnings() {
 		s.log.Warn("configuration", zap.String("path", w.Path), zap.String("warning", w.Message))
 	}
 	s.log.Info("serving", zap.Stringer("max_buffered", config.Size(s.maxBuffered)))

@@ -50,7 +50,12 @@ admin: {address: "127.0.0.1:0"}
 // run starts a server; stop ends it and returns what Run returned.
 func run(t *testing.T, c *config.Config) (s *server.Server, stop func() error) {
 	t.Helper()
-	s, err := server.New(server.Options{Config: c, Log: zaptest.NewLogger(t), Build: admin.BuildInfo{Version: "test"}})
+	return runOptions(t, server.Options{Config: c, Log: zaptest.NewLogger(t), Build: admin.BuildInfo{Version: "test"}})
+}
+
+func runOptions(t *testing.T, o server.Options) (s *server.Server, stop func() error) {
+	t.Helper()
+	s, err := server.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -113,7 +113,7 @@ func (u *unit) stopping(s *Server) {
 	u.mu.Unlock()
 	u.say(func(n systemd.Notifier) error {
 		var errs []error
-		for _, p := range places(s.cfg) {
+		for _, p := range places(s.config()) {
 			errs = append(errs, n.Forget(p.storeName()))
 		}
 		return errors.Join(append(errs, n.Stopping(s.statusLine()), n.Extend(extension))...)

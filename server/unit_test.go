@@ -16,7 +16,9 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/relevo-proxy/relevo/admin"
 	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/server/revision"
 	"github.com/relevo-proxy/relevo/systemd"
 	"github.com/relevo-proxy/relevo/upgrade"
 )
@@ -114,6 +116,42 @@ func TestLifeOfAUnit(t *testing.T) {
 }
 
 // A process that has handed over says nothing more.
+// systemd keeps the socket of a listener that is added while the process runs, and forgets that of one that is taken away.
+func TestUnitKeepsSocketsThatChange(t *testing.T) {
+	next := listenNotify(t)
+	s := newTestServer(t, zap.NewNop())
+	s.unit = newUnit(zap.NewNop())
+	s.Start()
+	s.unit.ready(s)
+	for range 3 {
+		next() // what a start says
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }() // ends with ctx
+	change := func(edit func(d *config.Document) (*config.Document, error)) {
+		t.Helper()
+		e := admin.Edit{Match: func(*config.Document) error { return nil }, Edit: edit, Author: revision.Author{Door: revision.DoorUnix}}
+		if _, err := s.Change(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change(func(d *config.Document) (*config.Document, error) {
+		return d.Put("listeners/more", []byte(`{address: "127.0.0.1:0", protocol: bolt, routes: rpc}`))
+	})
+	if got, want := next(), "FDSTORE=1\nFDNAME=listen=more@127.0.0.1%3A0 and a descriptor"; got != want {
+		t.Errorf("a listener more: systemd hears %q, want %q", got, want)
+	}
+	change(func(d *config.Document) (*config.Document, error) { return d.Delete("listeners/more") })
+	if got, want := next(), "FDSTOREREMOVE=1\nFDNAME=listen=more@127.0.0.1%3A0"; got != want {
+		t.Errorf("a listener less: systemd hears %q, want %q", got, want)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUnitThatHasLeftIsSilent(t *testing.T) {
 	next := listenNotify(t)
 	s := newTestServer(t, zap.NewNop())

@@ -156,7 +156,7 @@ func (d *driver) do(a action) {
 	case doReport:
 		d.tell(a)
 	case doPreflight:
-		d.errand(func(ctx context.Context) (handoff.Counts, error) { return handoff.Counts{}, d.g.preflight(ctx) })
+		d.errand(d.preflight)
 	case doStart:
 		d.start()
 	case doSettle:
@@ -225,6 +225,9 @@ func (d *driver) tell(a action) {
 	d.report.Left, d.report.Oldest = d.attempt.left, d.attempt.oldest
 	d.g.log.Warn("the upgrade did not succeed", zap.Uint64("upgrade", d.report.ID), zap.String("outcome", string(a.outcome)),
 		zap.String("step", a.step), zap.String("reason", a.reason))
+	if a.outcome != Failed && d.giver.Release != nil {
+		d.giver.Release() // who waits for the report may change the configuration
+	}
 	d.g.publish(d.report)
 	if a.outcome == Failed {
 		return // the end of this process

@@ -26,6 +26,16 @@ func (d *driver) errand(work func(ctx context.Context) (handoff.Counts, error)) 
 	})
 }
 
+// preflight holds what the new process will load, and checks it.
+func (d *driver) preflight(ctx context.Context) (handoff.Counts, error) {
+	if d.giver.Hold != nil {
+		if err := d.giver.Hold(ctx); err != nil {
+			return handoff.Counts{}, err
+		}
+	}
+	return handoff.Counts{}, d.g.preflight(ctx)
+}
+
 func textOf(err error) string {
 	if err == nil {
 		return ""

@@ -305,7 +305,7 @@ func (r *rig) giver() Giver {
 
 func (r *rig) taker(killed chan struct{}) Taker {
 	return Taker{
-		Build: func(context.Context, []handoff.Listener, []*os.File) error { return r.hook("new.build", killed) },
+		Build: func(context.Context, *handoff.Listeners, []*os.File) error { return r.hook("new.build", killed) },
 		Take:  func(handoff.Message, []*os.File) error { return r.hook("new.take", killed) },
 		Prepare: func() (handoff.Counts, error) {
 			err := r.hook("new.prepare", killed)
@@ -463,6 +463,50 @@ func TestFailuresOpenTheGatesInTime(t *testing.T) {
 					t.Errorf("%d upgrades were observed, want 1", len(r.observed))
 				}
 			})
+		})
+	}
+}
+
+// What the new process loads stays the same from before it is checked, until this process knows that it goes on.
+func TestWhatIsLoadedIsHeld(t *testing.T) {
+	no := errors.New("no")
+	for _, test := range []struct {
+		name, fails string
+		outcome     Outcome
+	}{
+		{"done", "", Done},
+		{"not to be held", "hold", Refused},
+		{"refused", "check", Refused},
+		{"rolled back", "new.prepare", RolledBack},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			defer r.end()
+			r.fails[test.fails] = no
+			g := r.giver()
+			g.Hold = func(context.Context) error {
+				r.note("hold")
+				return r.fails["hold"]
+			}
+			g.Release = func() { r.note("release") }
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan Ending, 1)
+			go func() { ended <- r.old.Run(ctx, g) }() // ends with ctx, or with the hand-over
+			r.old.Request()
+			time.Sleep(time.Minute)
+			rep := r.old.Last()
+			cancel()
+			end := <-ended
+			if end.Owner != (test.outcome != Done) || end.Owner && rep.Outcome != test.outcome {
+				t.Fatalf("%s: Run ended with %+v, and the report is %s because %q", test.name, end, rep.Outcome, rep.Reason)
+			}
+			held, released := slices.Index(r.did, "hold"), slices.Index(r.did, "release")
+			if first := slices.Index(r.did, "old.listeners"); held != 0 || first >= 0 && first < held {
+				t.Errorf("%s: %v; want the hold first", test.name, r.did)
+			}
+			if (released >= 0) != end.Owner || released >= 0 && slices.Contains(r.did[released:], "old.resume") {
+				t.Errorf("%s: %v; want the release last, if this process goes on", test.name, r.did)
+			}
 		})
 	}
 }

@@ -14,16 +14,22 @@ type Say func(m handoff.Message, files ...syscall.RawConn) error
 
 // Giver is what the owner of the state can do with it. An upgrade calls, in this order and never two at once:
 //
+//	Hold                         before the new process is started, and before its configuration is checked
 //	Listeners                    while the new process starts; requests go on
 //	Settle                       when the new process is warm; requests go on
 //	Pause, Send                  the barrier, and behind it the state
 //	Gone, Counters               when the new process owns the state
 //	Resume                       instead, when the upgrade is undone and Pause was called; the new process is dead by then
+//	Release                      last, when this process goes on, whether Hold was called or not
 //
-// Listeners, Settle, Pause, Send, Gone and Counters are called on a goroutine of their own; Run goes on meanwhile and ends
+// Hold, Listeners, Settle, Pause, Send, Gone and Counters are called on a goroutine of their own; Run goes on meanwhile and ends
 // their ctx when the upgrade is undone. From then on whoever waits for the gates waits for them: they return at once. Resume
-// is called on Run's goroutine, when none of the others runs.
+// and Release are called on Run's goroutine, when none of the others runs.
 type Giver struct {
+	// Hold sees to it that what the new process will load does not change any more, until Release. It may be nil.
+	Hold func(ctx context.Context) error
+	// Release undoes Hold. It may be nil.
+	Release func()
 	// Listeners are all sockets that accept, of the road and of HTTP, and their descriptors in the same order.
 	Listeners func() (handoff.Listeners, []syscall.RawConn, error)
 	// Settle waits for little to be buffered. It is called with a ctx that ends after a few seconds; its error only means
@@ -68,7 +74,7 @@ func (e *Stuck) Unwrap() error { return e.Err }
 type Taker struct {
 	// Build makes everything from the configuration, with these listeners, and binds what they lack. The files, one a
 	// listener and in the same order, are its to close. Nothing is accepted yet.
-	Build func(ctx context.Context, listeners []handoff.Listener, files []*os.File) error
+	Build func(ctx context.Context, listeners *handoff.Listeners, files []*os.File) error
 	// Take takes one message of the kinds Conns or Exchanges. The files are its to close. Nothing is read from them yet.
 	Take func(m handoff.Message, files []*os.File) error
 	// Prepare does all that can fail and returns how much state there is. Still nothing is read.

@@ -214,7 +214,8 @@ func (s *lineServer) giver(dir string) Giver {
 
 func (s *lineServer) taker() Taker {
 	return Taker{
-		Build: func(_ context.Context, list []handoff.Listener, files []*os.File) error {
+		Build: func(_ context.Context, sockets *handoff.Listeners, files []*os.File) error {
+			list := sockets.List
 			switch s.fail {
 			case "build":
 				return errors.New("127.0.0.1:1: permission denied")

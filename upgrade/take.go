@@ -135,7 +135,7 @@ func (d *taker) do(ctx context.Context, a action) {
 	switch a.kind {
 	case doBuild:
 		list, _ := d.message.(*handoff.Listeners) // the machine lets no other message lead here
-		d.done(handoff.Counts{}, d.hooks.Build(ctx, list.List, d.owned()))
+		d.done(handoff.Counts{}, d.hooks.Build(ctx, list, d.owned()))
 	case doWarm:
 		d.say(&handoff.Warm{Version: d.version, Release: d.g.opts.Release, PID: d.g.sys.pid})
 	case doTake:

@@ -145,6 +145,12 @@ func newGeneration(o Options, sys *system) (*Generation, error) {
 	return g, err
 }
 
+// IsHeir reports, before there is a Generation, whether another process has started this one to hand its state over.
+func IsHeir() bool { return os.Getenv(heirVariable) != "" }
+
+// heirVariable is how tableflip tells a process that it has a parent.
+const heirVariable = "TABLEFLIP_HAS_PARENT_7DIU3"
+
 // Heir reports whether another process has started this one to hand its state over.
 func (g *Generation) Heir() bool { return g.sys.heir }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/relevo-proxy/relevo/server"
 	"github.com/relevo-proxy/relevo/server/config"
 )
 
@@ -32,8 +33,9 @@ func checkVerb() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	file := configFlag(cmd, "file to check, - for standard input")
+	asStarted := cmd.Flags().Bool("as-started", false, "check what a process would start with: the newest revision, or the file where that has changed")
 	cmd.RunE = verb(func(cmd *cobra.Command) error {
-		c, err := load(*file, cmd.InOrStdin())
+		c, err := checked(*file, cmd.InOrStdin(), *asStarted, cmd.OutOrStdout())
 		if err != nil {
 			return err
 		}
@@ -50,6 +52,19 @@ func checkVerb() *cobra.Command {
 	return cmd
 }
 
+// checked is the configuration in the file, or the one that a process would start with.
+func checked(file string, stdin io.Reader, asStarted bool, out io.Writer) (*config.Config, error) {
+	if !asStarted {
+		return load(file, stdin)
+	}
+	origin, err := openOrigin(file, stdin, false)
+	if err != nil {
+		return nil, err
+	}
+	_, err = fmt.Fprintln(out, origin.Message())
+	return origin.Config(), err
+}
+
 // configFlag adds -c to a verb.
 func configFlag(cmd *cobra.Command, usage string) *string {
 	file := cmd.Flags().StringP("config", "c", configFile, usage)
@@ -61,22 +76,49 @@ func configFlag(cmd *cobra.Command, usage string) *string {
 
 // load reads a configuration. Every error of it is a refused configuration, but a missing permission.
 func load(file string, stdin io.Reader) (*config.Config, error) {
+	data, err := readConfig(file, stdin)
+	if err != nil {
+		return nil, err
+	}
+	c, err := config.Parse(data)
+	return c, from(file, err)
+}
+
+// openOrigin is load for a process that starts.
+func openOrigin(file string, stdin io.Reader, ignore bool) (*server.Origin, error) {
+	data, err := readConfig(file, stdin)
+	if err != nil {
+		return nil, err
+	}
+	origin, err := server.OpenOrigin(file, data, ignore)
+	return origin, from(file, err)
+}
+
+// readConfig is what is in a configuration's file.
+func readConfig(file string, stdin io.Reader) ([]byte, error) {
 	if file == stdinName {
 		data, err := io.ReadAll(stdin)
 		if err != nil {
 			return nil, &failure{exitConfig, fmt.Errorf("reading the configuration: %w", err)}
 		}
-		c, err := config.Parse(data)
-		if faults, ok := errors.AsType[*config.Errors](err); ok {
+		return data, nil
+	}
+	data, err := config.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		return nil, &failure{exitConfig, err}
+	}
+	return data, err
+}
+
+// from says in which file the faults are, unless that is known.
+func from(file string, err error) error {
+	if faults, ok := errors.AsType[*config.Errors](err); ok && faults.Source == "" {
+		faults.Source = file
+		if file == stdinName {
 			faults.Source = stdinTitle
 		}
-		return c, err
 	}
-	c, err := config.Load(file)
-	if _, ok := errors.AsType[*config.Errors](err); ok || err == nil || errors.Is(err, fs.ErrPermission) {
-		return c, err
-	}
-	return nil, &failure{exitConfig, err}
+	return err
 }
 
 // summary says how much there is in a configuration.

@@ -58,8 +58,8 @@ func newRoot(typed string) *cobra.Command {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetHelpCommand(helpVerb())
 	root.AddCommand(
-		runVerb(typed), upgradeVerb(), stopVerb(), checkVerb(), explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(),
-		completionVerb(), versionVerb(), manVerb(),
+		runVerb(typed), statusVerb(), failuresVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(),
+		explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(), completionVerb(), versionVerb(), manVerb(),
 	)
 	return root
 }
@@ -111,7 +111,7 @@ func mistyped(root *cobra.Command, args []string, err error) error {
 			continue
 		}
 		kind := "verb"
-		if cmd != root {
+		if cmd != root && cmd.Name() != "config" {
 			kind = "protocol"
 		}
 		if near := cmd.SuggestionsFor(word); len(near) > 0 {

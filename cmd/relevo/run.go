@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/relevo-proxy/relevo/server"
-	"github.com/relevo-proxy/relevo/server/config"
 	"github.com/relevo-proxy/relevo/upgrade"
 )
 
@@ -26,6 +25,7 @@ func runVerb(typed string) *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	file := configFlag(cmd, "file to run")
+	ignore := cmd.Flags().Bool("ignore-revisions", false, "start from the file, whatever was changed over the admin socket since")
 	trial := cmd.Flags().Bool("trial", false, "try Relevo out, without a file")
 	cmd.RunE = verb(func(cmd *cobra.Command) error {
 		if *trial && cmd.Flags().Changed("config") {
@@ -34,12 +34,13 @@ func runVerb(typed string) *cobra.Command {
 		if *trial {
 			return runTrial(cmd, typed)
 		}
-		c, err := load(*file, cmd.InOrStdin())
+		// Whoever takes over goes on with what is in force.
+		origin, err := openOrigin(*file, cmd.InOrStdin(), *ignore && !upgrade.IsHeir())
 		if err != nil {
 			upgrade.GiveUp("configuration", err)
 			return err
 		}
-		return runServer(cmd, *file, c)
+		return runServer(cmd, *file, origin)
 	})
 	return cmd
 }
@@ -48,10 +49,11 @@ func runVerb(typed string) *cobra.Command {
 var tap upgrade.Tap
 
 // runServer runs a configuration, which came from this file: in a fresh process, or in the heir of one.
-func runServer(cmd *cobra.Command, file string, c *config.Config) error {
-	log := server.NewLogger(c.Log, cmd.ErrOrStderr())
+func runServer(cmd *cobra.Command, file string, origin *server.Origin) error {
+	c := origin.Config()
+	log, level := server.NewLogger(c.Log, cmd.ErrOrStderr())
 	defer func() { _ = log.Sync() }() // a terminal cannot be synced, and says so
-	o := server.Options{Config: c, Log: log, Build: buildInfo(), Tap: tap}
+	o := server.Options{Config: c, Log: log, Level: level, Origin: origin, Build: buildInfo(), Tap: tap}
 	generation, err := server.NewGeneration(o, file)
 	if err != nil {
 		return err

@@ -35,7 +35,7 @@ func runTrial(cmd *cobra.Command, typed string) error {
 	wantedEcho := string(*endpoint)
 	*endpoint = config.Address(upstream.Addr().String())
 
-	log := server.NewLogger(c.Log, cmd.ErrOrStderr())
+	log, level := server.NewLogger(c.Log, cmd.ErrOrStderr())
 	defer func() { _ = log.Sync() }() // a terminal cannot be synced, and says so
 	var running atomic.Pointer[server.Server]
 	ctx, stop := server.Signals(log, running.Load, func() {
@@ -45,7 +45,7 @@ func runTrial(cmd *cobra.Command, typed string) error {
 	var srv *server.Server
 	for range trialTries {
 		moveTaken(c)
-		if srv, err = server.New(server.Options{Config: c, Log: log, Build: buildInfo()}); !errors.Is(err, syscall.EADDRINUSE) {
+		if srv, err = server.New(server.Options{Config: c, Log: log, Level: level, Build: buildInfo()}); !errors.Is(err, syscall.EADDRINUSE) {
 			break
 		}
 	}

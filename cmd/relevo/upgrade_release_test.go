@@ -20,11 +20,11 @@ import (
 //	next  speaks versions 1 to 2; every map that it says has a field that nobody knows, every slot is longer, and behind
 //	      each message comes one of a kind that nobody knows
 //	far   speaks versions 8 to 9
-type change struct{ file, from, to string }
+type replacement struct{ file, from, to string }
 
 const versions = "\tVersion    = 1\n\tMinVersion = 1\n"
 
-var releaseChanges = map[string][]change{
+var releaseChanges = map[string][]replacement{
 	"this": nil,
 	"next": {
 		{"message.go", versions, "\tVersion    = 2\n\tMinVersion = 1\n"},

@@ -84,7 +84,7 @@ func (b *LeastRequest) another(i int) int {
 // lessLoaded compares active/weight without dividing.
 func (b *LeastRequest) lessLoaded(i, j int) int {
 	x, y := b.endpoints[i], b.endpoints[j]
-	if y.active.Load()*x.weight < x.active.Load()*y.weight {
+	if y.active.Load()*x.weight.Load() < x.active.Load()*y.weight.Load() {
 		return j
 	}
 	return i
@@ -116,14 +116,14 @@ func aliasTable(endpoints []*Endpoint) []column {
 	n := len(endpoints)
 	var total int64
 	for _, e := range endpoints {
-		total += e.weight
+		total += e.weight.Load()
 	}
 	columns := make([]column, n)
 	height := make([]int64, n) // in units of which an average column has total
 	var short, tall []int
 	for i, e := range endpoints {
 		columns[i] = column{threshold: math.MaxUint32, other: int32(i)} // full
-		height[i] = e.weight * int64(n)
+		height[i] = e.weight.Load() * int64(n)
 		switch {
 		case height[i] < total:
 			short = append(short, i)

@@ -41,7 +41,7 @@ type RoundRobin struct {
 func NewRoundRobin(endpoints []*Endpoint) *RoundRobin {
 	weights := make([]int64, len(endpoints))
 	for i, e := range endpoints {
-		weights[i] = e.weight
+		weights[i] = e.weight.Load()
 	}
 	return &RoundRobin{endpoints: endpoints, sequence: sequence(reduced(weights))}
 }

@@ -25,10 +25,10 @@ const (
 type Endpoint struct {
 	// Static after NewEndpoint.
 	address string
-	weight  int64
 	salt    uint64 // differs between endpoints, the same in every process
 
 	// Atomic.
+	weight  atomic.Int64
 	active  atomic.Int64
 	trouble atomic.Pointer[trouble] // nil: nothing known against it; never points to a zero one
 
@@ -53,14 +53,21 @@ func (t *trouble) usable() bool { return !t.drained && (t.inARow == 0 || t.trust
 func NewEndpoint(address string, weight int) *Endpoint {
 	h := fnv.New64a()
 	_, _ = io.WriteString(h, address) // a hash never refuses
-	return &Endpoint{address: address, weight: int64(min(max(weight, MinWeight), MaxWeight)), salt: h.Sum64()}
+	e := &Endpoint{address: address, salt: h.Sum64()}
+	e.SetWeight(weight)
+	return e
 }
 
 // Address is the address as the configuration or the discovery source has it.
 func (e *Endpoint) Address() string { return e.address }
 
 // Weight is the endpoint's weight, at least 1.
-func (e *Endpoint) Weight() int { return int(e.weight) }
+func (e *Endpoint) Weight() int { return int(e.weight.Load()) }
+
+// SetWeight changes the weight. Balancers that were made before go on by the former one, or by both.
+func (e *Endpoint) SetWeight(weight int) {
+	e.weight.Store(int64(min(max(weight, MinWeight), MaxWeight)))
+}
 
 // Acquire counts one more request under way.
 func (e *Endpoint) Acquire() { e.active.Add(1) }

@@ -12,10 +12,8 @@ const Unlimited = math.MaxInt
 // Limit counts what is taken of a bound. At no moment is less taken than nothing, or, but for what was adopted, more than
 // the bound.
 type Limit struct {
-	// Static after NewLimit.
-	max int64
-
 	// Atomic.
+	max  atomic.Int64
 	used atomic.Int64
 
 	// Limits are made together and written by different cores; each fills its cache line.
@@ -24,17 +22,19 @@ type Limit struct {
 
 // NewLimit returns a limit of which nothing is taken. A negative max grants nothing, like 0.
 func NewLimit(max int) *Limit {
-	if max < 0 {
-		max = 0
-	}
-	return &Limit{max: int64(max)}
+	l := &Limit{}
+	l.SetMax(max)
+	return l
 }
+
+// SetMax changes the bound. What is taken beyond a lower one stays taken.
+func (l *Limit) SetMax(n int) { l.max.Store(int64(max(n, 0))) }
 
 // TryAcquire takes n, or what there is of n, and returns how much that was: 0 if the limit is reached.
 func (l *Limit) TryAcquire(n int) int {
 	for {
 		used := l.used.Load()
-		granted := min(int64(n), l.max-used)
+		granted := min(int64(n), l.max.Load()-used)
 		if granted <= 0 {
 			return 0
 		}
@@ -65,7 +65,7 @@ func (l *Limit) Release(n int) {
 func (l *Limit) Used() int { return int(l.used.Load()) }
 
 // Left is how much may still be taken.
-func (l *Limit) Left() int { return int(l.max - l.used.Load()) }
+func (l *Limit) Left() int { return int(l.max.Load() - l.used.Load()) }
 
 // Max is the bound.
-func (l *Limit) Max() int { return int(l.max) }
+func (l *Limit) Max() int { return int(l.max.Load()) }

@@ -10,6 +10,11 @@
 // The package opens the file that it is told to load and nothing else. It starts no goroutine and keeps no state.
 package config
 
+import (
+	"io/fs"
+	"strconv"
+)
+
 // Config is the whole tree.
 type Config struct {
 	Listeners []Listener   `json:"listeners" cfg:"required"`
@@ -30,8 +35,9 @@ type Config struct {
 	Workers Workers `json:"workers"`
 	// Upgrade bounds the hand-over to another process.
 	Upgrade Upgrade `json:"upgrade"`
-	// RuntimeDir is the absolute path of a folder; see RuntimeFolder.
+	// RuntimeDir and StateDir are absolute paths of folders; see RuntimeFolder and StateFolder.
 	RuntimeDir string `json:"runtime_dir,omitempty" form:"folder" cfg:"none"`
+	StateDir   string `json:"state_dir,omitempty" form:"folder" cfg:"none"`
 	Log        Log    `json:"log"`
 	// AccessLog is the log of exchanges; nil means that there is none.
 	AccessLog *AccessLog `json:"access_log,omitempty"`
@@ -63,7 +69,7 @@ const (
 
 // Listener is one address on which downstream connections are accepted.
 type Listener struct {
-	Name     string   `json:"name" cfg:"required" form:"name"`
+	Name     string   `json:"name" cfg:"required,key" form:"name"`
 	Address  Address  `json:"address" cfg:"required" form:"listen"`
 	Protocol Protocol `json:"protocol" cfg:"required" oneof:"bolt auto"`
 	// DetectTimeout is the time from a connection's first byte to its protocol, where that is to be detected.
@@ -107,14 +113,14 @@ type Listener struct {
 
 // RouteTable is an ordered list of rules, of which the first that matches a request decides.
 type RouteTable struct {
-	Name  string `json:"name" cfg:"required" form:"name"`
+	Name  string `json:"name" cfg:"required,key" form:"name"`
 	Rules []Rule `json:"rules" cfg:"required"`
 }
 
 // Rule leads the requests that it matches to a cluster, to one of several, or to an answer.
 type Rule struct {
 	// Name is rule-N where the file gives none, N being the rule's place counted from 1.
-	Name string `json:"name" cfg:"required" form:"name"`
+	Name string `json:"name" cfg:"required,key" form:"name"`
 	// Match is zero where the rule takes everything.
 	Match Match `json:"match,omitzero"`
 	// Cluster, Clusters and Reply exclude each other; one of them is there.
@@ -148,7 +154,7 @@ const (
 
 // Share is a cluster's share of a rule's requests: its weight of the sum of weights.
 type Share struct {
-	Cluster string `json:"cluster" cfg:"required"`
+	Cluster string `json:"cluster" cfg:"required,key"`
 	Weight  int    `json:"weight" cfg:"required" min:"1" max:"10000"`
 }
 
@@ -191,7 +197,7 @@ const (
 
 // Cluster is a set of endpoints that serve the same requests.
 type Cluster struct {
-	Name     string   `json:"name" cfg:"required" form:"name"`
+	Name     string   `json:"name" cfg:"required,key" form:"name"`
 	Protocol Protocol `json:"protocol" cfg:"required" oneof:"bolt"`
 	Balancer Balancer `json:"balancer" default:"least-request" oneof:"least-request round-robin"`
 
@@ -230,7 +236,7 @@ type Cluster struct {
 
 // Endpoint is one address of a cluster.
 type Endpoint struct {
-	Address Address `json:"address" cfg:"required" form:"dial"`
+	Address Address `json:"address" cfg:"required,key" form:"dial"`
 	// Weight is the endpoint's share of the requests, relative to the others of its cluster.
 	Weight int `json:"weight" default:"100" min:"1" max:"1000"`
 }
@@ -239,6 +245,22 @@ type Endpoint struct {
 type Admin struct {
 	// Address is a unix socket or a loopback address.
 	Address Address `json:"address" cfg:"required" form:"loopback"`
+	// Mode is the mode of the unix socket's file, and Group its group, by name or number. Empty is 0660,
+	// and the group of the process. They mean nothing where Address is no unix socket.
+	Mode  string `json:"mode,omitempty" form:"mode"`
+	Group string `json:"group,omitempty" form:"name"`
+}
+
+// FileMode is Mode as a number, 0 where it is empty.
+func (a *Admin) FileMode() fs.FileMode {
+	if a.Mode == "" {
+		return 0
+	}
+	mode, err := strconv.ParseUint(a.Mode, 8, 32)
+	if err != nil {
+		panic("config: a mode that was not checked: " + a.Mode)
+	}
+	return fs.FileMode(mode)
 }
 
 // Metrics is the read-only door for scrapers.

@@ -16,11 +16,20 @@ type Upgrade struct {
 // RuntimeVariable is the environment variable in which systemd names the folders of RuntimeDirectory=.
 const RuntimeVariable = "RUNTIME_DIRECTORY"
 
+// StateVariable is the environment variable in which systemd names the folders of StateDirectory=.
+const StateVariable = "STATE_DIRECTORY"
+
 // RuntimeFolder is the folder for what is of use only while the process runs, "" for none: RuntimeDir, or where that
 // says nothing the first of the folders in environment, which is what RuntimeVariable holds. The caller reads the
 // variable, so that a tree says the same wherever it is loaded.
-func (c *Config) RuntimeFolder(environment string) string {
-	switch c.RuntimeDir {
+func (c *Config) RuntimeFolder(environment string) string { return folder(c.RuntimeDir, environment) }
+
+// StateFolder is the folder for what outlives the process, "" for none: StateDir, or else the first of environment,
+// which is what StateVariable holds.
+func (c *Config) StateFolder(environment string) string { return folder(c.StateDir, environment) }
+
+func folder(said, environment string) string {
+	switch said {
 	case none:
 		return ""
 	case "":
@@ -30,6 +39,6 @@ func (c *Config) RuntimeFolder(environment string) string {
 		}
 		return first
 	default:
-		return c.RuntimeDir
+		return said
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestRuntimeFolder(t *testing.T) {
+func TestRuntimeAndStateFolder(t *testing.T) {
 	const file = `
 listeners: [{name: client, address: "127.0.0.1:12220", protocol: bolt}]
 routes: [{name: rpc, rules: [{reply: {status: ERROR}}]}]
@@ -31,6 +31,13 @@ clusters: [{name: order, protocol: bolt, endpoints: [{address: "127.0.0.1:12200"
 		}
 		if got := tree.RuntimeFolder(c.environment); got != c.want {
 			t.Errorf("%q with %q in the environment: the folder is %q, want %q", c.line, c.environment, got, c.want)
+		}
+		line := strings.Replace(c.line, "runtime_dir", "state_dir", 1)
+		if tree, err = Parse([]byte(file + line)); err != nil {
+			t.Fatal(err)
+		}
+		if got := tree.StateFolder(c.environment); got != c.want {
+			t.Errorf("%q with %q in the environment: the folder is %q, want %q", line, c.environment, got, c.want)
 		}
 	}
 	for path, want := range map[string]string{

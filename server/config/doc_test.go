@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -69,6 +70,7 @@ var derived = map[string]string{
 	"## The top level workers":          "its fields'",
 	"## The top level upgrade":          "its fields'",
 	"## The top level runtime_dir":      "absent: `$RUNTIME_DIRECTORY`",
+	"## The top level state_dir":        "absent: `$STATE_DIRECTORY`",
 	"## The top level access_log":       "absent: no access log",
 	"## listeners connection_filters":   "absent: none",
 	"## listeners filters":              "absent: none",
@@ -80,6 +82,8 @@ var derived = map[string]string{
 	"### Header changes remove":         "absent: none",
 	"### filters: fault match":          "absent: everything",
 	"### filters: rate_limit by":        "`listener` at a listener, `route` at a rule",
+	"## admin mode":                     "absent: `0660`",
+	"## admin group":                    "absent: the process's",
 	"## workers max":                    "absent: 256 for each CPU",
 	"## access_log fields":              "all of them",
 }
@@ -121,6 +125,37 @@ func TestDocumentNamesEveryField(t *testing.T) {
 	if documented != 0 {
 		t.Errorf("docs/configuration.md describes %d fields that do not exist", documented)
 	}
+}
+
+var (
+	markdownLink = regexp.MustCompile(`\[([^]]*)\]\([^)]*\)`)
+	codeMark     = strings.NewReplacer("`", "")
+)
+
+// What the JSON Schema says of each field is what the document says.
+func TestMeanings(t *testing.T) {
+	text := read(t, filepath.Join(root, "docs/configuration.md"))
+	said := map[string]string{}
+	for typ, fields := range tree() {
+		_, section, _ := strings.Cut(text, "\n"+sections[typ]+"\n")
+		for _, f := range fields {
+			_, row, _ := strings.Cut(section, "\n| `"+f.name+"` | ")
+			row, _, _ = strings.Cut(row, "\n")
+			cells := strings.Split(row, "|")
+			if len(cells) < 4 {
+				t.Fatalf("%s: there is no row of %s", sections[typ], f.name)
+			}
+			meaning := markdownLink.ReplaceAllString(strings.TrimSpace(cells[3]), "$1")
+			meaning = strings.ToUpper(meaning[:1]) + strings.TrimSuffix(meaning[1:], ".") + "."
+			meaning = codeMark.Replace(meaning)
+			said[typ.Name()+"."+f.name] = meaning
+		}
+	}
+	want, err := json.MarshalIndent(said, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, "meanings.json", string(want)+"\n")
 }
 
 // Words that a field takes are all in the document, even where its row has no room for them.

@@ -13,6 +13,11 @@ func (c *Config) YAML() ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("writing the configuration: %w", err)
 	}
+	return yamlOf(data)
+}
+
+// yamlOf is a JSON value as YAML, in the same order.
+func yamlOf(data []byte) ([]byte, error) {
 	ordered, err := parseJSON(data)
 	if err != nil {
 		return nil, fmt.Errorf("writing the configuration: %w", err)

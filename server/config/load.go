@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"reflect"
 	"strconv"
 )
 
@@ -15,31 +14,15 @@ const maxFile = 16 << 20
 
 // Parse makes a tree from one document of YAML or JSON. Its error is an *Errors with all that is wrong.
 func Parse(data []byte) (*Config, error) {
-	r := &report{}
-	if len(data) > maxFile {
-		r.add(place{}, "the configuration is larger than %v", Size(maxFile))
-		return nil, r.errors()
-	}
-	n, err := parseNode(data)
+	d, err := ParseDocument(data)
 	if err != nil {
-		r.add(place{}, "%s", err)
-		return nil, r.errors()
-	}
-	d := &decoder{schema: tree(), report: r}
-	c := &Config{}
-	root := reflect.ValueOf(c).Elem()
-	d.schema.fillDefaults(root)
-	d.structure(place{}, n, root)
-	c.complete()
-	c.validate(r)
-	if err := r.errors(); err != nil {
 		return nil, err
 	}
-	return c, nil
+	return d.Config()
 }
 
-// Load reads the file and parses it. Its error is an *Errors that names the file, unless reading went wrong.
-func Load(path string) (*Config, error) {
+// ReadFile reads as much of a file as a configuration may have, and a little more, so that Parse sees when it is too large.
+func ReadFile(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the configuration: %w", err)
@@ -48,6 +31,15 @@ func Load(path string) (*Config, error) {
 	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return data, nil
+}
+
+// Load reads the file and parses it. Its error is an *Errors that names the file, unless reading went wrong.
+func Load(path string) (*Config, error) {
+	data, err := ReadFile(path)
+	if err != nil {
+		return nil, err
 	}
 	c, err := Parse(data)
 	if faults, ok := errors.AsType[*Errors](err); ok {

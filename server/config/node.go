@@ -42,7 +42,7 @@ type node struct {
 	problems   []string
 }
 
-// parseNode reads one document of YAML or JSON. It asks go.yaml.in/yaml for nodes, not sigs.k8s.io/yaml for
+// parseNode reads one document of YAML or JSON; an empty one is null. It asks go.yaml.in/yaml for nodes, not sigs.k8s.io/yaml for
 // JSON: that would make the key `on` into "true", and leave a second document unread.
 func parseNode(data []byte) (node, error) {
 	// YAML reads nearly all JSON: not the escapes of characters outside the basic plane.
@@ -57,7 +57,7 @@ func parseNode(data []byte) (node, error) {
 	d.SetStrict(true)
 	var first, second node
 	if err := d.Decode(&first); errors.Is(err, io.EOF) {
-		return node{kind: objectNode}, nil
+		return node{}, nil
 	} else if err != nil {
 		return node{}, yamlError(err)
 	}
@@ -65,9 +65,6 @@ func parseNode(data []byte) (node, error) {
 		return node{}, errors.New("the file holds more than one YAML document")
 	} else if !errors.Is(err, io.EOF) {
 		return node{}, yamlError(err)
-	}
-	if first.kind == nullNode {
-		first.kind = objectNode
 	}
 	return first, nil
 }

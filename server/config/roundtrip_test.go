@@ -202,6 +202,8 @@ func (d *drawer) text(f *field) string {
 		return rapid.SampledFrom([]string{PathStderr, PathJournal, "/a", "/var/log/~/{x}: #"}).Draw(d.t, f.name)
 	case f.form == "folder":
 		return rapid.SampledFrom([]string{none, "/a", "/run/~/{x}: #"}).Draw(d.t, f.name)
+	case f.form == "mode":
+		return rapid.SampledFrom([]string{"0660", "0600", "0775"}).Draw(d.t, f.name)
 	case f.form == "template":
 		return rapid.SampledFrom([]string{"{time}", " {id}{id} # ", "\t{total}: ~", "on {rpc}"}).Draw(d.t, f.name)
 	case f.form == "name":

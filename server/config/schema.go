@@ -21,6 +21,8 @@ type field struct {
 	// one and some tie fields of a type together: of those with one exactly one is there, of those with some at
 	// least one.
 	one, some bool
+	// key says that the field tells items of a list apart.
+	key bool
 	// when and is say when the field has a meaning: while the field when is that. Only then does its default hold.
 	when, is string
 	// same is the field from which this one has its default.
@@ -34,7 +36,7 @@ type field struct {
 	// lowest and highest are minimum and maximum as numbers.
 	lowest, highest int64
 	oneOf           []string
-	// form is a rule for text: name, listen, dial, loopback, prefix, key, log, template or folder.
+	// form is a rule for text: name, listen, dial, loopback, prefix, key, log, template, mode or folder.
 	form string
 }
 
@@ -96,6 +98,7 @@ func newField(sf reflect.StructField, index int) field {
 	f.none = slices.Contains(flags, "none")
 	f.one = slices.Contains(flags, "one")
 	f.some = slices.Contains(flags, "some")
+	f.key = slices.Contains(flags, "key")
 	if f.minimum != "" {
 		f.lowest = f.bound(f.minimum)
 		f.highest = f.bound(f.maximum)

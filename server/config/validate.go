@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -246,11 +247,25 @@ func checkForm(text, form string) error {
 		return checkLogPath(text)
 	case "template":
 		return checkTemplate(text)
+	case "mode":
+		return checkMode(text)
 	case "folder":
 		return checkFolder(text)
 	default:
 		return checkAddress(Address(text), form)
 	}
+}
+
+// checkMode refuses what is not the mode of a socket's file that only its owner and group may write.
+func checkMode(text string) error {
+	mode, err := strconv.ParseUint(text, 8, 32)
+	switch {
+	case err != nil || len(text) != 4 || mode > 0o777:
+		return fmt.Errorf(`%s is not a mode such as "0660"`, quote(text))
+	case mode&0o002 != 0:
+		return fmt.Errorf("%s lets everybody on the host write", quote(text))
+	}
+	return nil
 }
 
 // checkKey refuses what cannot be the key of a header.

@@ -58,7 +58,8 @@ type Listener struct {
 
 // Listeners are listening sockets; the descriptors of the message are theirs, in the same order.
 type Listeners struct {
-	List []Listener `cbor:"1,keyasint,omitempty"`
+	List      []Listener `cbor:"1,keyasint,omitempty"`
+	Revisions []byte     `cbor:"2,keyasint,omitempty"` // of the configuration, as the program writes them; none where both read them from a folder
 }
 
 // Warm says that the new process waits for the state.

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v2"
+)
+
+const (
+	// defaultAdmin is where the packages have the admin door.
+	defaultAdmin = "unix:/run/relevo/admin.sock"
+	// adminVariable is the environment variable that says where it is instead.
+	adminVariable = "RELEVO_ADMIN"
+	// adminPatience bounds one question, and all tries of a change that an upgrade is in the way of.
+	adminPatience = 30 * time.Second
+	// maxAnswer is the size in bytes of the largest answer that is read.
+	maxAnswer = 64 << 20
+)
+
+// adminFlags adds to a verb what finds the admin door.
+func adminFlags(cmd *cobra.Command) *string {
+	return cmd.Flags().String("address", "", "the admin door: unix:/PATH or HOST:PORT (default $"+adminVariable+", else "+defaultAdmin+")")
+}
+
+// adminClient asks the admin door of a process that runs.
+type adminClient struct {
+	address string
+	http    *http.Client
+}
+
+func newAdminClient(flag string) *adminClient {
+	address := cmp.Or(flag, os.Getenv(adminVariable), defaultAdmin)
+	network, at := "tcp", address
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		network, at = "unix", path
+	}
+	return &adminClient{address, &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, at)
+		},
+	}}}
+}
+
+// question is a request. Its path may have parameters.
+type question struct {
+	method, path string
+	header       map[string]string
+	body         []byte
+}
+
+// adminAnswer is what came back.
+type adminAnswer struct {
+	code   int
+	header http.Header
+	body   []byte
+}
+
+// problemAnswer is an answer that says no.
+type problemAnswer struct {
+	code   int
+	Detail string `json:"detail"`
+	Errors []struct {
+		Pointer string `json:"pointer"`
+		Detail  string `json:"detail"`
+	} `json:"errors"`
+}
+
+func (p *problemAnswer) Error() string {
+	lines := []string{cmp.Or(p.Detail, http.StatusText(p.code))}
+	for _, e := range p.Errors {
+		lines = append(lines, e.Pointer+": "+e.Detail)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// ask asks, again and again for a while if an upgrade is in the way. An answer that says no is an error: a *failure with the
+// exit status, around a *problemAnswer.
+func (c *adminClient) ask(ctx context.Context, q question) (adminAnswer, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminPatience)
+	defer cancel()
+	for {
+		a, err := c.once(ctx, q)
+		if err != nil || a.code < 300 {
+			return a, err
+		}
+		p := &problemAnswer{code: a.code}
+		if json.Unmarshal(a.body, p) != nil {
+			p.Detail = fmt.Sprintf("%s answers %d", c.address, a.code)
+		}
+		if a.code == http.StatusServiceUnavailable && a.header.Get("Retry-After") != "" && pauseFor(ctx, time.Second) {
+			continue
+		}
+		status := exitFailed
+		switch a.code {
+		case http.StatusUnprocessableEntity:
+			status = exitConfig
+		case http.StatusForbidden:
+			status = exitPermission
+		}
+		return a, &failure{status, p}
+	}
+}
+
+// pauseFor waits, and says whether there is time left.
+func pauseFor(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (c *adminClient) once(ctx context.Context, q question) (adminAnswer, error) {
+	r, err := http.NewRequestWithContext(ctx, q.method, "http://localhost"+q.path, bytes.NewReader(q.body))
+	if err != nil {
+		return adminAnswer{}, misused("%q is no path: %w", q.path, err)
+	}
+	for name, value := range q.header {
+		r.Header.Set(name, value)
+	}
+	resp, err := c.http.Do(r)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return adminAnswer{}, &failure{exitPermission, fmt.Errorf("%s: no permission: join group relevo or use sudo", c.address)}
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return adminAnswer{}, &failure{exitNothing, fmt.Errorf("nothing answers at %s: does Relevo run, and has its configuration `admin`?", c.address)}
+	case err != nil:
+		return adminAnswer{}, fmt.Errorf("asking %s: %w", c.address, errors.Unwrap(err))
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return adminAnswer{}, fmt.Errorf("reading the answer of %s: %w", c.address, err)
+	}
+	return adminAnswer{resp.StatusCode, resp.Header, body}, nil
+}
+
+// get asks for what is at a path and reads it into v.
+func (c *adminClient) get(ctx context.Context, path string, v any) (adminAnswer, error) {
+	a, err := c.ask(ctx, question{method: http.MethodGet, path: path})
+	if err != nil {
+		return a, err
+	}
+	if err := json.Unmarshal(a.body, v); err != nil {
+		return a, fmt.Errorf("reading the answer of %s: %w", c.address, err)
+	}
+	return a, nil
+}
+
+// adminForm is what -o says where an answer of the admin door is shown.
+type adminForm string
+
+const (
+	formText adminForm = "text"
+	formJSON adminForm = "json"
+	formYAML adminForm = "yaml"
+)
+
+func (f *adminForm) String() string { return string(*f) }
+func (f *adminForm) Type() string   { return "FORM" }
+
+func (f *adminForm) Set(s string) error {
+	switch adminForm(s) {
+	case formText, formJSON, formYAML:
+		*f = adminForm(s)
+		return nil
+	}
+	return errors.New("want text, json or yaml")
+}
+
+// adminFormFlag adds -o to a verb.
+func adminFormFlag(cmd *cobra.Command) *adminForm {
+	f := formText
+	cmd.Flags().VarP(&f, "output", "o", "text, json or yaml")
+	complete(cmd, "output", string(formText), string(formJSON), string(formYAML))
+	return &f
+}
+
+// show writes an answer, an object of JSON, in a form for programs; or has text write it for people.
+func show(w io.Writer, form adminForm, body []byte, text func(w io.Writer) error) error {
+	switch form {
+	case formJSON:
+		_, err := w.Write(body)
+		return err
+	case formYAML:
+		var v yaml.MapSlice
+		if err := yaml.Unmarshal(body, &v); err != nil {
+			return fmt.Errorf("reading the answer: %w", err)
+		}
+		out, err := yaml.Marshal(v)
+		if err == nil {
+			_, err = w.Write(out)
+		}
+		return err
+	default:
+		return text(w)
+	}
+}

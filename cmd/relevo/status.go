@@ -1,0 +1,141 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/relevo-proxy/relevo/admin"
+	"github.com/relevo-proxy/relevo/server/revision"
+)
+
+// decode reads an answer.
+func decode(body []byte, v any) error {
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("reading the answer: %w", err)
+	}
+	return nil
+}
+
+// printable is text that somebody else chose, on one line of a terminal.
+func printable(s string) string {
+	q := strconv.Quote(s)
+	return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
+}
+
+func statusVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "status",
+		Short:             "Show listeners, clusters and endpoints as they are now",
+		Example:           "  relevo status\n  relevo status -o json",
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	address, form := adminFlags(cmd), adminFormFlag(cmd)
+	cmd.RunE = arguments(0, 0, func(cmd *cobra.Command, _ []string) error {
+		c := newAdminClient(*address)
+		var s struct {
+			Ready   bool
+			Reasons []string
+			admin.Status
+		}
+		a, err := c.get(cmd.Context(), "/v1/status", &s)
+		if err != nil {
+			return err
+		}
+		return show(cmd.OutOrStdout(), *form, a.body, func(w io.Writer) error {
+			if s.Ready {
+				fmt.Fprintf(w, "ready, since %s", s.Started.Format(time.RFC3339))
+			} else {
+				fmt.Fprintf(w, "not ready: %s", strings.Join(s.Reasons, ", "))
+			}
+			var list struct{ Revisions []revision.Info }
+			if _, err := c.get(cmd.Context(), revisionsAPI+"?limit=1", &list); err == nil && len(list.Revisions) > 0 {
+				fmt.Fprintf(w, "; revision %d, by %s", list.Revisions[0].Number, list.Revisions[0].Author)
+			}
+			fmt.Fprint(w, "\n\n")
+			return printStatus(w, &s.Status)
+		})
+	})
+	return cmd
+}
+
+func printStatus(w io.Writer, s *admin.Status) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "LISTENER\tADDRESS\tPROTOCOL\tCONNECTIONS\tSTATE")
+	for _, l := range s.Listeners {
+		state := "accepting"
+		if !l.Accepting {
+			state = "not accepting"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\n", l.Name, l.Address, l.Protocol, l.Connections, state)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	fmt.Fprintln(t, "CLUSTER\tENDPOINT\tWEIGHT\tCONNECTIONS\tIN FLIGHT\tSTATE")
+	for _, c := range s.Clusters {
+		for _, e := range c.Endpoints {
+			state := "usable"
+			if !e.Usable {
+				state = e.Reason
+			}
+			fmt.Fprintf(t, "%s\t%s\t%d\t%d\t%d\t%s\n", c.Name, e.Address, e.Weight, e.Connections, e.InFlight, state)
+		}
+	}
+	return t.Flush()
+}
+
+func failuresVerb() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "failures",
+		Short: "List the last requests that failed or that Relevo answered itself",
+		Long: "List the last requests (256 are kept) that failed or that Relevo answered itself, oldest first, each with its reason:\n" +
+			"docs/limits.md says what each means.",
+		ValidArgsFunction: cobra.NoFileCompletions,
+	}
+	address, form := adminFlags(cmd), adminFormFlag(cmd)
+	cmd.RunE = arguments(0, 0, func(cmd *cobra.Command, _ []string) error {
+		var f struct {
+			Total    uint64
+			Failures []struct {
+				Time                                             time.Time
+				Client, Service, Route, Endpoint, Status, Reason string
+				Attempts                                         int
+				Total                                            float64
+			}
+		}
+		a, err := newAdminClient(*address).get(cmd.Context(), "/v1/failures", &f)
+		if err != nil {
+			return err
+		}
+		return show(cmd.OutOrStdout(), *form, a.body, func(w io.Writer) error {
+			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(t, "TIME\tCLIENT\tSERVICE\tROUTE\tENDPOINT\tTRIES\tSTATUS\tREASON\tTOOK")
+			for _, x := range f.Failures {
+				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%v\n", x.Time.Format(time.RFC3339), x.Client, orDash(x.Service),
+					orDash(x.Route), orDash(x.Endpoint), x.Attempts, orDash(x.Status), orDash(x.Reason), seconds(x.Total))
+			}
+			if err := t.Flush(); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(w, "%d in all\n", f.Total)
+			return err
+		})
+	})
+	return cmd
+}
+
+// orDash is text for a table's cell.
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return printable(s)
+}

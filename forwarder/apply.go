@@ -1,0 +1,132 @@
+package forwarder
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/relevo-proxy/relevo/forwarder/stats"
+)
+
+// ErrResting is what Apply returns while the road is being handed over, or ends.
+var ErrResting = errors.New("the road is being handed over to another process, or ends")
+
+// Apply puts another configuration into force. What is the same lives on, with its connections and counters: listeners of
+// the same name and address, endpoints of the same address in a cluster of the same name and protocol, and what is taken of
+// limits. Requests go by the new rules from the next one that is read on; those that have matched a rule go on by it, to
+// the endpoints that its cluster has now.
+//
+// A listener that is gone accepts nothing more: what still comes on its connections is answered CONNECTION_CLOSED, and they
+// close when they are quiet, at the latest after LeaveTimeout. An endpoint that is gone drains.
+//
+// Of Workers and Access the Spec's are not looked at. An error is ErrResting, or all that is wrong; then nothing has changed.
+func (f *Forwarder) Apply(spec *Spec) error {
+	if !f.applying.TryLock() {
+		return ErrResting
+	}
+	defer f.applying.Unlock()
+	if f.draining.Load() || f.abandoned.Load() {
+		return ErrResting
+	}
+	old := f.snap.Load()
+	next, err := f.build(spec, old)
+	if err != nil {
+		return err
+	}
+	configured := slices.Clone(next.clusters)
+	for _, c := range configured {
+		c.enter()
+	}
+	for i, l := range next.listeners {
+		if slices.Contains(old.listeners, l) {
+			l.configure(&spec.Listeners[i])
+		}
+	}
+	added := slices.Clone(next.listeners)
+	f.keepLeaving(next, old)
+	f.snap.Store(next)
+	for _, c := range old.clusters {
+		if heir := next.clusterNamed(c.spec.Name); heir != nil && heir != c && heir.codec.Name() == c.codec.Name() {
+			c.next.Store(heir)
+		}
+	}
+	for _, l := range old.listeners {
+		if !slices.Contains(added, l) && !l.leaving.Load() {
+			l.retire()
+		}
+	}
+	for _, l := range added {
+		if !slices.Contains(old.listeners, l) {
+			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
+		}
+	}
+	for _, c := range configured {
+		for _, e := range c.endpoints[len(c.policy.Endpoints()):] {
+			if !e.left.Load() {
+				e.leave()
+			}
+		}
+	}
+	f.export()
+	f.sweep.retime.Store(true)
+	f.sweep.rouse()
+	return nil
+}
+
+// keepLeaving adds to the next snapshot what is not configured any more, as long as something of it is here: the sweeper looks
+// after it. What is over is forgotten, with its metrics.
+func (f *Forwarder) keepLeaving(next, old *snapshot) {
+	for _, l := range old.listeners {
+		if slices.Contains(next.listeners, l) {
+			continue
+		}
+		if open, _ := l.connections(); open > 0 || !l.leaving.Load() {
+			next.listeners = append(next.listeners, l)
+			next.roads[l.slot] = leftoverRoadOf(old.roads[l.slot])
+			continue
+		}
+		if !slices.ContainsFunc(next.listeners, func(o *listener) bool { return o.name == l.name }) {
+			f.reg.Forget(stats.Label{Name: "listener", Value: l.name})
+		}
+	}
+	for _, c := range old.clusters {
+		heir := next.clusterNamed(c.spec.Name)
+		if heir != nil && heir.codec.Name() == c.codec.Name() {
+			f.forgetEndpoints(c, heir)
+			continue
+		}
+		if !slices.ContainsFunc(c.endpoints, func(e *upEndpoint) bool { return !e.over() }) {
+			if heir == nil {
+				f.reg.Forget(stats.Label{Name: "cluster", Value: c.spec.Name})
+			}
+			continue
+		}
+		c.gone.CompareAndSwap(0, f.now())
+		next.clusters = append(next.clusters, c)
+	}
+}
+
+// dismissAfter is how long a cluster that is not configured any more is used by what has matched a rule before, in
+// nanoseconds. Then its endpoints drain.
+const dismissAfter = int64(time.Second)
+
+// dismiss lets the endpoints of a cluster drain that is not configured any more, when it is time.
+func (c *upCluster) dismiss(now int64) {
+	if since := c.gone.Load(); since == 0 || now-since < dismissAfter {
+		return
+	}
+	for _, e := range c.endpoints {
+		if !e.left.Load() {
+			e.leave()
+		}
+	}
+}
+
+// forgetEndpoints forgets the metrics of endpoints that are over.
+func (f *Forwarder) forgetEndpoints(old, next *upCluster) {
+	for _, e := range old.endpoints {
+		if next.endpointAt(e.network, e.address) == nil {
+			f.reg.Forget(stats.Label{Name: "cluster", Value: old.spec.Name}, stats.Label{Name: "endpoint", Value: e.address})
+		}
+	}
+}

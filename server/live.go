@@ -1,0 +1,248 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/relevo-proxy/relevo/admin"
+	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/server/revision"
+	"github.com/relevo-proxy/relevo/systemd"
+)
+
+// live is the configuration in force, and how it changes: one change at a time, and none while another process loads what it
+// is to go on with.
+type live struct {
+	// Static after New.
+	origin *Origin
+	store  *revision.Store
+	began  *config.Config // what the process was built from
+	level  *zap.AtomicLevel
+	turn   chan struct{} // has an element while nobody changes anything; never closed
+
+	// Guarded by the turn.
+	kept map[string]bool // the listeners whose sockets are systemd's, too
+
+	// Atomic.
+	now  atomic.Pointer[inForce]
+	held atomic.Bool // another process is loading it
+}
+
+// inForce is a configuration that was applied. It is never changed.
+type inForce struct {
+	info     revision.Info
+	document *config.Document
+	config   *config.Config
+}
+
+// newLive is a configuration that nobody may change yet: free allows it.
+func newLive(o Options) (*live, error) {
+	from := o.Origin
+	if from == nil {
+		var err error
+		if from, err = originOf(o.Config); err != nil {
+			return nil, err
+		}
+	}
+	l := &live{
+		origin: from, store: from.store, began: o.Config, level: o.Level, turn: make(chan struct{}, 1), kept: make(map[string]bool),
+	}
+	first := &inForce{revision.Info{Number: from.decision.Newest}, from.decision.Document, o.Config}
+	if !from.decision.FromFile {
+		newest, err := from.store.Get(from.decision.Newest)
+		if err != nil {
+			return nil, err
+		}
+		first.info = newest.Info
+	}
+	l.now.Store(first)
+	return l, nil
+}
+
+// config is the tree in force.
+func (s *Server) config() *config.Config { return s.live.now.Load().config }
+
+// free gives the turn back.
+func (l *live) free() { l.turn <- struct{}{} }
+
+// take waits for the turn.
+func (l *live) take(ctx context.Context) error {
+	select {
+	case <-l.turn:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for a change that is under way: %w", ctx.Err())
+	}
+}
+
+// hold is upgrade.Giver.Hold.
+func (l *live) hold(ctx context.Context) error {
+	if err := l.take(ctx); err != nil {
+		return err
+	}
+	l.held.Store(true)
+	l.free()
+	return nil
+}
+
+// release is upgrade.Giver.Release.
+func (l *live) release() { l.held.Store(false) }
+
+// Current implements admin.Control.
+func (s *Server) Current() (revision.Info, *config.Document, *config.Config) {
+	now := s.live.now.Load()
+	return now.info, now.document, now.config
+}
+
+// Revisions implements admin.Control.
+func (s *Server) Revisions() *revision.Store { return s.live.store }
+
+// changeTimeout bounds the wait for other changes.
+const changeTimeout = 10 * time.Second
+
+// Change implements admin.Control. What it returns with an error is not in force, and nothing of it is.
+func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	if err := s.live.take(ctx); err != nil {
+		return admin.Outcome{}, errors.Join(admin.ErrBusy, err)
+	}
+	defer s.live.free()
+	if s.live.held.Load() || stage(s.stage.Load()) != stageServing {
+		return admin.Outcome{}, fmt.Errorf("%w: %w", admin.ErrBusy, forwarder.ErrResting)
+	}
+	old := s.live.now.Load()
+	if err := e.Match(old.document); err != nil {
+		return admin.Outcome{}, err
+	}
+	document, err := e.Edit(old.document)
+	if err != nil {
+		return admin.Outcome{}, err
+	}
+	c, err := document.Config()
+	if err != nil {
+		return admin.Outcome{}, err
+	}
+	if err := s.fixed(old.config, c); err != nil {
+		return admin.Outcome{}, err
+	}
+	spec, err := Spec(c)
+	if err != nil {
+		return admin.Outcome{}, &admin.RefusedError{Reason: err.Error()}
+	}
+	out := admin.Outcome{
+		Revision: old.info.Number, DryRun: e.DryRun, Changes: old.document.Changes(document),
+		NeedsUpgrade: needUpgrade(s.live.began, c), Cost: s.cost(old.config, c),
+	}
+	if e.DryRun || old.document.Equal(document) {
+		return out, nil
+	}
+	info, err := s.apply(ctx, old, &inForce{document: document, config: c}, spec, e)
+	out.Revision = info.Number
+	return out, err
+}
+
+// apply puts a configuration into force and keeps it as a revision, or does neither. The turn is the caller's.
+func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.Spec, e admin.Edit) (revision.Info, error) {
+	back, err := Spec(old.config)
+	if err != nil {
+		return revision.Info{}, fmt.Errorf("the configuration in force: %w", err)
+	}
+	if err := s.road.Apply(spec); errors.Is(err, forwarder.ErrResting) {
+		return revision.Info{}, fmt.Errorf("%w: %w", admin.ErrBusy, err)
+	} else if err != nil {
+		return revision.Info{}, &admin.RefusedError{Reason: err.Error()}
+	}
+	r, err := s.live.store.Append(ctx, old.info.Number, revision.Revision{
+		Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
+		Document: next.document,
+	})
+	if err != nil {
+		if undo := s.road.Apply(back); undo != nil {
+			s.log.Error("a change that could not be kept could not be undone either: what is in force is not what is known", zap.Error(undo))
+			err = errors.Join(err, undo)
+		}
+		return revision.Info{}, err
+	}
+	next.info = r.Info
+	s.live.now.Store(next)
+	if s.live.level != nil {
+		s.live.level.SetLevel(levels[next.config.Log.Level])
+	}
+	s.moveSockets(old.config, next.config)
+	changes := old.document.Changes(next.document)
+	s.log.Info("configuration changed", zap.Uint64("revision", r.Number), zap.Stringer("by", e.Author), zap.String("why", e.Why),
+		zap.Int("changes", len(changes.List)+changes.More), zap.Strings("paths", changedPaths(changes)))
+	return r.Info, nil
+}
+
+// pathsLogged is how many changes a line of the log names.
+const pathsLogged = 10
+
+func changedPaths(c config.Changes) []string {
+	var out []string
+	for _, change := range c.List[:min(pathsLogged, len(c.List))] {
+		out = append(out, change.Path)
+	}
+	return out
+}
+
+// hash is that of the file as it is now, or as it was where it cannot be read: what changes it from here on wins at a start.
+func (o *Origin) hash() string {
+	if o.path == "" {
+		return o.file.SHA256
+	}
+	data, err := config.ReadFile(o.path)
+	if err != nil {
+		return o.file.SHA256
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// moveSockets has systemd keep the sockets of the listeners that are new, and forget those of listeners that are gone.
+func (s *Server) moveSockets(old, now *config.Config) {
+	has := func(c *config.Config) map[string]place {
+		out := make(map[string]place)
+		for _, l := range c.Listeners {
+			network, address := l.Address.Split()
+			p := place{l.Name, network, address, false}
+			out[p.storeName()] = p
+		}
+		return out
+	}
+	before, after := has(old), has(now)
+	kept := make(map[string]bool)
+	for name, p := range after {
+		if b, ok := before[name]; ok {
+			kept[p.name] = s.live.kept[b.name] // the socket is the same, whatever the listener is called
+		}
+	}
+	s.live.kept = kept
+	if s.unit == nil {
+		return
+	}
+	sockets := s.road.Sockets()
+	s.unit.say(func(n systemd.Notifier) error {
+		var errs []error
+		for name := range before {
+			if _, ok := after[name]; !ok {
+				errs = append(errs, n.Forget(name))
+			}
+		}
+		for name, p := range after {
+			if _, ok := before[name]; !ok && sockets[p.name] != nil {
+				errs = append(errs, n.Store(name, sockets[p.name]))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}

@@ -1,0 +1,460 @@
+package server_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/relevo-proxy/relevo/admin"
+	"github.com/relevo-proxy/relevo/server"
+	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/server/revision"
+)
+
+// liveText is a configuration whose door is a unix socket in the folder %[1]s.
+const liveText = `
+listeners: [{name: in, address: "127.0.0.1:0", protocol: bolt}]
+routes: [{name: rpc, rules: [{name: all, cluster: echo}]}]
+clusters: [{name: echo, protocol: bolt, endpoints: [{address: "127.0.0.1:1", weight: 10}]}]
+admin: {address: "unix:%[1]s/a.sock"}
+state_dir: %[1]s
+`
+
+// liveDoor is a server whose configuration can be changed, and a client of its door.
+type liveDoor struct {
+	folder, file string
+	server       *server.Server
+	stop         func() error
+	client       *http.Client
+}
+
+// openDoor runs a server from a file in this folder, as a fresh process does.
+func openDoor(t *testing.T, folder, text string) *liveDoor {
+	t.Helper()
+	d := &liveDoor{folder: folder, file: filepath.Join(folder, "relevo.yaml")}
+	if err := os.WriteFile(d.file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	origin, err := server.OpenOrigin(d.file, []byte(text), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: zaptest.NewLogger(t)})
+	d.client = &http.Client{Transport: &http.Transport{
+		DisableKeepAlives:     true,
+		ExpectContinueTimeout: 10 * time.Second,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			a := d.server.AdminAddress()
+			return (&net.Dialer{}).DialContext(ctx, a.Network(), a.String())
+		},
+	}}
+	d.server.HoldForTest(t.Context())() // the turn is there when the file has become a revision
+	return d
+}
+
+func newDoor(t *testing.T) *liveDoor {
+	t.Helper()
+	folder := t.TempDir()
+	return openDoor(t, folder, fmt.Sprintf(liveText, folder))
+}
+
+// reply is an answer of the door.
+type reply struct {
+	code   int
+	header http.Header
+	body   string
+}
+
+// ask asks the door; headers are "Name: value".
+func (d *liveDoor) ask(t *testing.T, method, path, body string, headers ...string) reply {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, "http://localhost"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		r.Header.Add(name, value)
+	}
+	resp, err := d.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reply{resp.StatusCode, resp.Header, string(text)}
+}
+
+// match is the header for a change of what is at the path now.
+func (d *liveDoor) match(t *testing.T, path string) string {
+	t.Helper()
+	return "If-Match: " + d.ask(t, "GET", path, "").header.Get("ETag")
+}
+
+// weight is what the road has for the first endpoint.
+func (d *liveDoor) weight() int { return d.server.Status().Clusters[0].Endpoints[0].Weight }
+
+const (
+	clusterAPI  = "/v1/config/clusters/echo"
+	endpointAPI = clusterAPI + "/endpoints/127.0.0.1:1"
+)
+
+func TestDoorRefuses(t *testing.T) {
+	d := newDoor(t)
+	for _, tc := range []struct {
+		name, method, path, body string
+		headers                  []string
+		code                     int
+		has                      string // in the answer
+	}{
+		{"no condition", "PUT", endpointAPI + "/weight", "5", nil, 428, "If-Match"},
+		{"stale", "PUT", endpointAPI + "/weight", "5", []string{`If-Match: "0"`}, 412, `"current":10`},
+		{"weak", "PUT", endpointAPI + "/weight", "5", []string{"If-Match: W/" + strings.TrimPrefix(d.match(t, endpointAPI+"/weight"), "If-Match: ")}, 412, `"current":10`},
+		{"there already", "PUT", endpointAPI + "/weight", "5", []string{"If-None-Match: *"}, 412, `"current":10`},
+		{"not there", "PUT", clusterAPI + "/max_age", "5h", []string{"If-Match: *"}, 412, "there is nothing"},
+		{"invalid", "PUT", endpointAPI + "/weight", "5000", []string{"If-Match: *"}, 422, `"pointer":"/clusters/0/endpoints/0/weight"`},
+		{"all that is invalid", "PATCH", clusterAPI, `{"balancer":"x","max_age":"y"}`, []string{"If-Match: *"}, 422, `"pointer":"/clusters/0/max_age"`},
+		{"no YAML", "PUT", endpointAPI, "{", []string{"If-Match: *"}, 422, `"errors"`},
+		{"another address", "PUT", endpointAPI, "address: 127.0.0.1:2", []string{"If-Match: *"}, 422, "must be that of the path"},
+		{"only the file's", "PUT", "/v1/config/state_dir", "/tmp", []string{"If-Match: *"}, 422, `"pointer":"/state_dir"`},
+		{"no such part", "GET", "/v1/config/clusters/x", "", nil, 404, "clusters/x"},
+		{"no such field", "GET", "/v1/config/colour", "", nil, 404, "colour"},
+		{"no such part to delete", "DELETE", "/v1/config/clusters/x", "", []string{"If-Match: *"}, 412, "there is nothing"},
+		{"a slash too many", "GET", "/v1/config/", "", nil, 404, "nothing"},
+		{"malformed", "GET", "/v1/config/clusters//echo", "", nil, 400, "clusters"},
+		{"a change by GET", "POST", clusterAPI, "{}", []string{"If-Match: *"}, 405, "PATCH"},
+		{"all deleted", "DELETE", "/v1/config", "", []string{"If-Match: *"}, 405, "GET"},
+		{"another type", "PUT", endpointAPI + "/weight", "5", []string{"If-Match: *", "Content-Type: text/html"}, 415, "application/yaml"},
+		{"a long comment", "PUT", endpointAPI + "/weight", "5", []string{"If-Match: *", "X-Comment: " + strings.Repeat("x", 1025)}, 400, "1024"},
+		{"a comment that is no text", "PUT", endpointAPI + "/weight", "5", []string{"If-Match: *", "X-Comment: \xff"}, 400, "UTF-8"},
+		{"too large", "PUT", "/v1/config", strings.Repeat(" ", 16<<20+1), []string{"If-Match: *", "Expect: 100-continue"}, 413, "16777216"},
+		{"no such revision", "GET", "/v1/revisions/77", "", nil, 404, "no such revision"},
+		{"no number", "GET", "/v1/revisions/x", "", nil, 400, "number"},
+		{"restore nothing", "POST", "/v1/revisions/77/restore", "", []string{"If-Match: *"}, 404, "no such revision"},
+		{"restore blindly", "POST", "/v1/revisions/1/restore", "", nil, 428, "If-Match"},
+		{"no upgrade of a server alone", "POST", "/v1/upgrade", "", nil, 409, "not upgraded"},
+	} {
+		got := d.ask(t, tc.method, tc.path, tc.body, tc.headers...)
+		if kind := got.header.Get("Content-Type"); got.code != tc.code || kind != "application/problem+json" || !strings.Contains(got.body, tc.has) {
+			t.Errorf("%s: %s %s gives %d, %s\n%.300s\nwant %d, application/problem+json, with %q", tc.name, tc.method, tc.path, got.code, kind, got.body, tc.code, tc.has)
+		}
+	}
+	if got := d.ask(t, "GET", "/v1/revisions", ""); strings.Count(got.body, `"number"`) != 1 {
+		t.Errorf("after nothing but refusals the revisions are\n%s\nwant one", got.body)
+	}
+}
+
+func TestDoorChanges(t *testing.T) {
+	d := newDoor(t)
+	before := d.ask(t, "GET", "/v1/config", "")
+	dry := d.ask(t, "PATCH", clusterAPI+"?dry_run=true", `{"endpoints": [{"address": "127.0.0.1:2"}]}`, d.match(t, clusterAPI), "Content-Type: application/merge-patch+json")
+	for _, has := range []string{
+		`"dry_run": true`, `"path": "clusters/echo/endpoints/127.0.0.1:1"`, `"op": "removed"`, `"endpoints_draining": 1`, `"server_connections_dialled": 1`,
+	} {
+		if dry.code != 200 || !strings.Contains(dry.body, has) {
+			t.Errorf("a dry run gives %d and\n%s\nwant 200 and %s", dry.code, dry.body, has)
+		}
+	}
+	if after := d.ask(t, "GET", "/v1/config", ""); after.body != before.body || after.header.Get("ETag") != before.header.Get("ETag") || d.weight() != 10 {
+		t.Errorf("a dry run has changed the configuration, to\n%s", after.body)
+	}
+
+	step := func(what string, got reply, code int, weight int) {
+		t.Helper()
+		if got.code != code || d.weight() != weight {
+			t.Fatalf("%s gives %d, and the road has the weight %d; want %d and %d\n%s", what, got.code, d.weight(), code, weight, got.body)
+		}
+	}
+	put := d.ask(t, "PUT", endpointAPI+"/weight", "20", d.match(t, endpointAPI+"/weight"), "X-Comment: first")
+	step("PUT", put, 200, 20)
+	if now := d.ask(t, "GET", endpointAPI+"/weight", ""); now.header.Get("ETag") != put.header.Get("ETag") || now.body != "20\n" {
+		t.Errorf("the ETag behind PUT is %s, and that of GET %s, with %q", put.header.Get("ETag"), now.header.Get("ETag"), now.body)
+	}
+	step("PUT of YAML", d.ask(t, "PUT", endpointAPI, "weight: 30\n", d.match(t, endpointAPI), "Content-Type: application/yaml"), 200, 30)
+	step("PATCH", d.ask(t, "PATCH", endpointAPI, `{"weight": 40}`, d.match(t, endpointAPI), "Content-Type: application/merge-patch+json"), 200, 40)
+	step("PUT of what is not there", d.ask(t, "PUT", clusterAPI+"/endpoints/unix:%2Ftmp%2Fx", "{}", "If-None-Match: *"), 200, 40)
+	step("DELETE", d.ask(t, "DELETE", clusterAPI+"/endpoints/unix:%2Ftmp%2Fx", "", "If-Match: *"), 200, 40)
+	step("the same again", d.ask(t, "PUT", endpointAPI+"/weight", "40", "If-Match: *"), 200, 40)
+	later := d.ask(t, "PATCH", "/v1/config", `{"workers": {"max": 3}}`, d.match(t, "/v1/config"))
+	step("PATCH of what takes an upgrade", later, 200, 40)
+	if !strings.Contains(later.body, `"/workers"`) {
+		t.Errorf("a change of workers gives\n%s\nwant needs_upgrade to have /workers", later.body)
+	}
+	if got := d.ask(t, "GET", endpointAPI, "", "Accept: application/yaml"); got.body != "address: 127.0.0.1:1\nweight: 40\n" || got.header.Get("Content-Type") != "application/yaml" {
+		t.Errorf("GET of YAML gives %s\n%s", got.header.Get("Content-Type"), got.body)
+	}
+	if got := d.ask(t, "GET", clusterAPI+"/balancer?effective=true", ""); got.body != "\"least-request\"\n" {
+		t.Errorf("the balancer is %q, want the default", got.body)
+	}
+
+	var list struct{ Revisions []revision.Info }
+	if err := json.Unmarshal([]byte(d.ask(t, "GET", "/v1/revisions", "").body), &list); err != nil || len(list.Revisions) != 7 {
+		t.Fatalf("there are %d revisions, %v; want 7: the file and six changes", len(list.Revisions), err)
+	}
+	first := list.Revisions[5]
+	if a := first.Author; first.Why != "first" || a.Door != revision.DoorUnix || a.PID != os.Getpid() || a.UID == nil || *a.UID != os.Getuid() || first.FileSHA256 == "" {
+		t.Errorf("revision 2 is %+v, want the comment first, and this process's uid and pid", first)
+	}
+	if got := d.ask(t, "GET", "/v1/revisions/1/diff/2", ""); !strings.Contains(got.body, endpointAPI[len("/v1/config/"):]+"/weight") {
+		t.Errorf("revisions 1 and 2 differ so:\n%s\nwant the weight", got.body)
+	}
+	step("restore", d.ask(t, "POST", "/v1/revisions/1/restore", "", d.match(t, "/v1/config")), 200, 10)
+	if now := d.ask(t, "GET", "/v1/config", ""); now.body != before.body || now.header.Get("X-Revision") != "8" {
+		t.Errorf("restored is revision %s:\n%s\nwant 8, as it was:\n%s", now.header.Get("X-Revision"), now.body, before.body)
+	}
+}
+
+func TestDoorServesTheRest(t *testing.T) {
+	d := newDoor(t)
+	list := d.ask(t, "GET", "/", "").body
+	for path, has := range map[string]string{
+		"/v1/schema": `"$schema"`, "/v1/failures": `"failures": []`, "/v1/upgrade": `"id": 0`, "/v1/revisions/1": `"document"`, "/v1/status": `"echo"`,
+	} {
+		if got := d.ask(t, "GET", path, ""); got.code != 200 || !strings.Contains(got.body, has) {
+			t.Errorf("%s gives %d\n%.200s\nwant 200 and %s", path, got.code, got.body, has)
+		}
+	}
+	page, err := os.ReadFile("../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(list) {
+		f := strings.Fields(line)
+		if len(f) < 2 || !strings.HasPrefix(f[1], "/") {
+			continue
+		}
+		said := slices.ContainsFunc(strings.Split(string(page), "\n"), func(row string) bool {
+			return strings.HasPrefix(row, "| "+f[0]+" ") && strings.Contains(row, "`"+f[1]+"`")
+		})
+		if !said {
+			t.Errorf("docs/api.md has no row of %s %s", f[0], f[1])
+		}
+	}
+	for _, line := range []string{"PATCH /v1/config/*", "POST /v1/revisions/{n}/restore", "POST /v1/upgrade"} {
+		if !strings.Contains(list, line) {
+			t.Errorf("the list is\n%s\nwant it to have %q", list, line)
+		}
+	}
+}
+
+func TestOverTCPNothingIsWritten(t *testing.T) {
+	s, _ := run(t, parse(t, oneHop, "127.0.0.1:1"))
+	base := "http://" + s.AdminAddress().String()
+	for method, path := range map[string]string{"PUT": "/v1/config", "PATCH": "/v1/config/log", "DELETE": "/v1/config/metrics", "POST": "/v1/upgrade"} {
+		r, err := http.NewRequestWithContext(t.Context(), method, base+path, strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("If-Match", "*")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(text), "unix socket") {
+			t.Errorf("%s %s over TCP gives %d %s; want 403, and that it takes the unix socket", method, path, resp.StatusCode, text)
+		}
+	}
+	if code, body := get(t, s.AdminAddress(), "/v1/config/clusters/echo/name"); code != 200 || body != "\"echo\"\n" {
+		t.Errorf("reading over TCP gives %d %s", code, body)
+	}
+}
+
+// Each writer adds endpoints one by one to the list that it has read, as an operator's script does.
+func TestWritersLoseNoUpdate(t *testing.T) {
+	const writers, each = 16, 3
+	d := newDoor(t)
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				for {
+					list := d.ask(t, "GET", clusterAPI+"/endpoints", "")
+					added := strings.TrimSuffix(strings.TrimSpace(list.body), "]") + fmt.Sprintf(`, {"address": "127.0.0.1:%d"}]`, 1000+w*each+i)
+					got := d.ask(t, "PUT", clusterAPI+"/endpoints", added, "If-Match: "+list.header.Get("ETag"))
+					if got.code == http.StatusOK {
+						break
+					}
+					if got.code != http.StatusPreconditionFailed {
+						t.Errorf("writer %d: PUT gives %d %s, want 200 or 412", w, got.code, got.body)
+						return
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(d.server.Status().Clusters[0].Endpoints); n != 1+writers*each {
+		t.Errorf("the road has %d endpoints, want %d: an update was lost", n, 1+writers*each)
+	}
+	if info, _, _ := d.server.Current(); info.Number != 1+writers*each {
+		t.Errorf("revision %d is in force, want %d", info.Number, 1+writers*each)
+	}
+}
+
+func TestNothingIsHalfChanged(t *testing.T) {
+	change := func(d *liveDoor) reply { return d.ask(t, "PUT", endpointAPI+"/weight", "99", "If-Match: *") }
+	unchanged := func(d *liveDoor, what string, got reply, code int) {
+		t.Helper()
+		info, document, _ := d.server.Current()
+		part, err := document.Get("clusters/echo/endpoints/127.0.0.1:1/weight")
+		if got.code != code || d.weight() != 10 || info.Number != 1 || err != nil || string(part.JSON()) != "10" {
+			t.Errorf("%s: PUT gives %d %s, the road has %d, revision %d has %s, %v; want %d, and all as it was", what, got.code, got.body, d.weight(), info.Number, part.JSON(), err, code)
+		}
+	}
+
+	d := newDoor(t)
+	release := d.server.HoldForTest(t.Context())
+	got := change(d)
+	unchanged(d, "while an upgrade is under way", got, 503)
+	if got.header.Get("Retry-After") == "" {
+		t.Errorf("503 has no Retry-After")
+	}
+	release()
+	if got := change(d); got.code != 200 || d.weight() != 99 {
+		t.Errorf("behind an upgrade that was undone PUT gives %d %s", got.code, got.body)
+	}
+
+	d = newDoor(t)
+	if err := os.RemoveAll(filepath.Join(d.folder, "revisions")); err != nil {
+		t.Fatal(err)
+	}
+	unchanged(d, "revisions that cannot be written", change(d), 500)
+
+	d = newDoor(t)
+	other, err := revision.Open(revision.Options{State: d.folder, File: d.file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, document, _ := d.server.Current()
+	if _, err := other.Append(t.Context(), 1, revision.Revision{Document: document}); err != nil {
+		t.Fatal(err)
+	}
+	unchanged(d, "another process's revision", change(d), 409)
+
+	d = newDoor(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	body := fmt.Sprintf(`{"name": "more", "address": %q, "protocol": "bolt"}`, taken.Addr())
+	unchanged(d, "an address that is taken", d.ask(t, "PUT", "/v1/config/listeners/more", body, "If-None-Match: *"), 422)
+}
+
+// The last change wins, whichever door it came through.
+func TestRestartGoesOnWithTheLastChange(t *testing.T) {
+	d := newDoor(t)
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "20", "If-Match: *"); got.code != 200 {
+		t.Fatalf("PUT gives %d %s", got.code, got.body)
+	}
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf(liveText, d.folder)
+	d = openDoor(t, d.folder, text)
+	if info, _, _ := d.server.Current(); d.weight() != 20 || info.Number != 2 {
+		t.Errorf("a restart has the weight %d and revision %d, want 20 and 2", d.weight(), info.Number)
+	}
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	edited := strings.Replace(text, "weight: 10", "weight: 11", 1)
+	origin, err := server.OpenOrigin(d.file, []byte(edited), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m := origin.Message(); !strings.Contains(m, "has changed since revision 2") || !strings.Contains(m, "weight: 20 -> 11") {
+		t.Errorf("the file that has changed wins so: %s; want that it undoes the weight of revision 2", m)
+	}
+	d = openDoor(t, d.folder, edited)
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "12", "If-Match: *"); got.code != 200 || !strings.Contains(got.body, `"revision": 4`) {
+		t.Errorf("behind the file, PUT gives %d %s; want revision 4", got.code, got.body)
+	}
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	origin, err = server.OpenOrigin(d.file, []byte(edited), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := origin.Config().Clusters[0].Endpoints[0].Weight; w != 11 {
+		t.Errorf("where revisions are ignored the weight is %d, want the file's 11", w)
+	}
+}
+
+// Without a folder, what the file alone can say is refused, because the next process has only the file when it needs it.
+func TestInMemoryTheFileHasTheLastWord(t *testing.T) {
+	folder := t.TempDir()
+	d := openDoor(t, folder, strings.Replace(fmt.Sprintf(liveText, folder), "state_dir: "+folder, "state_dir: none", 1))
+	got := d.ask(t, "PATCH", "/v1/config", `{"runtime_dir": "/tmp", "log": {"format": "text"}, "workers": {"max": 2}}`, "If-Match: *")
+	var p struct{ Errors []struct{ Pointer string } }
+	if err := json.Unmarshal([]byte(got.body), &p); err != nil {
+		t.Fatal(err)
+	}
+	var pointers []string
+	for _, e := range p.Errors {
+		pointers = append(pointers, e.Pointer)
+	}
+	if diff := cmp.Diff([]string{"/runtime_dir", "/log/format"}, pointers); got.code != 422 || diff != "" {
+		t.Errorf("PATCH gives %d and these faults (- want, + got):\n%s", got.code, diff)
+	}
+}
+
+// The file of the socket has the rights that the configuration says, also where another process has opened it.
+func TestSocketHasItsMode(t *testing.T) {
+	for mode, want := range map[string]os.FileMode{"": 0o660, `, mode: "0600"`: 0o600} {
+		folder := t.TempDir()
+		d := openDoor(t, folder, strings.Replace(fmt.Sprintf(liveText, folder), `a.sock"`, `a.sock"`+mode, 1))
+		rights := func() os.FileMode {
+			info, err := os.Stat(filepath.Join(folder, "a.sock"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info.Mode().Perm()
+		}
+		if got := rights(); got != want {
+			t.Errorf("admin%s: the file is %v, want %v", mode, got, want)
+		}
+		if err := admin.Grant("unix:"+filepath.Join(folder, "a.sock"), admin.SocketFile{Mode: 0o640}); err != nil {
+			t.Error(err)
+		}
+		if got := rights(); got != 0o640 {
+			t.Errorf("granted 0640, the file is %v", got)
+		}
+		if err := d.stop(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestControlIsDirect(t *testing.T) {
+	d := newDoor(t)
+	boom := errors.New("no")
+	_, err := d.server.Change(t.Context(), admin.Edit{
+		Match: func(*config.Document) error { return nil },
+		Edit:  func(*config.Document) (*config.Document, error) { return nil, boom },
+	})
+	if !errors.Is(err, boom) {
+		t.Errorf("Change returns %v, want the edit's own error", err)
+	}
+}

@@ -1,0 +1,216 @@
+package revision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	lockFile = "lock"
+	// tempPrefix begins the names of files that are being written.
+	tempPrefix = ".new-"
+	// maxFileSize is the length in bytes of the longest file that is read. A document has 16 MiB at most, and the escapes
+	// of JSON can make it longer.
+	maxFileSize = 128 << 20
+	// maxWarned bounds the files that the log is told of.
+	maxWarned = 100
+	// lockPoll is how often a lock that another process has is tried again.
+	lockPoll = 5 * time.Millisecond
+)
+
+// fileName is a number of six digits, or more without a zero in front.
+var fileName = regexp.MustCompile(`^([0-9]{6}|[1-9][0-9]{6,14})\.json$`)
+
+func nameOf(n uint64) string { return fmt.Sprintf("%06d.json", n) }
+
+// file is a file that is a revision by its name.
+type file struct {
+	number uint64
+	entry  fs.DirEntry
+}
+
+// files are those in the folder, by number.
+func (s *Store) files() ([]file, error) {
+	entries, err := os.ReadDir(s.folder)
+	if err != nil {
+		return nil, err
+	}
+	var files []file
+	for _, e := range entries {
+		m := fileName.FindStringSubmatch(e.Name())
+		if m == nil || !e.Type().IsRegular() {
+			continue
+		}
+		n, err := strconv.ParseUint(m[1], 10, 64)
+		if err != nil || n == 0 {
+			continue
+		}
+		files = append(files, file{n, e})
+	}
+	slices.SortFunc(files, func(a, b file) int { return compare(a.number, b.number) })
+	return files, nil
+}
+
+// readFile is read in a folder. A file whose content is not what was written there is told to the log, once, and passed
+// over; one that cannot be read may be the newest, and is an error.
+func (s *Store) readFile(n uint64, v any) (whole bool, err error) {
+	name := filepath.Join(s.folder, nameOf(n))
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0) // a pipe would block
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxFileSize+1))
+	if err != nil {
+		return false, err
+	}
+	if len(data) > maxFileSize {
+		err = fmt.Errorf("has more than %d bytes", maxFileSize)
+	} else {
+		err = open(data, s.o.File, n, v)
+	}
+	if err != nil {
+		s.warn(name, err)
+	}
+	return err == nil, nil
+}
+
+func (s *Store) warn(name string, err error) {
+	s.mu.Lock()
+	known := s.warned[name] || len(s.warned) == maxWarned
+	if !known {
+		s.warned[name] = true
+	}
+	s.mu.Unlock()
+	if !known {
+		s.o.Log.Warn("a file is passed over, it is no whole revision of this configuration", zap.String("file", name), zap.Error(err))
+	}
+}
+
+// write makes the file of revision n, whole or not at all. It is called with the lock held.
+func (s *Store) write(n uint64, data []byte) (err error) {
+	if !fileName.MatchString(nameOf(n)) {
+		return fmt.Errorf("there is no number behind %d", n-1)
+	}
+	s.sweep()
+	f, err := os.CreateTemp(s.folder, tempPrefix)
+	if err != nil {
+		return err
+	}
+	temp, name := f.Name(), filepath.Join(s.folder, nameOf(n))
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(temp, name)
+	}
+	if err != nil {
+		_ = os.Remove(temp) // the first error is the one to tell
+		return err
+	}
+	if err := syncFolder(s.folder); err != nil {
+		_ = os.Remove(name) // what was not promised shall not be there
+		return err
+	}
+	return nil
+}
+
+func syncFolder(folder string) error {
+	f, err := os.Open(folder)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// sweep removes what writers left that were killed. With the lock held there is no other one.
+func (s *Store) sweep() {
+	left, err := filepath.Glob(filepath.Join(s.folder, tempPrefix+"*"))
+	if err != nil {
+		return
+	}
+	for _, name := range left {
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.warn(name, err)
+		}
+	}
+}
+
+// prune removes the oldest files that are too many or too large together, and never that of revision newest. It is called
+// with the lock held. What it cannot remove it leaves to the next one.
+func (s *Store) prune(newest uint64) {
+	files, err := s.files()
+	if err != nil {
+		s.warn(s.folder, err)
+		return
+	}
+	size, count := int64(0), 0
+	for _, f := range slices.Backward(files) {
+		info, err := f.entry.Info()
+		if err != nil {
+			continue
+		}
+		count++
+		size += info.Size()
+		if f.number == newest || count <= s.o.Keep && size <= s.o.Bytes {
+			continue
+		}
+		name := filepath.Join(s.folder, f.entry.Name())
+		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.warn(name, err)
+		}
+	}
+}
+
+// lock waits until no other process has the lock. The kernel gives it back when its holder dies.
+func lock(ctx context.Context, name string) (unlock func(), err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	poll := time.NewTicker(lockPoll)
+	defer poll.Stop()
+	for {
+		err := flock(f)
+		if err == nil {
+			return func() { _ = f.Close() }, nil // which gives it back
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(fmt.Errorf("locking %s: %w", name, err), f.Close())
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return nil, errors.Join(ErrLocked, f.Close())
+		}
+	}
+}
+
+func flock(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var locking error
+	if err := raw.Control(func(fd uintptr) { locking = unix.Flock(int(fd), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
+		return err
+	}
+	return locking
+}
