@@ -67,8 +67,15 @@ func TestPauseAtEveryMoment(t *testing.T) {
 	load := startLoad(t, p.address)
 	load.goOn()
 	rested := 0
-	for range 150 {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(rand.IntN(1500))*time.Microsecond)
+	for i := range 150 {
+		within := time.Duration(rand.IntN(1500)) * time.Microsecond
+		switch i % 10 { // however fast or slow the machine is
+		case 0:
+			within = 0
+		case 1:
+			within = patience
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), within)
 		if p.Pause(ctx) == nil {
 			rested++
 			p.Resume()
