@@ -500,12 +500,15 @@ func TestWhatIsLoadedIsHeld(t *testing.T) {
 			if end.Owner != (test.outcome != Done) || end.Owner && rep.Outcome != test.outcome {
 				t.Fatalf("%s: Run ended with %+v, and the report is %s because %q", test.name, end, rep.Outcome, rep.Reason)
 			}
-			held, released := slices.Index(r.did, "hold"), slices.Index(r.did, "release")
-			if first := slices.Index(r.did, "old.listeners"); held != 0 || first >= 0 && first < held {
-				t.Errorf("%s: %v; want the hold first", test.name, r.did)
+			r.mu.Lock() // the new process may go on
+			did := slices.Clone(r.did)
+			r.mu.Unlock()
+			held, released := slices.Index(did, "hold"), slices.Index(did, "release")
+			if first := slices.Index(did, "old.listeners"); held != 0 || first >= 0 && first < held {
+				t.Errorf("%s: %v; want the hold first", test.name, did)
 			}
-			if (released >= 0) != end.Owner || released >= 0 && slices.Contains(r.did[released:], "old.resume") {
-				t.Errorf("%s: %v; want the release last, if this process goes on", test.name, r.did)
+			if (released >= 0) != end.Owner || released >= 0 && slices.Contains(did[released:], "old.resume") {
+				t.Errorf("%s: %v; want the release last, if this process goes on", test.name, did)
 			}
 		})
 	}

@@ -39,7 +39,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if r := os.Getenv(role); r != "" {
-		if err := forward(r, os.Args[3]); err != nil {
+		if err := forward(r, os.Args[len(os.Args)-1]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
