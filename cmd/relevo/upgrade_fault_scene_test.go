@@ -240,6 +240,7 @@ func (s *faultScene) goOn(t *testing.T, c *cell) {
 	t.Helper()
 	const replies = 5
 	s.chain.until(t, func(m reading) error { return m.is(1, "relevo_upgrades_total", "outcome="+c.outcome) })
+	s.chain.until(t, func(m reading) error { return m.is(0, "relevo_upgrade_running") })
 	fastest := patience
 	for range 3 {
 		asked := time.Now()
