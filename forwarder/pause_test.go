@@ -197,7 +197,7 @@ func TestOldest(t *testing.T) {
 		t.Fatalf("got %q, want two", got)
 	}
 	for i, want := range []string{"method0", "method1"} {
-		for _, part := range []string{"ms old: " + service + " " + want + " from " + c.LocalAddr().String() + " on listener in", "to endpoint " + h.address + " of cluster echo"} {
+		for _, part := range []string{"s old: " + service + " " + want + " from " + c.LocalAddr().String() + " on listener in", "to endpoint " + h.address + " of cluster echo"} {
 			if !strings.Contains(got[i], part) {
 				t.Errorf("got %q, want it to tell %q", got[i], part)
 			}
