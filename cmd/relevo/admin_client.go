@@ -18,6 +18,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v2"
+
+	"github.com/relevo-proxy/relevo/server/revision"
 )
 
 const (
@@ -30,6 +32,16 @@ const (
 	// maxAnswer is the size in bytes of the largest answer that is read.
 	maxAnswer = 64 << 20
 )
+
+// adminVerb is the RunE of a verb that takes so many arguments and asks a process that runs: a signal interrupts it.
+func adminVerb(least, most int, run func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return arguments(least, most, func(cmd *cobra.Command, args []string) error {
+		ctx, stop := interruptible(cmd)
+		defer stop()
+		cmd.SetContext(ctx)
+		return run(cmd, args)
+	})
+}
 
 // adminFlags adds to a verb what finds the admin door.
 func adminFlags(cmd *cobra.Command) *string {
@@ -159,48 +171,31 @@ func (c *adminClient) get(ctx context.Context, path string, v any) (adminAnswer,
 	if err != nil {
 		return a, err
 	}
+	return a, c.decode(a, v)
+}
+
+// decode reads an answer, an object of JSON, into v.
+func (c *adminClient) decode(a adminAnswer, v any) error {
 	if err := json.Unmarshal(a.body, v); err != nil {
-		return a, fmt.Errorf("reading the answer of %s: %w", c.address, err)
+		return fmt.Errorf("reading the answer of %s: %w", c.address, err)
 	}
-	return a, nil
+	return nil
 }
 
-// adminForm is what -o says where an answer of the admin door is shown.
-type adminForm string
-
-const (
-	formText adminForm = "text"
-	formJSON adminForm = "json"
-	formYAML adminForm = "yaml"
-)
-
-func (f *adminForm) String() string { return string(*f) }
-func (f *adminForm) Type() string   { return "FORM" }
-
-func (f *adminForm) Set(s string) error {
-	switch adminForm(s) {
-	case formText, formJSON, formYAML:
-		*f = adminForm(s)
-		return nil
-	}
-	return errors.New("want text, json or yaml")
-}
-
-// adminFormFlag adds -o to a verb.
-func adminFormFlag(cmd *cobra.Command) *adminForm {
-	f := formText
-	cmd.Flags().VarP(&f, "output", "o", "text, json or yaml")
-	complete(cmd, "output", string(formText), string(formJSON), string(formYAML))
-	return &f
+// revisions is the newest revisions, the newest first.
+func (c *adminClient) revisions(ctx context.Context, limit int) ([]revision.Info, error) {
+	var list struct{ Revisions []revision.Info }
+	_, err := c.get(ctx, fmt.Sprintf("%s?limit=%d", revisionsAPI, limit), &list)
+	return list.Revisions, err
 }
 
 // show writes an answer, an object of JSON, in a form for programs; or has text write it for people.
-func show(w io.Writer, form adminForm, body []byte, text func(w io.Writer) error) error {
+func show(w io.Writer, form outputForm, body []byte, text func(w io.Writer) error) error {
 	switch form {
-	case formJSON:
+	case outputJSON:
 		_, err := w.Write(body)
 		return err
-	case formYAML:
+	case outputYAML:
 		var v yaml.MapSlice
 		if err := yaml.Unmarshal(body, &v); err != nil {
 			return fmt.Errorf("reading the answer: %w", err)

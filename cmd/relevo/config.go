@@ -27,22 +27,13 @@ const (
 )
 
 func configVerb() *cobra.Command {
-	cmd := &cobra.Command{
+	return family("verb", &cobra.Command{
 		Use:   "config",
 		Short: "Read and change the configuration of the running process",
 		Long: "Read and change the configuration of the running process, over its admin socket. A PATH leads to a part of it, as in\n" +
 			"clusters/order/endpoints/127.0.0.1:12200/weight: items of lists go by their name or address. What is changed is kept as a\n" +
 			"revision, which a restart and an upgrade go on with; a file that is edited later wins over it.",
-		Args:              cobra.ArbitraryArgs, // so that mistyped says what is wrong with them
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return errors.New("unknown verb") // mistyped has more to say
-		}
-		return &verbError{misused("which verb? there is: %s", strings.Join(names(cmd), ", "))}
-	}
-	cmd.AddCommand(
+	},
 		configGetVerb(), configExportVerb(),
 		configWriteVerb("set PATH VALUE", "Make or replace a part", "  relevo config set clusters/order/endpoints/127.0.0.1:12200/weight 50\n"+
 			"  relevo config set clusters/order/endpoints/127.0.0.1:12201 '{weight: 10}'", http.MethodPut, "application/yaml"),
@@ -50,29 +41,6 @@ func configVerb() *cobra.Command {
 		configWriteVerb("delete PATH", "Delete a part, so that its default holds again", "  relevo config delete clusters/order/endpoints/127.0.0.1:12201", http.MethodDelete, ""),
 		configDiffVerb(), configHistoryVerb(), configRestoreVerb(),
 	)
-	return cmd
-}
-
-// arguments is the RunE of a verb that takes so many arguments.
-func arguments(least, most int, run func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, args []string) error {
-		var err error
-		switch {
-		case len(args) < least:
-			err = misused("an argument is missing: %s", cmd.UseLine())
-		case len(args) > most:
-			err = misused("unexpected argument %q", args[most])
-		default:
-			ctx, stop := interruptible(cmd)
-			defer stop()
-			cmd.SetContext(ctx)
-			err = run(cmd, args)
-		}
-		if err != nil {
-			return &verbError{err}
-		}
-		return nil
-	}
 }
 
 // partAPI is where the API has a part.
@@ -90,9 +58,9 @@ func configGetVerb() *cobra.Command {
 		Example:           "  relevo config get clusters/order/endpoints\n  relevo config get --effective log -o json",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	address, form := adminFlags(cmd), adminFormFlag(cmd)
+	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
 	effective := cmd.Flags().Bool("effective", false, "with the defaults of what is not said")
-	cmd.RunE = arguments(0, 1, func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = adminVerb(0, 1, func(cmd *cobra.Command, args []string) error {
 		path := partAPI(strings.Join(args, ""))
 		if *effective {
 			path += "?effective=true"
@@ -109,17 +77,17 @@ func configExportVerb() *cobra.Command {
 		Example:           "  relevo config export > relevo.yaml",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	address, form := adminFlags(cmd), adminFormFlag(cmd)
-	cmd.RunE = arguments(0, 0, func(cmd *cobra.Command, _ []string) error {
+	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
+	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
 		return printPart(cmd, newAdminClient(*address), configAPI, *form)
 	})
 	return cmd
 }
 
 // printPart prints a part of the configuration, as YAML unless JSON is wanted.
-func printPart(cmd *cobra.Command, c *adminClient, path string, form adminForm) error {
+func printPart(cmd *cobra.Command, c *adminClient, path string, form outputForm) error {
 	kind := "application/yaml"
-	if form == formJSON {
+	if form == outputJSON {
 		kind = "application/json"
 	}
 	a, err := c.ask(cmd.Context(), question{method: http.MethodGet, path: path, header: map[string]string{"Accept": kind}})
@@ -132,14 +100,14 @@ func printPart(cmd *cobra.Command, c *adminClient, path string, form adminForm) 
 // changeFlags are those of the verbs that change something.
 type changeFlags struct {
 	address *string
-	form    *adminForm
+	form    *outputForm
 	comment *string
 	dryRun  *bool
 }
 
 func newChangeFlags(cmd *cobra.Command) changeFlags {
 	return changeFlags{
-		adminFlags(cmd), adminFormFlag(cmd),
+		adminFlags(cmd), outputFlag(cmd, outputYAML),
 		cmd.Flags().String("comment", "", "why, for the history"),
 		cmd.Flags().Bool("dry-run", false, "say what would change, and change nothing"),
 	}
@@ -152,7 +120,7 @@ func configWriteVerb(use, short, example, method, contentType string) *cobra.Com
 	}
 	flags := newChangeFlags(cmd)
 	n := strings.Count(use, " ")
-	cmd.RunE = arguments(n, n, func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = adminVerb(n, n, func(cmd *cobra.Command, args []string) error {
 		q := question{method: method, path: partAPI(args[0]), header: map[string]string{}}
 		if n > 1 {
 			q.header["Content-Type"], q.body = contentType, []byte(args[1])
@@ -193,7 +161,7 @@ func change(cmd *cobra.Command, flags changeFlags, on string, q question) error 
 		return err
 	}
 	var out admin.Outcome
-	if err := decode(a.body, &out); err != nil {
+	if err := c.decode(a, &out); err != nil {
 		return err
 	}
 	return show(cmd.OutOrStdout(), *flags.form, a.body, func(w io.Writer) error { return printOutcome(w, &out) })
@@ -201,11 +169,11 @@ func change(cmd *cobra.Command, flags changeFlags, on string, q question) error 
 
 // meanwhile says who has changed the configuration last.
 func (c *adminClient) meanwhile(ctx context.Context) string {
-	var list struct{ Revisions []revision.Info }
-	if _, err := c.get(ctx, revisionsAPI+"?limit=1", &list); err != nil || len(list.Revisions) == 0 {
+	newest, err := c.revisions(ctx, 1)
+	if err != nil || len(newest) == 0 {
 		return "somebody else has changed it meanwhile"
 	}
-	r := &list.Revisions[0]
+	r := &newest[0]
 	return fmt.Sprintf("%s has changed it meanwhile, at %s: revision %d", r.Author, r.When.Format(time.RFC3339), r.Number)
 }
 
@@ -263,25 +231,25 @@ func configDiffVerb() *cobra.Command {
 		Example:           "  relevo config diff\n  relevo config diff 3 7",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	address, form := adminFlags(cmd), adminFormFlag(cmd)
-	cmd.RunE = arguments(0, 2, func(cmd *cobra.Command, args []string) error {
+	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
+	cmd.RunE = adminVerb(0, 2, func(cmd *cobra.Command, args []string) error {
 		c := newAdminClient(*address)
 		if len(args) < 2 {
-			var list struct{ Revisions []revision.Info }
-			if _, err := c.get(cmd.Context(), revisionsAPI+"?limit=2", &list); err != nil {
+			newest, err := c.revisions(cmd.Context(), 2)
+			if err != nil {
 				return err
 			}
 			switch {
-			case len(list.Revisions) == 0, len(args) == 0 && len(list.Revisions) < 2:
+			case len(newest) == 0, len(args) == 0 && len(newest) < 2:
 				return errors.New("there is no revision before this one")
 			case len(args) == 0:
-				args = []string{strconv.FormatUint(list.Revisions[1].Number, 10)}
+				args = []string{strconv.FormatUint(newest[1].Number, 10)}
 			}
-			args = append(args, strconv.FormatUint(list.Revisions[0].Number, 10))
+			args = append(args, strconv.FormatUint(newest[0].Number, 10))
 		}
 		for _, n := range args {
-			if _, err := strconv.ParseUint(n, 10, 63); err != nil {
-				return misused("%q is not the number of a revision", n)
+			if _, err := revisionNumber(n); err != nil {
+				return err
 			}
 		}
 		var changes config.Changes
@@ -297,16 +265,25 @@ func configDiffVerb() *cobra.Command {
 	return cmd
 }
 
+// revisionNumber reads an argument.
+func revisionNumber(s string) (uint64, error) {
+	n, err := strconv.ParseUint(s, 10, 63)
+	if err != nil {
+		return 0, misused("%q is not the number of a revision", s)
+	}
+	return n, nil
+}
+
 func configHistoryVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "history",
 		Short:             "List who changed the configuration, when, and why",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	address, form := adminFlags(cmd), adminFormFlag(cmd)
+	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
 	limit := cmd.Flags().Int("limit", 20, "of revisions, the newest first; at most 100")
 	before := cmd.Flags().Uint64("before", 0, "only those with a number below this")
-	cmd.RunE = arguments(0, 0, func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
 		if *limit < 1 || *limit > 100 {
 			return misused("--limit %d: want 1 to 100", *limit)
 		}
@@ -340,10 +317,10 @@ func configRestoreVerb() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	flags := newChangeFlags(cmd)
-	cmd.RunE = arguments(1, 1, func(cmd *cobra.Command, args []string) error {
-		n, err := strconv.ParseUint(args[0], 10, 63)
+	cmd.RunE = adminVerb(1, 1, func(cmd *cobra.Command, args []string) error {
+		n, err := revisionNumber(args[0])
 		if err != nil {
-			return misused("%q is not the number of a revision", args[0])
+			return err
 		}
 		q := question{method: http.MethodPost, path: fmt.Sprintf("%s/%d/restore", revisionsAPI, n), header: map[string]string{}}
 		return change(cmd, flags, configAPI, q)

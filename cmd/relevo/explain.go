@@ -39,7 +39,7 @@ func explainVerb() *cobra.Command {
 	f.Var(&pairs, "header", "a further header; may be given often")
 	f.StringVar(&listener, "listener", "", "where the request arrives; left out, all listeners are asked")
 	form := outputFlag(cmd)
-	f.Var(form, "format", "the same as --output")
+	f.Var(f.Lookup("output").Value, "format", "the same as --output")
 	complete(cmd, "format", string(outputText), string(outputJSON))
 	cmd.RunE = verb(func(cmd *cobra.Command) error {
 		r := server.Request{Listener: listener, Headers: map[string]string{}}

@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -86,25 +88,41 @@ type outputForm string
 const (
 	outputText outputForm = "text"
 	outputJSON outputForm = "json"
+	outputYAML outputForm = "yaml"
 )
 
-func (f *outputForm) String() string { return string(*f) }
-func (f *outputForm) Type() string   { return "FORM" }
+// outputValue is the value of -o: one of the forms that a verb has.
+type outputValue struct {
+	form  outputForm
+	forms []string
+}
 
-func (f *outputForm) Set(s string) error {
-	if s != string(outputText) && s != string(outputJSON) {
-		return fmt.Errorf("want text or json")
+func (v *outputValue) String() string { return string(v.form) }
+func (v *outputValue) Type() string   { return "FORM" }
+
+func (v *outputValue) Set(s string) error {
+	if !slices.Contains(v.forms, s) {
+		return errors.New("want " + v.choice())
 	}
-	*f = outputForm(s)
+	v.form = outputForm(s)
 	return nil
 }
 
-// outputFlag adds -o to a verb.
-func outputFlag(cmd *cobra.Command) *outputForm {
-	f := outputText
-	cmd.Flags().VarP(&f, "output", "o", "text or json")
-	complete(cmd, "output", string(outputText), string(outputJSON))
-	return &f
+// choice is "text, json or yaml".
+func (v *outputValue) choice() string {
+	last := len(v.forms) - 1
+	return strings.Join(v.forms[:last], ", ") + " or " + v.forms[last]
+}
+
+// outputFlag adds -o to a verb, whose forms are text, JSON and more.
+func outputFlag(cmd *cobra.Command, more ...outputForm) *outputForm {
+	v := &outputValue{form: outputText}
+	for _, f := range append([]outputForm{outputText, outputJSON}, more...) {
+		v.forms = append(v.forms, string(f))
+	}
+	cmd.Flags().VarP(v, "output", "o", v.choice())
+	complete(cmd, "output", v.forms...)
+	return &v.form
 }
 
 // versionFlag adds --version to a verb.

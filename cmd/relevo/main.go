@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -71,12 +72,20 @@ func (e *verbError) Error() string { return e.err.Error() }
 
 // verb is the RunE of a verb that takes no arguments but flags.
 func verb(run func(cmd *cobra.Command) error) func(*cobra.Command, []string) error {
+	return arguments(0, 0, func(cmd *cobra.Command, _ []string) error { return run(cmd) })
+}
+
+// arguments is the RunE of a verb that takes so many arguments.
+func arguments(least, most int, run func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		err := error(nil)
-		if len(args) > 0 {
-			err = misused("unexpected argument %q", args[0])
-		} else {
-			err = run(cmd)
+		var err error
+		switch {
+		case len(args) < least:
+			err = misused("an argument is missing: %s", cmd.UseLine())
+		case len(args) > most:
+			err = misused("unexpected argument %q", args[most])
+		default:
+			err = run(cmd, args)
 		}
 		if err != nil {
 			return &verbError{err}
@@ -85,16 +94,25 @@ func verb(run func(cmd *cobra.Command) error) func(*cobra.Command, []string) err
 	}
 }
 
+// kindOf is the annotation of a verb that says what the verbs below it are.
+const kindOf = "kind"
+
 // protocols is a verb that exists once a protocol.
 func protocols(c *cobra.Command, each ...*cobra.Command) *cobra.Command {
+	return family("protocol", c, each...)
+}
+
+// family is a verb that needs one of those below it; kind is what these are called.
+func family(kind string, c *cobra.Command, each ...*cobra.Command) *cobra.Command {
 	c.AddCommand(each...)
+	c.Annotations = map[string]string{kindOf: kind}
 	c.Args = cobra.ArbitraryArgs // so that mistyped says what is wrong with them
 	c.ValidArgsFunction = cobra.NoFileCompletions
 	c.RunE = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return errors.New("unknown protocol") // mistyped has more to say
+			return errors.New("unknown " + kind) // mistyped has more to say
 		}
-		return &verbError{misused("which protocol? there is: %s", strings.Join(names(cmd), ", "))}
+		return &verbError{misused("which %s? there is: %s", kind, strings.Join(names(cmd), ", "))}
 	}
 	return c
 }
@@ -110,10 +128,7 @@ func mistyped(root *cobra.Command, args []string, err error) error {
 		if strings.HasPrefix(word, "-") {
 			continue
 		}
-		kind := "verb"
-		if cmd != root && cmd.Name() != "config" {
-			kind = "protocol"
-		}
+		kind := cmp.Or(cmd.Annotations[kindOf], "verb") // the root has none
 		if near := cmd.SuggestionsFor(word); len(near) > 0 {
 			return misused("unknown %s %q (did you mean %s?)", kind, word, strings.Join(near, " or "))
 		}

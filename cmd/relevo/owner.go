@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -51,6 +53,27 @@ func runtimeDir(cmd *cobra.Command, file, flag string) (string, error) {
 		return dir, nil
 	}
 	return defaultRuntimeDir, nil
+}
+
+// ownerVerb makes run what a verb does with the process that runs, of which dir has the pid file. ctx ends with a signal, and after
+// --timeout, of which usage says what for.
+func ownerVerb(cmd *cobra.Command, usage string, run func(ctx context.Context, dir string) error) {
+	file, flag := runtimeFlags(cmd)
+	timeout := cmd.Flags().Duration("timeout", 90*time.Second, usage)
+	cmd.RunE = verb(func(cmd *cobra.Command) error {
+		if *timeout <= 0 {
+			return misused("--timeout %v: want more than 0", *timeout)
+		}
+		dir, err := runtimeDir(cmd, *file, *flag)
+		if err != nil {
+			return err
+		}
+		ctx, stop := interruptible(cmd)
+		defer stop()
+		ctx, cancel := context.WithTimeout(ctx, *timeout)
+		defer cancel()
+		return run(ctx, dir)
+	})
 }
 
 // owner finds the process that runs. Between two looks one may have handed over to the next.

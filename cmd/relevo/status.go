@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
@@ -12,16 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/relevo-proxy/relevo/admin"
-	"github.com/relevo-proxy/relevo/server/revision"
 )
-
-// decode reads an answer.
-func decode(body []byte, v any) error {
-	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("reading the answer: %w", err)
-	}
-	return nil
-}
 
 // printable is text that somebody else chose, on one line of a terminal.
 func printable(s string) string {
@@ -36,8 +26,8 @@ func statusVerb() *cobra.Command {
 		Example:           "  relevo status\n  relevo status -o json",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	address, form := adminFlags(cmd), adminFormFlag(cmd)
-	cmd.RunE = arguments(0, 0, func(cmd *cobra.Command, _ []string) error {
+	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
+	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
 		c := newAdminClient(*address)
 		var s struct {
 			Ready   bool
@@ -54,9 +44,8 @@ func statusVerb() *cobra.Command {
 			} else {
 				fmt.Fprintf(w, "not ready: %s", strings.Join(s.Reasons, ", "))
 			}
-			var list struct{ Revisions []revision.Info }
-			if _, err := c.get(cmd.Context(), revisionsAPI+"?limit=1", &list); err == nil && len(list.Revisions) > 0 {
-				fmt.Fprintf(w, "; revision %d, by %s", list.Revisions[0].Number, list.Revisions[0].Author)
+			if newest, err := c.revisions(cmd.Context(), 1); err == nil && len(newest) > 0 {
+				fmt.Fprintf(w, "; revision %d, by %s", newest[0].Number, newest[0].Author)
 			}
 			fmt.Fprint(w, "\n\n")
 			return printStatus(w, &s.Status)
@@ -100,8 +89,8 @@ func failuresVerb() *cobra.Command {
 			"docs/limits.md says what each means.",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	address, form := adminFlags(cmd), adminFormFlag(cmd)
-	cmd.RunE = arguments(0, 0, func(cmd *cobra.Command, _ []string) error {
+	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
+	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
 		var f struct {
 			Total    uint64
 			Failures []struct {

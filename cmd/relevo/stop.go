@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,20 +21,7 @@ func stopVerb() *cobra.Command {
 			"  relevo stop --runtime-dir /run/relevo --timeout 10s",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	file, flag := runtimeFlags(cmd)
-	timeout := cmd.Flags().Duration("timeout", 90*time.Second, "to wait for its end")
-	cmd.RunE = verb(func(cmd *cobra.Command) error {
-		if *timeout <= 0 {
-			return misused("--timeout %v: want more than 0", *timeout)
-		}
-		dir, err := runtimeDir(cmd, *file, *flag)
-		if err != nil {
-			return err
-		}
-		ctx, stop := interruptible(cmd)
-		defer stop()
-		ctx, cancel := context.WithTimeout(ctx, *timeout)
-		defer cancel()
+	ownerVerb(cmd, "to wait for its end", func(ctx context.Context, dir string) error {
 		pid, err := tell(dir, syscall.SIGTERM)
 		if err != nil {
 			return err

@@ -27,22 +27,9 @@ func upgradeVerb() *cobra.Command {
 			"  relevo upgrade -c /etc/relevo/relevo.yaml -o json",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	file, flag := runtimeFlags(cmd)
 	wait := cmd.Flags().Bool("wait", true, "wait for the outcome; without, only ask for it")
-	timeout := cmd.Flags().Duration("timeout", 90*time.Second, "to wait for it")
 	form := outputFlag(cmd)
-	cmd.RunE = verb(func(cmd *cobra.Command) error {
-		if *timeout <= 0 {
-			return misused("--timeout %v: want more than 0", *timeout)
-		}
-		dir, err := runtimeDir(cmd, *file, *flag)
-		if err != nil {
-			return err
-		}
-		ctx, stop := interruptible(cmd)
-		defer stop()
-		ctx, cancel := context.WithTimeout(ctx, *timeout)
-		defer cancel()
+	ownerVerb(cmd, "to wait for it", func(ctx context.Context, dir string) error {
 		before, err := upgrade.ReadReport(dir)
 		if err != nil {
 			return err
@@ -88,17 +75,13 @@ func awaitReport(ctx context.Context, dir string, pid int, before uint64) (upgra
 
 // pause waits for the next look.
 func pause(ctx context.Context) error {
-	t := time.NewTimer(pollEvery)
-	defer t.Stop()
-	select {
-	case <-t.C:
+	if pauseFor(ctx, pollEvery) {
 		return nil
-	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-			return errors.New("--timeout has passed")
-		}
-		return errors.New("interrupted")
 	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return errors.New("--timeout has passed")
+	}
+	return errors.New("interrupted")
 }
 
 // progress says where an upgrade is that has not ended.
