@@ -37,14 +37,7 @@ func (d *dictionary) target(x *forwarder.ExchangeState) uint32 {
 	if x.Route == "" {
 		return 0
 	}
-	t := handoff.Target{Listener: x.Listener, Route: x.Route, Cluster: x.Cluster}
-	n := d.targets[t]
-	if n == 0 {
-		d.targetList = append(d.targetList, t)
-		n = uint32(len(d.targetList))
-		d.targets[t] = n
-	}
-	return n
+	return number(d.targets, &d.targetList, handoff.Target{Listener: x.Listener, Route: x.Route, Cluster: x.Cluster})
 }
 
 func (d *dictionary) label(x *forwarder.ExchangeState) uint32 {
@@ -52,13 +45,7 @@ func (d *dictionary) label(x *forwarder.ExchangeState) uint32 {
 	if l == (handoff.Label{}) {
 		return 0
 	}
-	n := d.labels[l]
-	if n == 0 {
-		d.labelList = append(d.labelList, l)
-		n = uint32(len(d.labelList))
-		d.labels[l] = n
-	}
-	return n
+	return number(d.labels, &d.labelList, l)
 }
 
 func (d *dictionary) record(x *forwarder.ExchangeState) uint32 {
@@ -67,6 +54,17 @@ func (d *dictionary) record(x *forwarder.ExchangeState) uint32 {
 	}
 	d.recordList = append(d.recordList, handoff.Record(*x.Record))
 	return uint32(len(d.recordList))
+}
+
+// number is that of v in the list, where it is put unless it is known.
+func number[T comparable](known map[T]uint32, list *[]T, v T) uint32 {
+	n := known[v]
+	if n == 0 {
+		*list = append(*list, v)
+		n = uint32(len(*list))
+		known[v] = n
+	}
+	return n
 }
 
 // giver says a road's state.

@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -147,6 +145,10 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 	}
 	info, err := s.apply(ctx, old, &inForce{document: document, config: c}, spec, e)
 	out.Revision = info.Number
+	if err == nil {
+		s.log.Info("configuration changed", zap.Uint64("revision", info.Number), zap.Stringer("by", e.Author), zap.String("why", e.Why),
+			zap.Int("changes", len(out.Changes.List)+out.Changes.More), zap.Strings("paths", changedPaths(out.Changes)))
+	}
 	return out, err
 }
 
@@ -178,9 +180,6 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 		s.live.level.SetLevel(levels[next.config.Log.Level])
 	}
 	s.moveSockets(old.config, next.config)
-	changes := old.document.Changes(next.document)
-	s.log.Info("configuration changed", zap.Uint64("revision", r.Number), zap.Stringer("by", e.Author), zap.String("why", e.Why),
-		zap.Int("changes", len(changes.List)+changes.More), zap.Strings("paths", changedPaths(changes)))
 	return r.Info, nil
 }
 
@@ -204,8 +203,7 @@ func (o *Origin) hash() string {
 	if err != nil {
 		return o.file.SHA256
 	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
+	return revision.Sum(data)
 }
 
 // moveSockets has systemd keep the sockets of the listeners that are new, and forget those of listeners that are gone.

@@ -22,7 +22,7 @@ func NewFile(data []byte) (File, error) {
 	if err != nil {
 		return File{}, err
 	}
-	return File{d, sum(data)}, nil
+	return File{d, Sum(data)}, nil
 }
 
 // Decision is what a start applies.

@@ -118,7 +118,7 @@ func encode(file string, r *Revision) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	data, err := json.Marshal(sealed{format, file, sum(body), body})
+	data, err := json.Marshal(sealed{format, file, Sum(body), body})
 	return append(data, '\n'), err
 }
 
@@ -134,7 +134,7 @@ func open(data []byte, file string, n uint64, v any) error {
 		return fmt.Errorf("has format %d; this version reads %d", s.Format, format)
 	case s.File != file:
 		return fmt.Errorf("is of the file %q", s.File)
-	case s.SHA256 != sum(s.Revision):
+	case s.SHA256 != Sum(s.Revision):
 		return errors.New("has not the content that was written")
 	}
 	if err := json.Unmarshal(s.Revision, &i); err != nil {
@@ -152,7 +152,8 @@ func open(data []byte, file string, n uint64, v any) error {
 	return nil
 }
 
-func sum(data []byte) string {
+// Sum names content by its SHA-256, in hexadecimal digits: what File.SHA256 and Info.FileSHA256 are.
+func Sum(data []byte) string {
 	s := sha256.Sum256(data)
 	return hex.EncodeToString(s[:])
 }

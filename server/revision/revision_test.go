@@ -65,7 +65,7 @@ func weight(t fatal, n int) Revision {
 		t.Fatalf("an edit is refused: %v", err)
 	}
 	return Revision{
-		Info{When: epoch.Add(time.Duration(n) * time.Second), Author: Author{Who: "alice", Door: DoorUnix, PID: 7, UID: new(0)}, Why: fmt.Sprint(n), FileSHA256: sum(nil)},
+		Info{When: epoch.Add(time.Duration(n) * time.Second), Author: Author{Who: "alice", Door: DoorUnix, PID: 7, UID: new(0)}, Why: fmt.Sprint(n), FileSHA256: Sum(nil)},
 		d,
 	}
 }

@@ -95,7 +95,7 @@ func Open(o Options) (*Store, error) {
 	}
 	s.o.File = filepath.Clean(o.File)
 	parent := filepath.Join(o.State, revisionsFolder)
-	s.folder = filepath.Join(parent, sum([]byte(s.o.File))[:32])
+	s.folder = filepath.Join(parent, Sum([]byte(s.o.File))[:32])
 	for _, folder := range []string{parent, s.folder} {
 		if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("opening the revisions: %w", err)
