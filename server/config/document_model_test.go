@@ -354,3 +354,20 @@ func TestPutThenGet(t *testing.T) {
 		}
 	})
 }
+
+// An item whose name is empty has no path, so that a change of it is one of its list.
+func TestAnItemWithoutANameChangesWithItsList(t *testing.T) {
+	var docs [2]*Document
+	for i, text := range []string{`routes: [{name: a}]`, `routes: [{name: a}, {name: ""}]`} {
+		d, err := ParseDocument([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		docs[i] = d
+	}
+	got := docs[0].Changes(docs[1])
+	if len(got.List) != 1 || got.List[0].Path != "routes" || got.List[0].Op != Changed {
+		t.Errorf("the changes are %v, want one: routes is changed", got)
+	}
+	checkChanges(t, docs[0], docs[1])
+}

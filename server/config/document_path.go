@@ -244,7 +244,7 @@ func itemKey(n node, t reflect.Type, i int) (key string, ok bool) {
 	switch {
 	case !given && t == reflect.TypeFor[Rule]() && n.kind == objectNode:
 		return ruleName(i), true
-	case name.kind != textNode:
+	case name.kind != textNode, name.text == "": // no path leads to one without a name
 		return "", false
 	}
 	return name.text, true
