@@ -158,9 +158,7 @@ func TestTranscriptHijack(t *testing.T) {
 			server := s.serveClogged()
 			s.start(s.road(server.address))
 			s.clog(true)
-			waiting := s.p.value("relevo_cluster_pending")
-			s.ask()
-			s.p.wantCount(waiting+1, "relevo_cluster_pending")
+			s.askToWait()
 			if err := s.p.DrainEndpoint("echo", server.address, true); err != nil {
 				s.t.Fatal(err)
 			}

@@ -30,9 +30,7 @@ func TestTranscriptPlain(t *testing.T) {
 			server := s.serveClogged()
 			s.start(s.road(server.address))
 			s.clog(true)
-			waiting := s.p.value("relevo_cluster_pending")
-			s.ask()
-			s.p.wantCount(waiting+1, "relevo_cluster_pending")
+			s.askToWait()
 			server.goOn()
 		}},
 		{name: "one-way", play: func(s *scene) {

@@ -60,9 +60,7 @@ func TestTranscriptRetry(t *testing.T) {
 			server := s.serveClogged()
 			s.start(s.road(server.address))
 			s.clog(true)
-			waiting := s.p.value("relevo_cluster_pending")
-			s.ask()
-			s.p.wantCount(waiting+1, "relevo_cluster_pending")
+			s.askToWait()
 			s.breaks(server)
 		}},
 	})
@@ -172,9 +170,7 @@ func TestTranscriptReset(t *testing.T) {
 			server := s.serveClogged()
 			s.start(s.road(server.address))
 			s.clog(true)
-			waiting := s.p.value("relevo_cluster_pending")
-			s.ask()
-			s.p.wantCount(waiting+1, "relevo_cluster_pending")
+			s.askToWait()
 			s.hangUp()
 			server.goOn()
 		}},

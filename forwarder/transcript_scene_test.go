@@ -69,6 +69,16 @@ func (s *scene) inFlight() {
 	s.p.wantCount(s.clogs+1, "relevo_endpoint_requests_total", "cluster=echo", "kind=request")
 }
 
+// askToWait asks, and waits until the request is in the list of those that wait for a connection. It is counted before it is
+// there, and one for which there is room meanwhile never gets there.
+func (s *scene) askToWait(frames ...[]byte) {
+	s.t.Helper()
+	waiting := s.p.value("relevo_cluster_pending")
+	s.ask(frames...)
+	s.p.wantCount(waiting+1, "relevo_cluster_pending")
+	eventually(s.t, func() bool { return s.went("Send", "WaitNotify") }, say("the request to be in the list"))
+}
+
 // replyLate asks, and has the reply come to a filter that blocks, past the deadline or not long before.
 func (s *scene) replyLate(b *blocked) {
 	s.t.Helper()

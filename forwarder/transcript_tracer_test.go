@@ -108,6 +108,14 @@ func (r *tracer) write(s forwarder.Step) {
 	}
 }
 
+// went says whether these are the last steps.
+func (r *tracer) went(phases ...string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	from := len(r.lines) - len(phases)
+	return from >= 0 && slices.EqualFunc(r.lines[from:], phases, func(l line, phase string) bool { return l.phase == phase })
+}
+
 // ended says whether the exchange has ended and everybody who carried it has told the last step.
 func (r *tracer) ended() bool {
 	r.mu.Lock()
