@@ -82,7 +82,7 @@ func (c *connFilters) fill(need int) error {
 	if !c.room(need) {
 		return nil // closed or paused: Await tells
 	}
-	limit := 0
+	limit := readBuffer
 	if unread := c.w - c.r; unread > 0 && (len(c.buf) > readBuffer || c.conn.Gated()) {
 		// Nothing behind the frame, as in conn: for filters that do not change the length, that is.
 		limit = need - unread

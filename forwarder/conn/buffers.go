@@ -7,14 +7,16 @@ import (
 	"sync/atomic"
 )
 
-// The sizes of pooled buffers. A read takes one of readSize; a write queue takes what fits.
+// The sizes of pooled buffers. A read takes one of readSize, or of aheadSize while the peer sends more than that at a time;
+// a frame above readSize gets one to itself, which is larger than both; a write queue takes what fits.
 const (
-	size4K   = 4 << 10
-	size16K  = 16 << 10
-	size64K  = 64 << 10
-	size256K = 256 << 10
-	size1M   = 1 << 20
-	readSize = size64K
+	size4K    = 4 << 10
+	size16K   = 16 << 10
+	size64K   = 64 << 10
+	size256K  = 256 << 10
+	size1M    = 1 << 20
+	readSize  = size64K
+	aheadSize = 192 << 10
 )
 
 // Buffers is the process-wide pool of buffers and the budget that all connections share. It counts what is
@@ -28,10 +30,10 @@ type Buffers struct {
 
 	// Atomic.
 	used    atomic.Int64
-	large   atomic.Int64 // the part of used that is in buffers above readSize
+	large   atomic.Int64 // the part of used that is in buffers above aheadSize
 	waiting atomic.Int32 // tickets in queues
 
-	pools [5]sync.Pool
+	pools [6]sync.Pool
 
 	// Guarded by mu, under which no other lock is taken.
 	mu      sync.Mutex
@@ -79,6 +81,7 @@ func NewBuffers(limit int64) *Buffers {
 	b.pools[2].New = func() any { return new([size64K]byte) }
 	b.pools[3].New = func() any { return new([size256K]byte) }
 	b.pools[4].New = func() any { return new([size1M]byte) }
+	b.pools[5].New = func() any { return new([aheadSize]byte) }
 	return b
 }
 
@@ -114,6 +117,9 @@ func (b *Buffers) Next(class Class) uint64 {
 	return b.queues[class][0].seq
 }
 
+// roomy says whether connections may read ahead: what they hold then is far from being too much.
+func (b *Buffers) roomy() bool { return b.used.Load() < b.high/2 }
+
 // Get returns a buffer of at least n bytes, its length its capacity. It never waits: what must not pass the
 // budget is kept from it by gates, and by closing the largest holders.
 func (b *Buffers) Get(n int) []byte {
@@ -123,7 +129,7 @@ func (b *Buffers) Get(n int) []byte {
 }
 
 func (b *Buffers) count(n int64) {
-	if n > readSize {
+	if n > aheadSize {
 		b.large.Add(n)
 	}
 	b.charge(n)
@@ -161,6 +167,8 @@ func (b *Buffers) alloc(n int) []byte {
 		return b.pools[1].Get().(*[size16K]byte)[:]
 	case n <= size64K:
 		return b.pools[2].Get().(*[size64K]byte)[:]
+	case n == aheadSize:
+		return b.pools[5].Get().(*[aheadSize]byte)[:]
 	case n <= size256K:
 		return b.pools[3].Get().(*[size256K]byte)[:]
 	case n <= size1M:
@@ -235,9 +243,11 @@ func (b *Buffers) Put(buf []byte) {
 		b.pools[3].Put((*[size256K]byte)(buf))
 	case size1M:
 		b.pools[4].Put((*[size1M]byte)(buf))
+	case aheadSize:
+		b.pools[5].Put((*[aheadSize]byte)(buf))
 	}
 	b.used.Add(-int64(len(buf)))
-	if len(buf) <= readSize {
+	if len(buf) <= aheadSize {
 		return
 	}
 	b.large.Add(-int64(len(buf)))

@@ -101,6 +101,7 @@ type Conn struct {
 	most   int    // onRead leaves no more unread than this; 0 means what fits
 	inside bool   // a frame has begun of which everything that is here has been taken: InFrame
 	limit  int    // most is no more than this; 0 means no bound
+	ahead  bool   // the peer sends more at a time than fits: the next read may take aheadSize
 	readN  int    // what onRead saw
 	readE  error
 

@@ -39,6 +39,7 @@ func (c *Conn) Read(need int) ([]byte, error) {
 		switch {
 		case c.readN > 0:
 			c.w += c.readN
+			c.ahead = c.w == len(c.buf) || c.ahead && c.readN > readSize/4
 			c.got.Add(uint64(c.readN))
 			if c.readN == maxOnce {
 				runtime.Gosched()
@@ -91,7 +92,7 @@ func (c *Conn) Advance(n int) {
 // itself: the caller hands it on to AppendOwned of some connection instead of copying it. It returns nil when
 // that is not so, and then the caller copies.
 func (c *Conn) Own(n int) []byte {
-	if len(c.buf) <= readSize || c.r != 0 || c.w != n {
+	if len(c.buf) <= aheadSize || c.r != 0 || c.w != n {
 		return nil
 	}
 	buf := c.buf[:n]
@@ -106,8 +107,11 @@ func (c *Conn) Lend() []byte {
 	buf, unread := c.buf, c.buf[c.r:c.w]
 	c.held.Add(-int64(cap(buf)))
 	c.buf, c.r, c.w = nil, 0, 0
-	if len(unread) > 0 {
-		c.buf = c.get(len(unread))
+	if n := len(unread); n > 0 {
+		if n > readSize {
+			n = aheadSize
+		}
+		c.buf = c.get(n)
 		c.w = copy(c.buf, unread)
 	}
 	return buf
@@ -139,11 +143,11 @@ func (c *Conn) awaitGate() error {
 // room makes buf able to hold need unread bytes. It reports false when it could not, because the connection
 // was closed or paused while it waited for memory.
 func (c *Conn) room(need int) bool {
-	if len(c.buf) > readSize && c.w == 0 {
+	if len(c.buf) > aheadSize && c.w == 0 {
 		c.freeRead() // a large frame's, of which nobody took ownership
 	}
 	switch {
-	case need > max(readSize, len(c.buf)):
+	case need > readSize && (need > len(c.buf) || len(c.buf) <= aheadSize):
 		// A large frame gets a buffer of its own, whole and at once: reading half of many large frames
 		// and then having no memory for the other halves would be a deadlock.
 		big := c.reserve(need)
@@ -158,7 +162,7 @@ func (c *Conn) room(need int) bool {
 		c.r = 0
 	}
 	c.most = c.limit
-	if len(c.buf) > readSize || !c.inside && gate(c.gates.Load())&betweenFrames != 0 {
+	if len(c.buf) > aheadSize || !c.inside && gate(c.gates.Load())&betweenFrames != 0 {
 		// Nothing behind the frame: so that a large buffer can be given away, and so that the read loop comes to
 		// be between frames, where a gate can stop it.
 		c.most = need
@@ -170,14 +174,18 @@ func (c *Conn) room(need int) bool {
 // or, in the middle of a frame, a small one: the large one is taken here, once there may be something to read,
 // and given back before the wait.
 func (c *Conn) readOnce(fd uintptr) bool {
-	if len(c.buf) < readSize {
-		c.move(readSize)
+	size := readSize
+	if c.ahead && c.most == 0 && !c.inside && c.buffers.roomy() {
+		size = aheadSize
+	}
+	if len(c.buf) < size {
+		c.move(size)
 	}
 	end := len(c.buf)
 	if c.most > 0 {
 		end = min(end, c.r+c.most)
 	}
-	large := len(c.buf) > readSize
+	large := len(c.buf) > aheadSize
 	if large {
 		c.buffers.enterBulk()
 	}
@@ -189,7 +197,7 @@ func (c *Conn) readOnce(fd uintptr) bool {
 		switch unread := c.w - c.r; {
 		case unread == 0:
 			c.freeRead()
-		case Capacity(unread) < len(c.buf) && len(c.buf) == readSize:
+		case Capacity(unread) < len(c.buf) && len(c.buf) <= aheadSize:
 			c.move(Capacity(unread))
 		}
 		return false
@@ -217,7 +225,7 @@ func (c *Conn) freeRead() {
 // reserve takes a large buffer from the budget and waits for it, behind others that wait. It returns nil when
 // the connection was closed or paused meanwhile.
 func (c *Conn) reserve(n int) []byte {
-	if len(c.buf) > readSize {
+	if len(c.buf) > aheadSize {
 		return c.get(n) // an adopted part of a large frame: others may be waiting for the memory that it has
 	}
 	if unread := c.w - c.r; Capacity(unread) < len(c.buf) {

@@ -218,7 +218,7 @@ func (c *Conn) writeOnce(fd uintptr) bool {
 	}
 	large := false
 	for _, piece := range c.out[:n] {
-		large = large || cap(piece) > readSize
+		large = large || cap(piece) > aheadSize
 	}
 	if large {
 		c.buffers.enterBulk()

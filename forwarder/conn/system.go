@@ -17,8 +17,8 @@ type system struct {
 }
 
 // brief is the size in bytes up to which a read or a write keeps its processor: sockets of the road do not block, and so much
-// is copied sooner than the scheduler has been told that the processor is free and has taken it back.
-const brief = 64 << 10
+// is copied sooner than the scheduler has given the processor to another thread and back.
+const brief = aheadSize
 
 // transfer is read, write or writev. One that copies more than brief lets other goroutines have the processor meanwhile.
 func transfer(call, fd uintptr, of unsafe.Pointer, n, size int) (int, error) {
