@@ -379,6 +379,7 @@ GET /readyz           200 when ready, else 503; ?verbose lists the reasons
 GET /v1/build         the program: version, commit, Go version
 GET /v1/status        listeners, clusters and endpoints as they are now
 GET /v1/schema        the JSON Schema of the configuration
+GET /v1/schema.json   the same, where the OpenAPI document looks for it
 GET /v1/openapi.json  this API as an OpenAPI document
 `
 	if diff := cmp.Diff(want, ask(t, c, "GET", base+"/").body); diff != "" {

@@ -79,8 +79,10 @@ func appendJSON(b *bytes.Buffer, v any) error {
 
 // descriptions returns what says how the door is used.
 func descriptions() []route {
+	schema := serveFixed("application/schema+json", config.JSONSchema())
 	return []route{
-		{http.MethodGet, "/v1/schema", "the JSON Schema of the configuration", serveFixed("application/schema+json", config.JSONSchema())},
+		{http.MethodGet, "/v1/schema", "the JSON Schema of the configuration", schema},
+		{http.MethodGet, "/v1/schema.json", "the same, where the OpenAPI document looks for it", schema},
 		{http.MethodGet, "/v1/openapi.json", "this API as an OpenAPI document", serveFixed("application/json", OpenAPI())},
 	}
 }

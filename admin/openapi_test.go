@@ -203,7 +203,8 @@ func TestDocumentIsOpenAPI(t *testing.T) {
 
 func TestDocumentIsServed(t *testing.T) {
 	c := doors(t, &fakeState{})["admin-unix"]
-	for path, want := range map[string]string{"/v1/openapi.json": string(OpenAPI()), "/v1/schema": string(config.JSONSchema())} {
+	schema := string(config.JSONSchema())
+	for path, want := range map[string]string{"/v1/openapi.json": string(OpenAPI()), "/v1/schema": schema, "/v1/schema.json": schema} {
 		got := ask(t, c, "GET", base+path)
 		etag := got.header.Get("ETag")
 		if got.code != 200 || got.body != want || got.header.Get("Cache-Control") != "no-cache" {

@@ -269,7 +269,7 @@ func (p *parser) standalone(schema any) map[string]any {
 
 // load is what the document may refer to outside of itself.
 func (p *parser) load(at *url.URL) (*jsonschema.Schema, error) {
-	if at.Path != "/v1/schema" {
+	if at.Path != "/v1/schema.json" {
 		return nil, fmt.Errorf("there is nothing at %s", at)
 	}
 	var s jsonschema.Schema

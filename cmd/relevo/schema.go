@@ -13,9 +13,9 @@ func schemaVerb() *cobra.Command {
 		Short: "Print the JSON Schema of a configuration, or the REST API's description",
 		Long: "Print the JSON Schema (draft 2020-12) of a configuration, for editors and other tools. It refuses nothing that\n" +
 			"is valid; relevo check finds more. With --openapi, the OpenAPI 3.1 document of the REST API, which the admin door has at\n" +
-			"/v1/openapi.json: it refers to the schema as the file schema beside it.",
+			"/v1/openapi.json: it refers to the schema as the file schema.json beside it.",
 		Example: "  relevo schema > relevo.schema.json\n" +
-			"  relevo schema > schema; relevo schema --openapi > openapi.json",
+			"  relevo schema > schema.json; relevo schema --openapi > openapi.json",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	api := cmd.Flags().Bool("openapi", false, "print the OpenAPI document of the REST API instead")
