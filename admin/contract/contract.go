@@ -103,7 +103,9 @@ type parser struct {
 	errs     []error
 }
 
-func (p *parser) wrong(format string, args ...any) { p.errs = append(p.errs, fmt.Errorf(format, args...)) }
+func (p *parser) wrong(format string, args ...any) {
+	p.errs = append(p.errs, fmt.Errorf(format, args...))
+}
 
 // problem keeps the schema of every answer that says no.
 func (p *parser) problem() {
