@@ -36,19 +36,18 @@ var OpenAPI = sync.OnceValue(func() []byte {
 	return append(indented.Bytes(), '\n')
 })
 
-// appendJSON writes a value of YAML as JSON, in its order.
+// appendJSON writes a value of YAML as JSON, in its order, with what it shares with others in its place.
 func appendJSON(b *bytes.Buffer, v any) error {
 	switch v := v.(type) {
 	case yaml.MapSlice:
-		b.WriteByte('{')
-		for i, item := range v {
+		before := byte('{')
+		for _, item := range together(v) {
 			key, ok := item.Key.(string)
 			if !ok {
 				return fmt.Errorf("the key %v is no text: quote it", item.Key)
 			}
-			if i > 0 {
-				b.WriteByte(',')
-			}
+			b.WriteByte(before)
+			before = ','
 			if err := appendJSON(b, key); err != nil {
 				return err
 			}
@@ -56,6 +55,9 @@ func appendJSON(b *bytes.Buffer, v any) error {
 			if err := appendJSON(b, item.Value); err != nil {
 				return err
 			}
+		}
+		if len(v) == 0 {
+			b.WriteByte(before)
 		}
 		b.WriteByte('}')
 	case []any:
@@ -75,6 +77,20 @@ func appendJSON(b *bytes.Buffer, v any) error {
 		return err
 	}
 	return nil
+}
+
+// together are the fields of an object, those of its x-also among them. yaml.v2 would merge only objects that lose their order.
+func together(v yaml.MapSlice) (fields yaml.MapSlice) {
+	for _, item := range v {
+		switch also, shared := item.Value.(yaml.MapSlice); {
+		case item.Key == "x-shared":
+		case item.Key == "x-also" && shared:
+			fields = append(fields, together(also)...)
+		default:
+			fields = append(fields, item)
+		}
+	}
+	return fields
 }
 
 // descriptions returns what says how the door is used.
