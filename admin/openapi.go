@@ -40,12 +40,13 @@ var OpenAPI = sync.OnceValue(func() []byte {
 func appendJSON(b *bytes.Buffer, v any) error {
 	switch v := v.(type) {
 	case yaml.MapSlice:
-		before := byte('{')
+		before, seen := byte('{'), map[string]bool{}
 		for _, item := range together(v) {
 			key, ok := item.Key.(string)
-			if !ok {
-				return fmt.Errorf("the key %v is no text: quote it", item.Key)
+			if !ok || seen[key] {
+				return fmt.Errorf("the key %v is no text, and needs quotes, or is there twice", item.Key)
 			}
+			seen[key] = true
 			b.WriteByte(before)
 			before = ','
 			if err := appendJSON(b, key); err != nil {
