@@ -100,12 +100,29 @@ func TestDocumentIsWhole(t *testing.T) {
 		}
 		checkParameters(t, what, o)
 		checkStatuses(t, what, o)
+		if !hasExample(o) && !withoutExample[o.ID] {
+			t.Errorf("%s has no example of an answer that says yes", what)
+		}
 	}
 	for tag, n := range tags {
 		if n == 0 {
 			t.Errorf("nothing has the tag %s", tag)
 		}
 	}
+}
+
+// withoutExample are the operations whose answer is a document of its own.
+var withoutExample = map[string]bool{"getSchema": true, "getSchemaFile": true, "getOpenAPI": true}
+
+func hasExample(o *contract.Operation) bool {
+	for code, r := range o.Responses {
+		for _, c := range r.Content {
+			if code < 300 && len(c.Examples) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func checkParameters(t *testing.T, what string, o *contract.Operation) {
