@@ -52,6 +52,11 @@ func Metrics(reg *stats.Registry, state State, build BuildInfo) http.Handler {
 // address, the host of address, or the address that the connection came in on are answered; others get 421,
 // so that no web page can read here under a name that it has made to resolve to this host.
 func Admin(reg *stats.Registry, state State, control Control, build BuildInfo, address string) http.Handler {
+	return harden(checkHost(address, router(adminRoutes(reg, state, control, build))))
+}
+
+// adminRoutes returns what the admin door has.
+func adminRoutes(reg *stats.Registry, state State, control Control, build BuildInfo) []route {
 	routes := append(common(reg, state, build),
 		route{http.MethodGet, "/v1/build", "the program: version, commit, Go version", serveJSON(func() any { return build })},
 		route{http.MethodGet, "/v1/status", "listeners, clusters and endpoints as they are now", serveJSON(func() any { return status(state) })},
@@ -59,8 +64,8 @@ func Admin(reg *stats.Registry, state State, control Control, build BuildInfo, a
 	if control != nil {
 		routes = append(routes, controls(control)...)
 	}
-	routes = append(routes, route{http.MethodGet, "/", "this list", index(routes, build)})
-	return harden(checkHost(address, router(routes)))
+	routes = append(routes, descriptions()...)
+	return append(routes, route{http.MethodGet, "/", "this list", index(routes, build)})
 }
 
 // common returns what both doors have.

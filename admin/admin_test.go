@@ -142,6 +142,9 @@ func doors(t *testing.T, state State) map[string]*http.Client {
 		}
 		serve(t, l, h, defaultLimits)
 		all[name] = client(t, l)
+		if name != "metrics" {
+			all[name].Transport = contractOf(t).Transport(all[name].Transport, func(err error) { t.Error(err) })
+		}
 	}
 	return all
 }
@@ -370,11 +373,14 @@ func TestIndex(t *testing.T) {
 	c := doors(t, &fakeState{})["admin"]
 	want := `Relevo 1.2.3
 
-GET /metrics    all metrics, in the text format of Prometheus
-GET /healthz    200 while the process answers
-GET /readyz     200 when ready, else 503; ?verbose lists the reasons
-GET /v1/build   the program: version, commit, Go version
-GET /v1/status  listeners, clusters and endpoints as they are now
+GET /metrics          all metrics, in the text format of Prometheus
+GET /healthz          200 while the process answers
+GET /readyz           200 when ready, else 503; ?verbose lists the reasons
+GET /v1/build         the program: version, commit, Go version
+GET /v1/status        listeners, clusters and endpoints as they are now
+GET /v1/schema        the JSON Schema of the configuration
+GET /v1/schema.json   the same, where the OpenAPI document looks for it
+GET /v1/openapi.json  this API as an OpenAPI document
 `
 	if diff := cmp.Diff(want, ask(t, c, "GET", base+"/").body); diff != "" {
 		t.Errorf("the list differs (- want, + got):\n%s", diff)

@@ -56,11 +56,6 @@ func wantsYAML(r *http.Request) bool {
 	return false
 }
 
-func serveSchema(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/schema+json")
-	_, _ = w.Write(config.JSONSchema())
-}
-
 // page is a part of the list of revisions.
 type page struct {
 	Revisions []revision.Info `json:"revisions"`

@@ -1,7 +1,6 @@
 package server_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,11 +9,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap/zaptest"
@@ -54,14 +51,7 @@ func openDoor(t *testing.T, folder, text string) *liveDoor {
 		t.Fatal(err)
 	}
 	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: zaptest.NewLogger(t)})
-	d.client = &http.Client{Transport: &http.Transport{
-		DisableKeepAlives:     true,
-		ExpectContinueTimeout: 10 * time.Second,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			a := d.server.AdminAddress()
-			return (&net.Dialer{}).DialContext(ctx, a.Network(), a.String())
-		},
-	}}
+	d.client = clientAt(t, d.server.AdminAddress())
 	d.server.HoldForTest(t.Context())() // the turn is there when the file has become a revision
 	return d
 }
@@ -90,7 +80,12 @@ func (d *liveDoor) ask(t *testing.T, method, path, body string, headers ...strin
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Add(name, value)
 	}
-	resp, err := d.client.Do(r)
+	return send(t, d.client, r)
+}
+
+func send(t *testing.T, c *http.Client, r *http.Request) reply {
+	t.Helper()
+	resp, err := c.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,22 +224,6 @@ func TestDoorServesTheRest(t *testing.T) {
 	} {
 		if got := d.ask(t, "GET", path, ""); got.code != 200 || !strings.Contains(got.body, has) {
 			t.Errorf("%s gives %d\n%.200s\nwant 200 and %s", path, got.code, got.body, has)
-		}
-	}
-	page, err := os.ReadFile("../docs/api.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(list) {
-		f := strings.Fields(line)
-		if len(f) < 2 || !strings.HasPrefix(f[1], "/") {
-			continue
-		}
-		said := slices.ContainsFunc(strings.Split(string(page), "\n"), func(row string) bool {
-			return strings.HasPrefix(row, "| "+f[0]+" ") && strings.Contains(row, "`"+f[1]+"`")
-		})
-		if !said {
-			t.Errorf("docs/api.md has no row of %s %s", f[0], f[1])
 		}
 	}
 	for _, line := range []string{"PATCH /v1/config/*", "POST /v1/revisions/{n}/restore", "POST /v1/upgrade"} {

@@ -63,10 +63,13 @@ func (s *Server) Status() admin.Status {
 
 // LastUpgrade implements admin.Control.
 func (s *Server) LastUpgrade() (report any, id uint64) {
-	if s.generation == nil {
-		return upgrade.Report{}, 0
+	var r upgrade.Report
+	if s.generation != nil {
+		r = s.generation.Last()
 	}
-	r := s.generation.Last()
+	if r.Steps == nil {
+		r.Steps = map[string]float64{} // as the API has it, never null
+	}
 	return r, r.ID
 }
 
