@@ -54,7 +54,7 @@ type Outcome struct {
 type Cost struct {
 	// ClientsDraining are the client connections of listeners that go: they close when they are quiet.
 	ClientsDraining int `json:"client_connections_draining"`
-	// EndpointsDraining are the endpoints that go, and ServersDraining the connections to them.
+	// EndpointsDraining are the endpoints that go or are to drain, and ServersDraining the connections to them.
 	EndpointsDraining int `json:"endpoints_draining"`
 	ServersDraining   int `json:"server_connections_draining"`
 	// ServersDialled are the connections that new endpoints may have, or old ones more than before.

@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
@@ -35,8 +36,8 @@ type ListenerState struct {
 type EndpointState struct {
 	Cluster, Address string
 	Failures         int
-	Until            int64 // the end of the back-off
-	Trusted, Drained bool
+	Since, Until     int64 // the first of the failures, the end of the back-off
+	Trusted          bool
 	Unproved         int
 	RX, TX           uint64 // bytes of connections that are gone
 }
@@ -51,6 +52,7 @@ type DownstreamState struct {
 	Frames    uint64 // whole frames seen
 	Closing   string // why it closes when what is queued is sent; else empty
 	Asked     bool   // its connection filters have let it in
+	Opened    int64  // when it was accepted; 0: not known
 	Conn      conn.Detached
 	Upload    *UploadState
 }
@@ -80,6 +82,7 @@ type UpstreamState struct {
 	Missed            int
 	Leased            bool
 	LeasedAt, LeaseBy int64
+	Opened            int64 // when it was dialled; 0: not known
 	Conn              conn.Detached
 }
 
@@ -219,7 +222,7 @@ func (f *Forwarder) Abandon() {
 	f.held.mu.Unlock()
 	f.resting.Store(false)
 	f.release(over)
-	for e := range f.workers.Waiting() {
+	for e := range f.workers.Waiting(0, math.MaxInt) {
 		e.given = ended
 	}
 	f.workers.Hold(false)

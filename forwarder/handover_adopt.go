@@ -176,7 +176,7 @@ func (a *adopter) endpoint(s *EndpointState) {
 		return
 	}
 	e := c.endpoints[i]
-	e.policy.Restore(cluster.Health{Failures: s.Failures, Until: s.Until, Trusted: s.Trusted, Drained: s.Drained})
+	e.policy.Restore(cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted})
 	e.unproved.Store(int32(s.Unproved))
 	e.mu.Lock()
 	e.closedRX += s.RX
@@ -252,6 +252,7 @@ func (a *adopter) downstream(s *DownstreamState) error {
 	}
 	d := newDownstream(l, l.config.Load(), c, nil)
 	c.Touch(s.Conn.LastRead)
+	d.opened = s.Opened
 	if s.Client != "" {
 		if d.client, err = netip.ParseAddrPort(s.Client); err != nil {
 			return fmt.Errorf("a connection of listener %s: its client: %w", s.Listener, err)
@@ -264,11 +265,13 @@ func (a *adopter) downstream(s *DownstreamState) error {
 	d.frames, d.closing = s.Frames, s.Closing
 	switch r := a.snap.roads[l.slot]; {
 	case s.Codec != "":
-		if d.codec = a.codecNamed(s.Codec, r.codecs...); d.codec == nil {
+		codec := a.codecNamed(s.Codec, r.codecs...)
+		if codec == nil {
 			return fmt.Errorf("a connection of listener %s: there is no protocol %q", s.Listener, s.Codec)
 		}
+		d.speak(codec)
 	case r.detect == 0:
-		d.codec = r.codecs[0]
+		d.speak(r.codecs[0])
 	default:
 		d.detecting.Store(s.Detecting)
 	}
@@ -310,6 +313,7 @@ func (a *adopter) upstream(s *UpstreamState) error {
 		return err
 	}
 	u.proved, u.lastBeat, u.missed = s.Proved, s.LastBeat, s.Missed
+	u.opened = s.Opened
 	u.unasked.Store(s.Unasked)
 	u.leasedAt.Store(s.LeasedAt)
 	if s.Leased {
@@ -320,8 +324,8 @@ func (a *adopter) upstream(s *UpstreamState) error {
 		u.retireAt = min(s.RetireAt, a.f.now()+int64(c.spec.MaxAge))
 	}
 	draining := s.Draining
-	if i >= len(c.policy.Endpoints()) && draining == "" {
-		draining = ReasonEndpointDrained // it is not configured any more
+	if e.policy.Health().Drained && draining == "" {
+		draining = ReasonEndpointDrained // the configuration says so, or knows it no more
 	}
 	u.become(stateReady)
 	if draining != "" {

@@ -96,7 +96,7 @@ func (g *giver) all(h *forwarder.Handover) error {
 		e := &h.Endpoints[i]
 		g.exchanges.Endpoints = append(g.exchanges.Endpoints, handoff.Endpoint{
 			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted,
-			Drained: e.Drained, Unproved: e.Unproved, RX: e.RX, TX: e.TX,
+			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since,
 		})
 	}
 	for i := range h.Exchanges {
@@ -170,7 +170,7 @@ func (g *giver) connection(c *conn.Detached, files *[]syscall.RawConn, size int)
 func (g *giver) downstream(d *forwarder.DownstreamState) error {
 	m := handoff.Downstream{
 		Ref: d.Ref, Listener: d.Listener, Client: d.Client, Protocol: d.Codec, Detecting: d.Detecting, Frames: d.Frames,
-		Closing: d.Closing, Asked: d.Asked, Bytes: bytesGiven(&d.Conn),
+		Closing: d.Closing, Asked: d.Asked, Bytes: bytesGiven(&d.Conn), Opened: d.Opened,
 	}
 	if up := d.Upload; up != nil {
 		m.Upload = &handoff.Upload{
@@ -186,7 +186,7 @@ func (g *giver) upstream(u *forwarder.UpstreamState) error {
 	m := handoff.Upstream{
 		Ref: u.Ref, Cluster: u.Cluster, Endpoint: u.Endpoint, Protocol: u.Codec, Pool: uint8(u.Pool), LastID: u.LastID,
 		Proved: u.Proved, Unasked: u.Unasked, Draining: u.Draining, RetireAt: u.RetireAt, LastBeat: u.LastBeat, Missed: u.Missed,
-		Leased: u.Leased, LeasedAt: u.LeasedAt, LeaseBy: u.LeaseBy, Bytes: bytesGiven(&u.Conn),
+		Leased: u.Leased, LeasedAt: u.LeasedAt, LeaseBy: u.LeaseBy, Bytes: bytesGiven(&u.Conn), Opened: u.Opened,
 	}
 	for i := range u.Slots {
 		s := &u.Slots[i]

@@ -40,7 +40,7 @@ func (s *Server) Status() admin.Status {
 		})
 	}
 	for _, c := range road.Clusters {
-		cs := admin.ClusterStatus{Name: c.Name, Protocol: c.Protocol, InFlight: c.InFlight, Waiting: c.Pending}
+		cs := admin.ClusterStatus{Name: c.Name, Protocol: c.Protocol, InFlight: c.Requests.Used, Waiting: c.Pending.Used}
 		for _, e := range c.Endpoints {
 			es := admin.EndpointStatus{
 				Address: e.Address, Weight: e.Weight, Usable: e.Usable, Failures: e.Failures,
