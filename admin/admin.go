@@ -57,7 +57,7 @@ func Admin(reg *stats.Registry, state State, control Control, build BuildInfo, a
 		route{http.MethodGet, "/v1/status", "listeners, clusters and endpoints as they are now", serveJSON(func() any { return status(state) })},
 	)
 	if control != nil {
-		routes = append(routes, controls(control)...)
+		routes = append(append(routes, controls(control)...), roadRoutes(control)...)
 	}
 	routes = append(routes, route{http.MethodGet, "/", "this list", index(routes, build)})
 	return harden(checkHost(address, router(routes)))

@@ -11,6 +11,7 @@ import (
 
 // Control is what the admin door shows and changes beside State. Its methods are called from any goroutine.
 type Control interface {
+	Road
 	// Current is the configuration in force: its revision, the document, and the tree that it makes.
 	Current() (revision.Info, *config.Document, *config.Config)
 	// Change puts another configuration into force, or does nothing and says why: a *StaleError, *config.PathError,

@@ -117,9 +117,9 @@ func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 		}
 		return f.started.Add(time.Duration(ns))
 	}
-	if health.Failures > 0 && !health.Trusted {
+	if health.Failures > 0 && !health.Trusted && !health.Drained {
 		s.Since = at(health.Since)
-		if !health.Drained && !health.Probing {
+		if !health.Probing {
 			s.Until = at(health.Until)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/relevo-proxy/relevo/admin"
@@ -45,6 +46,11 @@ type liveDoor struct {
 // openDoor runs a server from a file in this folder, as a fresh process does.
 func openDoor(t *testing.T, folder, text string) *liveDoor {
 	t.Helper()
+	return openDoorWith(t, folder, text, zaptest.NewLogger(t))
+}
+
+func openDoorWith(t *testing.T, folder, text string, log *zap.Logger) *liveDoor {
+	t.Helper()
 	d := &liveDoor{folder: folder, file: filepath.Join(folder, "relevo.yaml")}
 	if err := os.WriteFile(d.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -53,17 +59,22 @@ func openDoor(t *testing.T, folder, text string) *liveDoor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: zaptest.NewLogger(t)})
-	d.client = &http.Client{Transport: &http.Transport{
+	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: log})
+	d.client = clientOf(d.server)
+	d.server.HoldForTest(t.Context())() // the turn is there when the file has become a revision
+	return d
+}
+
+// clientOf is a client of a server's admin door, whatever host it asks.
+func clientOf(s *server.Server) *http.Client {
+	return &http.Client{Transport: &http.Transport{
 		DisableKeepAlives:     true,
 		ExpectContinueTimeout: 10 * time.Second,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			a := d.server.AdminAddress()
+			a := s.AdminAddress()
 			return (&net.Dialer{}).DialContext(ctx, a.Network(), a.String())
 		},
 	}}
-	d.server.HoldForTest(t.Context())() // the turn is there when the file has become a revision
-	return d
 }
 
 func newDoor(t *testing.T) *liveDoor {
