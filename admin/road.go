@@ -27,7 +27,7 @@ type Road interface {
 }
 
 // ErrNoConnection says that no open connection has this id.
-var ErrNoConnection = errors.New("there is no such connection: it is closed, or was another process's")
+var ErrNoConnection = errors.New("there is no such connection: it is closed")
 
 // Listener is one listener, with all that is known of it.
 type Listener struct {

@@ -29,7 +29,7 @@ type ConnectionFilter struct {
 
 // ConnectionStatus is one connection.
 type ConnectionStatus struct {
-	ID                uint64 // of no other connection of this process
+	ID                uint64 // of no other connection of the chain of processes
 	Side              Side
 	Listener          string
 	Cluster, Endpoint string

@@ -97,23 +97,33 @@ func TestOpenConnections(t *testing.T) {
 	_ = idle
 }
 
-// TestConnectionsAfterAHandOver: what a connection is goes over, its id is the new process's.
+// TestConnectionsAfterAHandOver: what a connection is goes over, its id too, which no other one gets.
 func TestConnectionsAfterAHandOver(t *testing.T) {
 	s := spec(serveEach(t, echoEach).address)
 	p := startProxy(t, s, 512<<20)
 	c := dial(t, p.address)
 	wantEcho(t, c.call(request(1, "hello")), "hello")
 	before := p.open(forwarder.ConnectionFilter{})
+	gone := dial(t, p.address)
+	p.wantCount(2, "relevo_listener_connections")
+	last := p.open(forwarder.ConnectionFilter{After: before[len(before)-1].ID})[0].ID
+	gone.hangUp()
+	p.wantCount(1, "relevo_listener_connections")
 	<-time.After(10 * time.Millisecond) // so that an age that was forgotten shows
 	p.handOver(s)
 	after := p.open(forwarder.ConnectionFilter{})
 	for _, was := range before {
 		i := slices.IndexFunc(after, func(c forwarder.ConnectionStatus) bool { return c.Side == was.Side })
-		if i < 0 || after[i].Remote != was.Remote || after[i].Local != was.Local || after[i].RX != was.RX || after[i].Age < was.Age {
+		if i < 0 || after[i].ID != was.ID || after[i].Remote != was.Remote || after[i].Local != was.Local || after[i].RX != was.RX || after[i].Age < was.Age {
 			t.Errorf("got %+v behind the hand-over, want what %+v was", after, was)
 		}
 	}
 	wantEcho(t, c.call(request(2, "hello again")), "hello again")
+	dial(t, p.address)
+	p.wantCount(2, "relevo_listener_connections")
+	if list := p.open(forwarder.ConnectionFilter{After: last}); len(list) != 1 {
+		t.Errorf("got %+v, want the new connection behind the id %d of one that is gone", list, last)
+	}
 }
 
 // TestPages: while connections come and go, each that stays is on one page, once, whatever the pages' size.

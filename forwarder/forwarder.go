@@ -69,7 +69,7 @@ type Forwarder struct {
 	taken     atomic.Uint64         // exchanges that workers have begun with and that had waited for one
 	held      held
 
-	connections atomic.Uint64 // the number drawn last for a connection: its id
+	connections atomic.Uint64 // the number given to a connection last: its id
 
 	labels labels
 

@@ -20,6 +20,7 @@ type Handover struct {
 	Exchanges   []ExchangeState // that no connection's table has
 	Left        []Left          // what stays behind
 	Paused      int64           // when the gates were shut
+	LastID      uint64          // given to a connection last
 }
 
 // Left is a connection that cannot be handed over, and why.
@@ -53,6 +54,7 @@ type DownstreamState struct {
 	Closing   string // why it closes when what is queued is sent; else empty
 	Asked     bool   // its connection filters have let it in
 	Opened    int64  // when it was accepted; 0: not known
+	ID        uint64 // of no other connection; 0: it has none yet
 	Conn      conn.Detached
 	Upload    *UploadState
 }
@@ -82,7 +84,8 @@ type UpstreamState struct {
 	Missed            int
 	Leased            bool
 	LeasedAt, LeaseBy int64
-	Opened            int64 // when it was dialled; 0: not known
+	Opened            int64  // when it was dialled; 0: not known
+	ID                uint64 // as that of a client connection
 	Conn              conn.Detached
 }
 

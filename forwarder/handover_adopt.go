@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -25,6 +26,7 @@ func (f *Forwarder) Adopt(h *Handover) error {
 		downs: make(map[uint32]*downstream), ups: make(map[uint32]*upstream), gone: make(map[goneName]*downstream),
 		targets: make(map[targetName]*target), leased: make(map[*upstream]bool),
 	}
+	f.connections.Store(max(f.connections.Load(), h.LastID))
 	// In this order: each names what those before it have made.
 	f.snap.Store(a.snap)
 	for i := range h.Listeners {
@@ -252,7 +254,7 @@ func (a *adopter) downstream(s *DownstreamState) error {
 	}
 	d := newDownstream(l, l.config.Load(), c, nil)
 	c.Touch(s.Conn.LastRead)
-	d.opened = s.Opened
+	d.opened, d.id = s.Opened, cmp.Or(s.ID, d.id)
 	if s.Client != "" {
 		if d.client, err = netip.ParseAddrPort(s.Client); err != nil {
 			return fmt.Errorf("a connection of listener %s: its client: %w", s.Listener, err)
@@ -313,7 +315,7 @@ func (a *adopter) upstream(s *UpstreamState) error {
 		return err
 	}
 	u.proved, u.lastBeat, u.missed = s.Proved, s.LastBeat, s.Missed
-	u.opened = s.Opened
+	u.opened, u.id = s.Opened, cmp.Or(s.ID, u.id)
 	u.unasked.Store(s.Unasked)
 	u.leasedAt.Store(s.LeasedAt)
 	if s.Leased {

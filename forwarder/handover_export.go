@@ -11,7 +11,7 @@ import (
 // Export returns the state of a road at rest: Pause has returned without an error. It shows the road's own memory, so it is
 // valid until Resume or Abandon, and changes nothing.
 func (f *Forwarder) Export() *Handover {
-	e := &exporter{h: &Handover{Paused: f.pausedAt}, downs: make(map[*downstream]uint32), ups: make(map[*upstream]uint32)}
+	e := &exporter{h: &Handover{Paused: f.pausedAt, LastID: f.connections.Load()}, downs: make(map[*downstream]uint32), ups: make(map[*upstream]uint32)}
 	snap := f.snap.Load()
 	snap.upstreams(func(u *upstream) { e.ups[u] = uint32(len(e.ups) + 1) })
 	for _, l := range snap.listeners {
@@ -65,7 +65,7 @@ func (e *exporter) listener(l *listener, r *road) {
 
 func (e *exporter) downstream(d *downstream, c conn.Detached) DownstreamState {
 	s := DownstreamState{
-		Ref: e.downs[d], Listener: d.listener.name, Detecting: d.detecting.Load(), Frames: d.frames, Closing: d.closing, Opened: d.opened, Conn: c,
+		Ref: e.downs[d], Listener: d.listener.name, Detecting: d.detecting.Load(), Frames: d.frames, Closing: d.closing, Opened: d.opened, ID: d.id, Conn: c,
 		Asked: d.filters == nil || d.filters.let(),
 	}
 	if d.client.IsValid() {
@@ -126,7 +126,7 @@ func (e *exporter) upstream(u *upstream, kind PoolKind, c conn.Detached) Upstrea
 	s := UpstreamState{
 		Ref: e.ups[u], Cluster: u.endpoint.cluster().policy.Name(), Endpoint: u.endpoint.address, Codec: u.codec.Name(), Pool: kind,
 		LastID: u.table.Last(), Proved: u.proved, Unasked: u.unasked.Load(), RetireAt: u.retireAt, LastBeat: u.lastBeat, Missed: u.missed,
-		Leased: u.lease.Load() == leased, LeasedAt: u.leasedAt.Load(), LeaseBy: u.leaseBy.Load(), Opened: u.opened, Conn: c,
+		Leased: u.lease.Load() == leased, LeasedAt: u.leasedAt.Load(), LeaseBy: u.leaseBy.Load(), Opened: u.opened, ID: u.id, Conn: c,
 		Slots: make([]SlotState, 0, u.table.Len()),
 	}
 	if why := u.drains.Load(); why != nil {

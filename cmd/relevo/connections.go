@@ -39,8 +39,8 @@ func connectionsVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "connections",
 		Short: "List connections of clients and to servers, or close one",
-		Long: "List connections of clients and to servers, in the order in which they were made. An id is that of one connection as long\n" +
-			"as it and the process live: an upgrade gives others.",
+		Long: "List connections of clients and to servers, in the order in which they were made. An id is that of one connection and of\n" +
+			"no other, also over upgrades.",
 		Example:           "  relevo connections --listener client --client 10.1.0.0/16\n  relevo connections --cluster order\n  relevo connections close 4711",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}

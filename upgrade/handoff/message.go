@@ -97,6 +97,7 @@ type Downstream struct {
 	Bytes     Bytes   `cbor:"9,keyasint,omitzero"`
 	Upload    *Upload `cbor:"10,keyasint,omitempty"`
 	Opened    int64   `cbor:"11,keyasint,omitempty"` // when it was accepted
+	ID        uint64  `cbor:"12,keyasint,omitempty"` // its number, of no other connection of the chain
 }
 
 // Upload is a request that is passed on in pieces and has not ended.
@@ -138,6 +139,7 @@ type Upstream struct {
 	Leased   bool   `cbor:"16,keyasint,omitempty"`
 	Bytes    Bytes  `cbor:"17,keyasint,omitzero"`
 	Opened   int64  `cbor:"18,keyasint,omitempty"` // when it was dialled
+	ID       uint64 `cbor:"19,keyasint,omitempty"` // its number, as that of a Downstream
 }
 
 // Conns are connections; the descriptors of the message are theirs, downstreams first.
@@ -222,6 +224,7 @@ type Exchanges struct {
 	Listeners []ListenerState `cbor:"5,keyasint,omitempty"`
 	List      []Exchange      `cbor:"6,keyasint,omitempty"`
 	Paused    int64           `cbor:"7,keyasint,omitempty"` // when the gates were shut; in the first message
+	LastID    uint64          `cbor:"8,keyasint,omitempty"` // the number given to a connection last
 }
 
 // Counts are how much there is of everything.
