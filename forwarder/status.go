@@ -79,14 +79,24 @@ func (f *Forwarder) Status() Status {
 }
 
 func (l *listener) status(r *road) ListenerStatus {
-	open, gated := l.connections()
-	rx, tx := l.bytes()
-	return ListenerStatus{
+	s := ListenerStatus{
 		Name: l.name, Address: l.address(), Protocol: r.protocol(), Routes: r.name, Accepting: !l.stopped.Load(), Leaving: l.leaving.Load(),
-		Connections: open, Gated: gated, MaxConnections: l.config.Load().maxConnections, MaxStreams: int(r.maxStreams),
-		InFlight: l.inFlight(), RX: rx, TX: tx,
+		MaxConnections: l.config.Load().maxConnections, MaxStreams: int(r.maxStreams),
 		Requests: l.stats.requests.Value() + l.stats.oneways.Value(),
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Connections, s.RX, s.TX = len(l.open), l.closedRX, l.closedTX
+	for d := range l.open {
+		rx, tx := d.conn.Bytes()
+		s.RX += rx
+		s.TX += tx
+		s.InFlight += int(max(d.inFlight.Load(), 0))
+		if d.conn.Gated() {
+			s.Gated++
+		}
+	}
+	return s
 }
 
 func (c *upCluster) status() ClusterStatus {

@@ -24,8 +24,8 @@ func roadVerb(use, short, list string, print func(t io.Writer, body []byte, one 
 	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
 	cmd.RunE = adminVerb(0, 1, func(cmd *cobra.Command, args []string) error {
 		path := "/v1/" + list
-		for _, name := range args {
-			path += "/" + url.PathEscape(name)
+		if len(args) > 0 {
+			path += "/" + url.PathEscape(args[0])
 		}
 		a, err := newAdminClient(*address).ask(cmd.Context(), question{method: http.MethodGet, path: path})
 		if err != nil {

@@ -51,13 +51,13 @@ func TestRoadVerbs(t *testing.T) {
 	text, listener, door, servers := twoEchoes(t, 50*time.Millisecond)
 	p := spawn(t, "run", "-c", fileWith(t, text))
 	p.err.find(t, `"msg":"serving"`)
-	over := make(chan error, 1)
+	var group sync.WaitGroup
+	defer group.Wait()
 	ctx, cancel := context.WithCancel(t.Context())
-	defer func() { cancel(); <-over }()
-	go func() { // ends with ctx
-		_, err := bench.Run(ctx, bench.Options{Addr: listener, Connections: 2, InFlight: 4, Duration: time.Hour, Timeout: 30 * time.Second})
-		over <- err
-	}()
+	defer cancel()
+	group.Go(func() { // ends with ctx
+		_, _ = bench.Run(ctx, bench.Options{Addr: listener, Connections: 2, InFlight: 4, Duration: time.Hour, Timeout: 30 * time.Second}) // it is cut
+	})
 	run := func(args ...string) string {
 		t.Helper()
 		status, out, errOut := relevo(t, "", append(args, "--address", door)...)
