@@ -23,7 +23,7 @@ const (
 	retryAfter = "1" // seconds
 )
 
-// configDoor serves the configuration and its revisions.
+// configDoor serves what a Control has: the configuration and its revisions, and the road.
 type configDoor struct {
 	control Control
 	bodies  chan struct{} // one element a body; never closed

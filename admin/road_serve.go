@@ -96,15 +96,15 @@ func (d *configDoor) endpoints(w http.ResponseWriter, r *http.Request) {
 	serveNamed(w, r, "endpoints", all[i].Endpoints, "address", func(e *Endpoint) string { return e.Address })
 }
 
-// RouteTable is a route table as it is configured, with what its rules have counted.
-type RouteTable struct {
-	Name      string   `json:"name"`
-	Listeners []string `json:"listeners"` // that use it
-	Rules     []Rule   `json:"rules"`
+// routeTable is a route table as it is configured, with what its rules have counted.
+type routeTable struct {
+	Name      string      `json:"name"`
+	Listeners []string    `json:"listeners"` // that use it
+	Rules     []tableRule `json:"rules"`
 }
 
-// Rule is a rule of a route table. It has Clusters, or Reply.
-type Rule struct {
+// tableRule is a rule of a route table. It has Clusters, or Reply.
+type tableRule struct {
 	Name     string              `json:"name"`
 	Match    config.Match        `json:"match"` // as in the configuration; empty: it takes everything
 	Clusters []RuleCluster       `json:"clusters,omitempty"`
@@ -126,10 +126,10 @@ type RuleCluster struct {
 func (d *configDoor) routes(w http.ResponseWriter, r *http.Request) {
 	_, _, tree := d.control.Current()
 	counts := d.control.RuleCounts()
-	var all []RouteTable
+	var all []routeTable
 	for i := range tree.Routes {
 		t := &tree.Routes[i]
-		out := RouteTable{Name: t.Name, Listeners: []string{}, Rules: make([]Rule, 0, len(t.Rules))}
+		out := routeTable{Name: t.Name, Listeners: []string{}, Rules: make([]tableRule, 0, len(t.Rules))}
 		for j := range tree.Listeners {
 			if tree.Listeners[j].Routes == t.Name {
 				out.Listeners = append(out.Listeners, tree.Listeners[j].Name)
@@ -140,11 +140,11 @@ func (d *configDoor) routes(w http.ResponseWriter, r *http.Request) {
 		}
 		all = append(all, out)
 	}
-	serveNamed(w, r, "routes", all, "name", func(t *RouteTable) string { return t.Name })
+	serveNamed(w, r, "routes", all, "name", func(t *routeTable) string { return t.Name })
 }
 
-func ruleOf(c *config.Rule, counts map[string]RuleCounts) Rule {
-	out := Rule{Name: c.Name, Match: c.Match, Timeout: c.Timeout.D().Seconds(), Filters: orEmpty(c.Filters)}
+func ruleOf(c *config.Rule, counts map[string]RuleCounts) tableRule {
+	out := tableRule{Name: c.Name, Match: c.Match, Timeout: c.Timeout.D().Seconds(), Filters: orEmpty(c.Filters)}
 	for _, n := range counts {
 		out.Requests += n.Requests
 		out.Retries += n.Retries
