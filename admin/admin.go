@@ -62,7 +62,7 @@ func adminRoutes(reg *stats.Registry, state State, control Control, build BuildI
 		route{http.MethodGet, "/v1/status", "listeners, clusters and endpoints as they are now", serveJSON(func() any { return status(state) })},
 	)
 	if control != nil {
-		routes = append(routes, controls(control)...)
+		routes = append(append(routes, controls(control)...), roadRoutes(control)...)
 	}
 	routes = append(routes, descriptions()...)
 	return append(routes, route{http.MethodGet, "/", "this list", index(routes, build)})

@@ -23,15 +23,17 @@ const (
 	retryAfter = "1" // seconds
 )
 
-// configDoor serves the configuration and its revisions.
+// configDoor serves what a Control has: the configuration and its revisions, and the road.
 type configDoor struct {
 	control Control
 	bodies  chan struct{} // one element a body; never closed
 }
 
+func newConfigDoor(c Control) *configDoor { return &configDoor{c, make(chan struct{}, maxBodies)} }
+
 // controls returns what a Control has.
 func controls(c Control) []route {
-	d := &configDoor{c, make(chan struct{}, maxBodies)}
+	d := newConfigDoor(c)
 	write := func(h http.HandlerFunc) http.Handler { return onlyUnix(h) }
 	const below = configPath + "/*"
 	return []route{
@@ -117,25 +119,34 @@ func (d *configDoor) patch(w http.ResponseWriter, r *http.Request) {
 
 // write changes what is at the path by the body.
 func (d *configDoor) write(w http.ResponseWriter, r *http.Request, types []string, edit func(d *config.Document, path string, body []byte) (*config.Document, error)) {
-	if !accepted(w, r, types) {
-		return
-	}
 	select {
 	case d.bodies <- struct{}{}:
 		defer func() { <-d.bodies }()
 	case <-r.Context().Done():
 		return // nobody waits for the answer
 	}
-	body, err := io.ReadAll(r.Body)
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		writeProblem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", tooLarge.Limit))
-		return
-	}
-	if err != nil {
-		writeProblem(w, http.StatusBadRequest, "reading the body: "+err.Error())
+	body, ok := readBody(w, r, types)
+	if !ok {
 		return
 	}
 	d.change(w, r, func(d *config.Document, path string) (*config.Document, error) { return edit(d, path, body) })
+}
+
+// readBody is the body of a request, of one of these types; it answers where there is none.
+func readBody(w http.ResponseWriter, r *http.Request, types []string) (body []byte, ok bool) {
+	if !accepted(w, r, types) {
+		return nil, false
+	}
+	body, err := io.ReadAll(r.Body)
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		writeProblem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", tooLarge.Limit))
+		return nil, false
+	}
+	if err != nil {
+		writeProblem(w, http.StatusBadRequest, "reading the body: "+err.Error())
+		return nil, false
+	}
+	return body, true
 }
 
 // accepted answers 415 to a body of another type than these. One that says none may be any.
@@ -167,12 +178,18 @@ func (d *configDoor) change(w http.ResponseWriter, r *http.Request, edit func(d 
 		return
 	}
 	match, some := matchOf(r, path)
-	why := r.Header.Get("X-Comment")
-	switch {
-	case !some:
+	if !some {
 		writeProblem(w, http.StatusPreconditionRequired,
 			"say If-Match with the ETag that GET gives here, or If-None-Match: * for what is not there yet")
 		return
+	}
+	d.changeAt(w, r, path, match, edit)
+}
+
+// changeAt makes a change at a path under a condition.
+func (d *configDoor) changeAt(w http.ResponseWriter, r *http.Request, path string, match func(*config.Document) error, edit func(d *config.Document, path string) (*config.Document, error)) {
+	why := r.Header.Get("X-Comment")
+	switch {
 	case len(why) > maxComment:
 		writeProblem(w, http.StatusBadRequest, fmt.Sprintf("X-Comment has %d bytes; it may have %d", len(why), maxComment))
 		return

@@ -11,6 +11,7 @@ import (
 
 // Control is what the admin door shows and changes beside State. Its methods are called from any goroutine.
 type Control interface {
+	Road
 	// Current is the configuration in force: its revision, the document, and the tree that it makes.
 	Current() (revision.Info, *config.Document, *config.Config)
 	// Change puts another configuration into force, or does nothing and says why: a *StaleError, *config.PathError,
@@ -54,7 +55,7 @@ type Outcome struct {
 type Cost struct {
 	// ClientsDraining are the client connections of listeners that go: they close when they are quiet.
 	ClientsDraining int `json:"client_connections_draining"`
-	// EndpointsDraining are the endpoints that go, and ServersDraining the connections to them.
+	// EndpointsDraining are the endpoints that go or are to drain, and ServersDraining the connections to them.
 	EndpointsDraining int `json:"endpoints_draining"`
 	ServersDraining   int `json:"server_connections_draining"`
 	// ServersDialled are the connections that new endpoints may have, or old ones more than before.

@@ -21,9 +21,12 @@ type State interface {
 
 // Status is what a process is doing at one moment. Everything is in the order of the configuration.
 type Status struct {
-	Started   time.Time        `json:"started"`
-	Listeners []ListenerStatus `json:"listeners"`
-	Clusters  []ClusterStatus  `json:"clusters"`
+	Started time.Time `json:"started"`
+	// UnitChanged says that the unit of systemd is another one on disk than that which this process, or the first one before it,
+	// was started by: only a restart brings what has changed.
+	UnitChanged bool             `json:"unit_changed,omitempty"`
+	Listeners   []ListenerStatus `json:"listeners"`
+	Clusters    []ClusterStatus  `json:"clusters"`
 }
 
 // ListenerStatus is one listener.

@@ -17,7 +17,9 @@ var ErrResting = errors.New("the road is being handed over to another process, o
 // the endpoints that its cluster has now.
 //
 // A listener that is gone accepts nothing more: what still comes on its connections is answered CONNECTION_CLOSED, and they
-// close when they are quiet, at the latest after LeaveTimeout. An endpoint that is gone drains.
+// close when they are quiet, at the latest after LeaveTimeout. An endpoint that is gone drains, as does one that is to: requests
+// in flight finish and then its connections close; those that wait for one go elsewhere within the cluster, with none left they
+// are answered.
 //
 // Of Workers and Access the Spec's are not looked at. An error is ErrResting, or all that is wrong; then nothing has changed.
 func (f *Forwarder) Apply(spec *Spec) error {
@@ -61,9 +63,12 @@ func (f *Forwarder) Apply(spec *Spec) error {
 		}
 	}
 	for _, c := range configured {
-		for _, e := range c.endpoints[len(c.policy.Endpoints()):] {
-			if !e.left.Load() {
+		for i, e := range c.endpoints {
+			switch {
+			case i >= len(c.spec.Endpoints):
 				e.leave()
+			case c.spec.Endpoints[i].Drain:
+				e.drain(true)
 			}
 		}
 	}

@@ -16,6 +16,8 @@ import (
 // downstream is one client connection.
 type downstream struct {
 	// Static after newDownstream.
+	id       uint64
+	opened   int64 // when it was accepted; 0: not known
 	listener *listener
 	config   *listenerConfig
 	conn     *conn.Conn
@@ -30,13 +32,14 @@ type downstream struct {
 	rest    rest
 
 	// Atomic.
-	inFlight  atomic.Int64 // requests that have not ended
-	detecting atomic.Int64 // when the first byte of a connection came whose codec is not known yet; 0: not so
+	inFlight  atomic.Int64               // requests that have not ended
+	spoken    atomic.Pointer[wire.Codec] // codec, for others than the read loop
+	detecting atomic.Int64               // when the first byte of a connection came whose codec is not known yet; 0: not so
 	busy      busy
 }
 
 func newDownstream(l *listener, config *listenerConfig, c *conn.Conn, peer net.Addr) *downstream {
-	d := &downstream{listener: l, config: config, conn: c}
+	d := &downstream{id: l.f.connections.Add(1), opened: l.f.now(), listener: l, config: config, conn: c}
 	if tcp, ok := peer.(*net.TCPAddr); ok {
 		d.client = tcp.AddrPort()
 	}
@@ -45,6 +48,12 @@ func newDownstream(l *listener, config *listenerConfig, c *conn.Conn, peer net.A
 	}
 	c.Touch(l.f.now())
 	return d
+}
+
+// speak makes codec what the client speaks.
+func (d *downstream) speak(codec wire.Codec) {
+	d.codec = codec
+	d.spoken.Store(&codec)
 }
 
 // name is the client's address, for the log.

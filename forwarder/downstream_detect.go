@@ -25,6 +25,6 @@ func (d *downstream) detect(b *batch, data []byte) (need int, err error) {
 		return 0, &wire.DecodeError{Reason: ReasonUnknownProtocol, Detail: fmt.Sprintf("after %d bytes", len(data))}
 	}
 	d.detecting.Store(0)
-	d.codec = codec
+	d.speak(codec)
 	return 0, nil
 }

@@ -69,6 +69,8 @@ type Forwarder struct {
 	taken     atomic.Uint64         // exchanges that workers have begun with and that had waited for one
 	held      held
 
+	connections atomic.Uint64 // the number given to a connection last: its id
+
 	labels labels
 
 	turn sync.Mutex // held by who pauses, resumes or abandons the road

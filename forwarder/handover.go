@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
@@ -19,6 +20,7 @@ type Handover struct {
 	Exchanges   []ExchangeState // that no connection's table has
 	Left        []Left          // what stays behind
 	Paused      int64           // when the gates were shut
+	LastID      uint64          // given to a connection last
 }
 
 // Left is a connection that cannot be handed over, and why.
@@ -35,8 +37,8 @@ type ListenerState struct {
 type EndpointState struct {
 	Cluster, Address string
 	Failures         int
-	Until            int64 // the end of the back-off
-	Trusted, Drained bool
+	Since, Until     int64 // the first of the failures, the end of the back-off
+	Trusted          bool
 	Unproved         int
 	RX, TX           uint64 // bytes of connections that are gone
 }
@@ -51,6 +53,8 @@ type DownstreamState struct {
 	Frames    uint64 // whole frames seen
 	Closing   string // why it closes when what is queued is sent; else empty
 	Asked     bool   // its connection filters have let it in
+	Opened    int64  // when it was accepted; 0: not known
+	ID        uint64 // of no other connection; 0: it has none yet
 	Conn      conn.Detached
 	Upload    *UploadState
 }
@@ -80,6 +84,8 @@ type UpstreamState struct {
 	Missed            int
 	Leased            bool
 	LeasedAt, LeaseBy int64
+	Opened            int64  // when it was dialled; 0: not known
+	ID                uint64 // as that of a client connection
 	Conn              conn.Detached
 }
 
@@ -219,7 +225,7 @@ func (f *Forwarder) Abandon() {
 	f.held.mu.Unlock()
 	f.resting.Store(false)
 	f.release(over)
-	for e := range f.workers.Waiting() {
+	for e := range f.workers.Waiting(0, math.MaxInt) {
 		e.given = ended
 	}
 	f.workers.Hold(false)

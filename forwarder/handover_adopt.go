@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -25,6 +26,7 @@ func (f *Forwarder) Adopt(h *Handover) error {
 		downs: make(map[uint32]*downstream), ups: make(map[uint32]*upstream), gone: make(map[goneName]*downstream),
 		targets: make(map[targetName]*target), leased: make(map[*upstream]bool),
 	}
+	f.connections.Store(max(f.connections.Load(), h.LastID))
 	// In this order: each names what those before it have made.
 	f.snap.Store(a.snap)
 	for i := range h.Listeners {
@@ -176,7 +178,7 @@ func (a *adopter) endpoint(s *EndpointState) {
 		return
 	}
 	e := c.endpoints[i]
-	e.policy.Restore(cluster.Health{Failures: s.Failures, Until: s.Until, Trusted: s.Trusted, Drained: s.Drained})
+	e.policy.Restore(cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted})
 	e.unproved.Store(int32(s.Unproved))
 	e.mu.Lock()
 	e.closedRX += s.RX
@@ -252,6 +254,7 @@ func (a *adopter) downstream(s *DownstreamState) error {
 	}
 	d := newDownstream(l, l.config.Load(), c, nil)
 	c.Touch(s.Conn.LastRead)
+	d.opened, d.id = s.Opened, cmp.Or(s.ID, d.id)
 	if s.Client != "" {
 		if d.client, err = netip.ParseAddrPort(s.Client); err != nil {
 			return fmt.Errorf("a connection of listener %s: its client: %w", s.Listener, err)
@@ -264,11 +267,13 @@ func (a *adopter) downstream(s *DownstreamState) error {
 	d.frames, d.closing = s.Frames, s.Closing
 	switch r := a.snap.roads[l.slot]; {
 	case s.Codec != "":
-		if d.codec = a.codecNamed(s.Codec, r.codecs...); d.codec == nil {
+		codec := a.codecNamed(s.Codec, r.codecs...)
+		if codec == nil {
 			return fmt.Errorf("a connection of listener %s: there is no protocol %q", s.Listener, s.Codec)
 		}
+		d.speak(codec)
 	case r.detect == 0:
-		d.codec = r.codecs[0]
+		d.speak(r.codecs[0])
 	default:
 		d.detecting.Store(s.Detecting)
 	}
@@ -310,6 +315,7 @@ func (a *adopter) upstream(s *UpstreamState) error {
 		return err
 	}
 	u.proved, u.lastBeat, u.missed = s.Proved, s.LastBeat, s.Missed
+	u.opened, u.id = s.Opened, cmp.Or(s.ID, u.id)
 	u.unasked.Store(s.Unasked)
 	u.leasedAt.Store(s.LeasedAt)
 	if s.Leased {
@@ -320,8 +326,8 @@ func (a *adopter) upstream(s *UpstreamState) error {
 		u.retireAt = min(s.RetireAt, a.f.now()+int64(c.spec.MaxAge))
 	}
 	draining := s.Draining
-	if i >= len(c.policy.Endpoints()) && draining == "" {
-		draining = ReasonEndpointDrained // it is not configured any more
+	if e.policy.Health().Drained && draining == "" {
+		draining = ReasonEndpointDrained // the configuration says so, or knows it no more
 	}
 	u.become(stateReady)
 	if draining != "" {

@@ -1,12 +1,8 @@
 package forwarder
 
 import (
-	"cmp"
-	"fmt"
-	"slices"
-	"strings"
+	"math"
 	"syscall"
-	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
@@ -15,7 +11,7 @@ import (
 // Export returns the state of a road at rest: Pause has returned without an error. It shows the road's own memory, so it is
 // valid until Resume or Abandon, and changes nothing.
 func (f *Forwarder) Export() *Handover {
-	e := &exporter{h: &Handover{Paused: f.pausedAt}, downs: make(map[*downstream]uint32), ups: make(map[*upstream]uint32)}
+	e := &exporter{h: &Handover{Paused: f.pausedAt, LastID: f.connections.Load()}, downs: make(map[*downstream]uint32), ups: make(map[*upstream]uint32)}
 	snap := f.snap.Load()
 	snap.upstreams(func(u *upstream) { e.ups[u] = uint32(len(e.ups) + 1) })
 	for _, l := range snap.listeners {
@@ -26,7 +22,7 @@ func (f *Forwarder) Export() *Handover {
 			e.endpoint(up)
 		}
 	}
-	for task := range f.workers.Waiting() {
+	for task := range f.workers.Waiting(0, math.MaxInt) {
 		e.carried(&task.given)
 	}
 	f.held.mu.Lock()
@@ -69,7 +65,7 @@ func (e *exporter) listener(l *listener, r *road) {
 
 func (e *exporter) downstream(d *downstream, c conn.Detached) DownstreamState {
 	s := DownstreamState{
-		Ref: e.downs[d], Listener: d.listener.name, Detecting: d.detecting.Load(), Frames: d.frames, Closing: d.closing, Conn: c,
+		Ref: e.downs[d], Listener: d.listener.name, Detecting: d.detecting.Load(), Frames: d.frames, Closing: d.closing, Opened: d.opened, ID: d.id, Conn: c,
 		Asked: d.filters == nil || d.filters.let(),
 	}
 	if d.client.IsValid() {
@@ -105,7 +101,7 @@ func (e *exporter) endpoint(up *upEndpoint) {
 	h := up.policy.Health()
 	state := EndpointState{
 		Cluster: up.cluster().policy.Name(), Address: up.address,
-		Failures: h.Failures, Until: h.Until, Trusted: h.Trusted, Drained: h.Drained, Unproved: int(up.unproved.Load()),
+		Failures: h.Failures, Since: h.Since, Until: h.Until, Trusted: h.Trusted, Unproved: int(up.unproved.Load()),
 	}
 	up.mu.Lock()
 	state.RX, state.TX = up.closedRX, up.closedTX
@@ -130,7 +126,7 @@ func (e *exporter) upstream(u *upstream, kind PoolKind, c conn.Detached) Upstrea
 	s := UpstreamState{
 		Ref: e.ups[u], Cluster: u.endpoint.cluster().policy.Name(), Endpoint: u.endpoint.address, Codec: u.codec.Name(), Pool: kind,
 		LastID: u.table.Last(), Proved: u.proved, Unasked: u.unasked.Load(), RetireAt: u.retireAt, LastBeat: u.lastBeat, Missed: u.missed,
-		Leased: u.lease.Load() == leased, LeasedAt: u.leasedAt.Load(), LeaseBy: u.leaseBy.Load(), Conn: c,
+		Leased: u.lease.Load() == leased, LeasedAt: u.leasedAt.Load(), LeaseBy: u.leaseBy.Load(), Opened: u.opened, ID: u.id, Conn: c,
 		Slots: make([]SlotState, 0, u.table.Len()),
 	}
 	if why := u.drains.Load(); why != nil {
@@ -190,33 +186,6 @@ func (f *Forwarder) Sockets() map[string]syscall.Conn {
 		if s, ok := l.socket.(syscall.Conn); ok && !l.stopped.Load() {
 			out[l.name] = s
 		}
-	}
-	return out
-}
-
-// Oldest are the requests that have waited longest for their replies, oldest first, at most n, in words.
-func (f *Forwarder) Oldest(n int) []string {
-	type waits struct {
-		x  exchange
-		to *upEndpoint
-	}
-	var all []waits
-	f.snap.Load().upstreams(func(u *upstream) {
-		for entry := range u.table.All() {
-			all = append(all, waits{entry.Value, u.endpoint})
-		}
-	})
-	slices.SortFunc(all, func(a, b waits) int { return cmp.Compare(a.x.start, b.x.start) })
-	now := f.now()
-	var out []string
-	for i := range all[:min(max(n, 0), len(all))] {
-		x, to := &all[i].x, all[i].to
-		service := "a request"
-		if l := x.label; l != nil && l.service != "" {
-			service = strings.TrimSuffix(l.service+" "+l.method, " ")
-		}
-		out = append(out, fmt.Sprintf("%v old: %s from %s on listener %s to endpoint %s of cluster %s",
-			time.Duration(now-x.start).Round(time.Millisecond), service, x.down.name(), x.down.listener.name, to.address, to.cluster().policy.Name()))
 	}
 	return out
 }

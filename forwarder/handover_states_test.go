@@ -169,9 +169,7 @@ func TestCrossDraining(t *testing.T) {
 					<-time.After(5 * time.Millisecond)
 				}
 				if reason == forwarder.ReasonEndpointDrained {
-					if err := p.DrainEndpoint("echo", server.address, true); err != nil {
-						t.Fatal(err)
-					}
+					p.drainEndpoint(s, 0, true)
 				}
 				p.wantCount(1, "relevo_endpoint_connections", "state=draining")
 				cross(p, s)

@@ -213,7 +213,7 @@ func (l *listener) admit(c net.Conn) {
 	}
 	d := newDownstream(l, config, cc, c.RemoteAddr())
 	if r := l.f.snap.Load().roads[l.slot]; r.detect == 0 {
-		d.codec = r.codecs[0]
+		d.speak(r.codecs[0])
 	}
 	l.mu.Lock()
 	switch {

@@ -61,6 +61,16 @@ func (v *byReason) add(reason string, n uint64) {
 	}
 }
 
+// sum is the count over all reasons.
+func (v *byReason) sum() (n uint64) {
+	if all := v.counters.Load(); all != nil {
+		for _, c := range *all {
+			n += c.Value()
+		}
+	}
+	return n
+}
+
 // with returns labels and one more.
 func with(labels []stats.Label, name, value string) []stats.Label {
 	return append(slices.Clip(labels), stats.Label{Name: name, Value: value})

@@ -54,6 +54,8 @@ type upEndpoint struct {
 	unproved atomic.Int32              // connections in a row that ended before they had delivered a frame
 	probe    atomic.Pointer[probe]     // the one under way, once it has a connection
 
+	lastFailure atomic.Pointer[failure] // nil: none that this process has seen
+
 	// Guarded by mu.
 	mu                 sync.Mutex
 	closedRX, closedTX uint64 // bytes of connections that are gone
@@ -102,8 +104,9 @@ func (c *upCluster) enter() {
 	for i, e := range c.endpoints {
 		policies[i] = e.policy
 		e.policy.SetWeight(spec.Endpoints[i].Weight)
-		if e.left.Swap(false) {
-			e.policy.Drain(false)
+		e.left.Store(false)
+		if drain := spec.Endpoints[i].Drain; !drain || old.endpointAt(e.network, e.address) == nil {
+			e.drain(drain) // the others when those are known that come in their place: Apply
 		}
 	}
 	var balancer cluster.Balancer = cluster.NewLeastRequest(policies, nil)
@@ -176,6 +179,14 @@ func newUpEndpoint(c *upCluster, policy *cluster.Endpoint, network, address stri
 	e.home.Store(c)
 	e.small, e.large, e.uploads = newPool(e), newPool(e), newPool(e)
 	return e
+}
+
+// name is the endpoint's address as a configuration has it.
+func (e *upEndpoint) name() string {
+	if e.network == "unix" {
+		return "unix:" + e.address
+	}
+	return e.address
 }
 
 // cluster is the endpoint's cluster as it is configured now.
@@ -421,6 +432,7 @@ func (p *pool) failed(err error) {
 		return
 	}
 	if f.ctx.Err() == nil {
+		e.note(f.now(), ReasonConnectFailure, err.Error())
 		if !e.works() && (p != e.uploads || p.staying() == 0) {
 			e.failed(f.now()) // else it works, and does just not take more connections
 		}

@@ -1,41 +1,16 @@
 package forwarder
 
-import (
-	"fmt"
+import "go.uber.org/zap"
 
-	"go.uber.org/zap"
-)
-
-// DrainEndpoint takes an endpoint out of the balancing of its cluster, or lets it in again. Requests in flight finish and
-// then its connections close; those that wait for one go elsewhere, as does every further one, within the cluster: with none left they are answered. An error means that there
-// is no such endpoint. To drain one that drains already is fine.
-func (f *Forwarder) DrainEndpoint(cluster, address string, drain bool) error {
-	found := false
-	for _, c := range f.snap.Load().clusters {
-		if c.policy.Name() != cluster {
-			continue
-		}
-		for _, e := range c.endpoints {
-			if e.address == address {
-				found = true
-				e.drain(drain)
-			}
-		}
-	}
-	if !found {
-		return fmt.Errorf("cluster %q has no endpoint %q", cluster, address)
-	}
-	return nil
-}
-
-// drain is DrainEndpoint for one.
+// drain takes an endpoint out of the balancing, or lets it in again. Requests in flight finish and then its connections close;
+// those that wait for one go elsewhere, as does every further one, within the cluster as it is known to others by now: with none
+// left they are answered.
 func (e *upEndpoint) drain(drain bool) {
-	f := e.cluster().f
 	if !e.policy.Drain(drain) {
 		return
 	}
-	f.log.Info("an endpoint drains, or serves again", zap.String("cluster", e.cluster().policy.Name()),
-		zap.String("endpoint", e.address), zap.Bool("drain", drain))
+	c := e.cluster()
+	c.f.log.Info("an endpoint drains, or serves again", zap.String("cluster", c.spec.Name), zap.String("endpoint", e.address), zap.Bool("drain", drain))
 	if !drain {
 		e.pokeForProbe()
 		return
@@ -48,7 +23,7 @@ func (e *upEndpoint) drain(drain bool) {
 		waiting := p.waiting
 		p.waiting = nil
 		p.mu.Unlock()
-		f.resumeAll(waiting, phaseChooseEndpoint, ReasonNoEndpoint)
+		c.f.resumeAll(waiting, phaseChooseEndpoint, ReasonNoEndpoint)
 		p.offer()
 	}
 }

@@ -122,9 +122,7 @@ func TestDrainEndpoint(t *testing.T) {
 	for range 3 {
 		from := first.frames.Load()
 		eventually(t, func() bool { return first.frames.Load() > from || t.Failed() }, say("requests at the endpoint that is let in"))
-		if err := p.DrainEndpoint("echo", first.address, true); err != nil {
-			t.Fatal(err)
-		}
+		p.drainEndpoint(s, 0, true)
 		if st := p.Status().Clusters[0].Endpoints[0]; !st.Draining || st.Usable || st.Failures != 0 {
 			t.Errorf("got the status %+v, want it to drain and not to have failed", st)
 		}
@@ -135,9 +133,7 @@ func TestDrainEndpoint(t *testing.T) {
 		if now := first.frames.Load(); now != got {
 			t.Errorf("got %d requests at the drained endpoint once its connections had closed, want none", now-got)
 		}
-		if err := p.DrainEndpoint("echo", first.address, false); err != nil {
-			t.Fatal(err)
-		}
+		p.drainEndpoint(s, 0, false)
 	}
 	load.stop()
 	p.wantCount(p.value("relevo_endpoint_closes_total", "reason="+forwarder.ReasonEndpointDrained), "relevo_endpoint_closes_total")
@@ -149,13 +145,12 @@ func TestDrainEndpoint(t *testing.T) {
 // TestDrainEndpointWaitsForReplies: the connection stays until its last reply has come.
 func TestDrainEndpointWaitsForReplies(t *testing.T) {
 	h := serveHeld(t)
-	p := startProxy(t, spec(h.address), 512<<20)
+	s := spec(h.address)
+	p := startProxy(t, s, 512<<20)
 	c := dial(t, p.address)
 	c.send(frameOf(t, 1, "in flight"))
 	h.got(t, 1)
-	if err := p.DrainEndpoint("echo", h.address, true); err != nil {
-		t.Fatal(err)
-	}
+	p.drainEndpoint(s, 0, true)
 	p.wantCount(1, "relevo_endpoint_connections", "state=draining")
 	p.wantLocal(c.call(request(2, "nowhere to go")), wire.ErrorComm, forwarder.ReasonNoEndpoint, 1)
 	h.release()
@@ -177,9 +172,7 @@ func TestDrainEndpointWithWaiters(t *testing.T) {
 		c.send(frameOf(t, id, "anywhere"))
 	}
 	p.wantCount(n/2, "relevo_cluster_pending")
-	if err := p.DrainEndpoint("echo", dead, true); err != nil {
-		t.Fatal(err)
-	}
+	p.drainEndpoint(s, 0, true)
 	for _, m := range c.receiveByID(n) {
 		wantEcho(t, m, "anywhere")
 	}
@@ -187,11 +180,84 @@ func TestDrainEndpointWithWaiters(t *testing.T) {
 	p.wantCount(0, "relevo_listener_local_replies_total")
 }
 
-func TestDrainEndpointThatIsNone(t *testing.T) {
-	p := startProxy(t, spec("127.0.0.1:1"), 512<<20)
-	for _, of := range [][2]string{{"echo", "127.0.0.1:2"}, {"other", "127.0.0.1:1"}} {
-		if err := p.DrainEndpoint(of[0], of[1], true); err == nil {
-			t.Errorf("draining %s of %s: no error, want one that says that it is not there", of[1], of[0])
+// TestDrainedFromTheStart: an endpoint that is to drain from the start, or as soon as it is configured, gets nothing.
+func TestDrainedFromTheStart(t *testing.T) {
+	first, second, third := serveEach(t, echoEach), serveEach(t, echoEach), serveEach(t, echoEach)
+	s := spec(first.address, second.address)
+	s.Clusters[0].Balancer = forwarder.BalancerRoundRobin
+	s.Clusters[0].Endpoints[0].Drain = true
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	for id := range uint32(6) {
+		wantEcho(t, c.call(request(id, "not to the first")), "not to the first")
+	}
+	s.Clusters[0].Endpoints = append(s.Clusters[0].Endpoints, forwarder.EndpointSpec{Network: "tcp", Address: third.address, Weight: 100, Drain: true})
+	if err := p.Apply(s); err != nil {
+		t.Fatal(err)
+	}
+	for id := range uint32(6) {
+		wantEcho(t, c.call(request(id, "nor to the third")), "nor to the third")
+	}
+	if a, b, c := first.frames.Load(), second.frames.Load(), third.frames.Load(); a != 0 || b != 12 || c != 0 {
+		t.Errorf("got %d, %d and %d requests at the endpoints, want all 12 at the second: the others drain", a, b, c)
+	}
+	p.wantCount(2, "relevo_endpoint_drained")
+	p.wantCount(0, "relevo_listener_local_replies_total")
+}
+
+// TestDrainForAnother under load: the endpoint that comes in the place of one that drains is known in time, so that no request
+// finds none.
+func TestDrainForAnother(t *testing.T) {
+	a, b := serveEach(t, echoEach), serveEach(t, echoEach)
+	s := spec(a.address)
+	s.Routes[0].Rules[0].Attempts = 1 // no retry hides a failure
+	p := startProxy(t, s, 512<<20)
+	load := startLoad(t, p.address)
+	for i := range 30 {
+		next := spec(a.address, b.address)
+		next.Routes[0].Rules[0].Attempts = 1
+		next.Clusters[0].Endpoints[i%2].Drain = true
+		if i%3 == 0 {
+			next.Clusters[0].Endpoints = next.Clusters[0].Endpoints[1-i%2:][:1] // the other one is new in the next round
+			next.Clusters[0].Endpoints[0].Drain = false
+		}
+		if err := p.Apply(next); err != nil {
+			t.Fatal(err)
+		}
+		if i%10 == 9 {
+			load.goOn()
 		}
 	}
+	load.stop()
+	p.wantCount(0, "relevo_listener_local_replies_total")
+}
+
+// drainEndpoint has an endpoint of the first cluster drain, or not.
+func (p *proxy) drainEndpoint(s *forwarder.Spec, endpoint int, drain bool) {
+	p.t.Helper()
+	s.Clusters[0].Endpoints[endpoint].Drain = drain
+	if err := p.Apply(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// TestDrainFollowsTheConfiguration over a hand-over: what the old process had drain serves again where the new one's configuration
+// says nothing of it, and what that has drain delivers its replies and closes.
+func TestDrainFollowsTheConfiguration(t *testing.T) {
+	served, held := serveEach(t, echoEach), serveHeld(t)
+	s := spec(served.address, held.address)
+	s.Clusters[0].Endpoints[0].Drain = true
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	c.send(frameOf(t, 1, "in flight"))
+	held.got(t, 1)
+	next := spec(served.address, held.address)
+	next.Clusters[0].Endpoints[1].Drain = true
+	crossings["handed over"](p, next)
+	wantEcho(t, c.call(request(2, "serves again")), "serves again")
+	p.wantCount(1, "relevo_endpoint_connections", "state=draining", "endpoint="+held.address)
+	p.wantCount(1, "relevo_endpoint_drained")
+	held.release()
+	wantEcho(t, c.receive(), "in flight")
+	p.wantCount(1, "relevo_endpoint_closes_total", "reason="+forwarder.ReasonEndpointDrained)
 }

@@ -175,6 +175,7 @@ func (e *upEndpoint) unanswered(p *probe, now int64) {
 	if !e.probe.CompareAndSwap(p, nil) || !e.probeFailed(now, probeSilent) {
 		return // it was answered at the last moment
 	}
+	e.note(now, ReasonProbeTimeout, "")
 	if p.fresh {
 		p.u.conn.Close(ReasonProbeTimeout)
 	}
@@ -188,8 +189,20 @@ func (e *upEndpoint) unanswered(p *probe, now int64) {
 func (u *upstream) probeBroke(now int64) {
 	e := u.endpoint
 	if p := e.probe.Load(); p != nil && p.u == u && e.probe.CompareAndSwap(p, nil) {
+		e.note(now, u.conn.Reason(), "")
 		e.probeFailed(now, probeClosed)
 	}
+}
+
+// failure is what was seen of an endpoint that failed. Never changed.
+type failure struct {
+	at             int64
+	reason, detail string
+}
+
+// note remembers a failure, in the place of the one before.
+func (e *upEndpoint) note(now int64, reason, detail string) {
+	e.lastFailure.Store(&failure{now, reason, detail})
 }
 
 // failed passes the endpoint over until a probe has succeeded.

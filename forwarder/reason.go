@@ -15,7 +15,7 @@ const (
 	ReasonMaxRequests     = "max-requests"      // the cluster has too many requests in flight
 	ReasonMaxPending      = "max-pending"       // too many exchanges, or bytes of them, wait for a connection
 	ReasonMaxConnections  = "max-connections"   // the listener's, or the cluster's connections are used up
-	ReasonNoEndpoint      = "no-endpoint"       // every endpoint is passed over
+	ReasonNoEndpoint      = "no-endpoint"       // every endpoint is passed over, or drains
 	ReasonConnectFailure  = "connect-failure"   // the endpoint could not be connected
 	ReasonUpstreamClosed  = "upstream-closed"   // the server closed the connection with the request in flight
 	ReasonUpstreamBroken  = "upstream-broken"   // Relevo closed it with the request in flight, for a reason of its own
@@ -41,6 +41,7 @@ const (
 	ReasonMaxAge           = "max-age"           // a server connection was replaced because of its age
 	ReasonEndpointDrained  = "endpoint-drained"  // the endpoint was drained, and the connection's last stream has ended
 	ReasonProbeTimeout     = "probe-timeout"     // an endpoint that had failed did not answer on the connection made to ask it
+	ReasonAdminClosed      = "admin-closed"      // somebody asked for it at the admin door
 	ReasonDrained          = "drained"           // the last request in flight ended while draining
 
 	// Drops: a frame, or an exchange's outcome, that nobody is told of.
@@ -59,7 +60,7 @@ var advice = map[string]string{
 	ReasonMaxRequests:          "the cluster's max_requests, or servers that have become slow",
 	ReasonMaxPending:           "the cluster's max_pending and max_pending_bytes, or endpoints that cannot be connected",
 	ReasonMaxConnections:       "the cluster's max_connections",
-	ReasonNoEndpoint:           "all endpoints failed lately: are the servers up, are the addresses right, do they speak the protocol?",
+	ReasonNoEndpoint:           "all endpoints failed lately, or drain: are the servers up, are the addresses right, do they speak the protocol?",
 	ReasonProbeTimeout:         "is the server stuck, does it answer heartbeats? heartbeat_interval: none asks for none",
 	ReasonConnectFailure:       "is the server up, is the endpoint's address right, does a firewall stand between?",
 	ReasonUpstreamClosed:       "the server closed the connection with requests in flight: look at its log",

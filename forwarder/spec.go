@@ -137,4 +137,5 @@ type ClusterSpec struct {
 type EndpointSpec struct {
 	Network, Address string
 	Weight           int
+	Drain            bool // it gets no new requests, and its connections close when those in flight have ended
 }

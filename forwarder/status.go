@@ -2,42 +2,67 @@ package forwarder
 
 import (
 	"slices"
+	"time"
 
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/stats"
 )
 
-// Status is what the road looks like now.
+// Status is what the road looks like now: what is configured, in its order, then what is not any more and has not ended.
 type Status struct {
 	Listeners []ListenerStatus
 	Clusters  []ClusterStatus
 }
 
+// Use is how much of a bound is taken.
+type Use struct{ Used, Max int }
+
 // ListenerStatus is one listener.
 type ListenerStatus struct {
-	Name, Address, Protocol string
-	Accepting               bool
-	Connections             int
-	Gated                   int // of them, those that are not read from
-	InFlight                int
+	Name, Address, Protocol, Routes string
+	Accepting                       bool
+	Leaving                         bool // it is not configured any more
+	Connections                     int
+	MaxConnections                  int
+	MaxStreams                      int // requests in flight on one connection
+	Gated                           int // connections that are not read from
+	InFlight                        int
+	RX, TX                          uint64 // bytes read and written
+	Requests                        uint64 // frames that asked for something, so far
 }
 
 // ClusterStatus is one cluster.
 type ClusterStatus struct {
-	Name, Protocol    string
-	InFlight, Pending int
-	Endpoints         []EndpointStatus
+	Name, Protocol, Balancer                     string
+	Leaving                                      bool // it is not configured any more
+	Requests, Connections, Pending, PendingBytes Use
+	Endpoints                                    []EndpointStatus
 }
 
 // EndpointStatus is one endpoint of a cluster.
 type EndpointStatus struct {
-	Address     string
-	Weight      int
-	Usable      bool // false while it is passed over, or drained
-	Failures    int  // in a row; 0 once it has delivered a frame
-	Probing     bool // a probe is under way, behind failures
-	Draining    bool // DrainEndpoint took it out; it drains while it has connections, and then it is drained
-	Connections int  // those that take requests
-	InFlight    int
+	Address      string // unix:/PATH, or HOST:PORT
+	Weight       int
+	Usable       bool      // false while it is passed over, or drained
+	Failures     int       // in a row; 0 once it has delivered a frame
+	Since, Until time.Time // since when it is passed over, and when the next probe is due; zero while it is not, or not known
+	Probing      bool      // a probe is under way, behind failures
+	Draining     bool      // the configuration says so, or knows it no more; it drains while it has connections, and then it is drained
+	Leaving      bool      // it is not configured any more
+	LastFailure  *Failure  // that this process has seen; nil: none
+	Connections  int       // those that take requests
+	// By state: Connections is the sum of the first two.
+	Ready, Leased, Dialling, Drains int
+	Gated                           int // of all of them, those that are not read from
+	InFlight, Waiting               int // requests; Waiting is for a connection
+	RX, TX                          uint64
+	Requests                        uint64 // sent so far
+}
+
+// Failure is why an endpoint failed.
+type Failure struct {
+	At             time.Time
+	Reason, Detail string // Detail is the operating system's word, or empty
 }
 
 // Status reports the road as it is now.
@@ -45,28 +70,99 @@ func (f *Forwarder) Status() Status {
 	snap := f.snap.Load()
 	var s Status
 	for _, l := range snap.listeners {
-		open, gated := l.connections()
-		s.Listeners = append(s.Listeners, ListenerStatus{
-			Name: l.name, Address: l.address(), Protocol: snap.roads[l.slot].protocol(),
-			Accepting: !l.stopped.Load(), Connections: open, Gated: gated, InFlight: l.inFlight(),
-		})
+		s.Listeners = append(s.Listeners, l.status(snap.roads[l.slot]))
 	}
 	for _, c := range snap.clusters {
-		limits := c.policy.Limits()
-		cs := ClusterStatus{
-			Name: c.policy.Name(), Protocol: c.codec.Name(),
-			InFlight: limits.Requests.Used(), Pending: limits.Pending.Used(),
-		}
-		for _, e := range c.endpoints {
-			n, health := e.connections(), e.policy.Health()
-			cs.Endpoints = append(cs.Endpoints, EndpointStatus{
-				Address: e.address, Weight: e.policy.Weight(), Usable: e.policy.Usable(), Failures: health.Failures,
-				Probing: health.Probing, Draining: health.Drained, Connections: n.ready + n.leased, InFlight: e.policy.Active(),
-			})
-		}
-		s.Clusters = append(s.Clusters, cs)
+		s.Clusters = append(s.Clusters, c.status())
 	}
 	return s
+}
+
+func (l *listener) status(r *road) ListenerStatus {
+	s := ListenerStatus{
+		Name: l.name, Address: l.address(), Protocol: r.protocol(), Routes: r.name, Accepting: !l.stopped.Load(), Leaving: l.leaving.Load(),
+		MaxConnections: l.config.Load().maxConnections, MaxStreams: int(r.maxStreams),
+		Requests: l.stats.requests.Value() + l.stats.oneways.Value(),
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s.Connections, s.RX, s.TX = len(l.open), l.closedRX, l.closedTX
+	for d := range l.open {
+		rx, tx := d.conn.Bytes()
+		s.RX += rx
+		s.TX += tx
+		s.InFlight += int(max(d.inFlight.Load(), 0))
+		if d.conn.Gated() {
+			s.Gated++
+		}
+	}
+	return s
+}
+
+func (c *upCluster) status() ClusterStatus {
+	use := func(l *cluster.Limit) Use { return Use{l.Used(), l.Max()} }
+	limits := c.policy.Limits()
+	s := ClusterStatus{
+		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0,
+		Requests: use(limits.Requests), Connections: use(limits.Connections), Pending: use(limits.Pending), PendingBytes: use(c.pendingBytes),
+	}
+	for _, e := range c.endpoints {
+		s.Endpoints = append(s.Endpoints, e.status(c.f))
+	}
+	return s
+}
+
+func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
+	n, health := e.connections(), e.policy.Health()
+	s := EndpointStatus{
+		Address: e.name(), Weight: e.policy.Weight(), Usable: e.policy.Usable(), Failures: health.Failures, Probing: health.Probing,
+		Draining: health.Drained, Leaving: e.left.Load(), InFlight: e.policy.Active(), Waiting: n.waiting,
+		Connections: n.ready + n.leased, Ready: n.ready, Leased: n.leased, Dialling: n.dialling, Drains: n.draining, Gated: n.gated,
+		Requests: e.stats.requests.Value() + e.stats.oneways.Value(),
+	}
+	s.RX, s.TX = e.bytes()
+	at := func(ns int64) time.Time {
+		if ns == 0 {
+			return time.Time{}
+		}
+		return f.started.Add(time.Duration(ns))
+	}
+	if health.Failures > 0 && !health.Trusted && !health.Drained {
+		s.Since = at(health.Since)
+		if !health.Probing {
+			s.Until = at(health.Until)
+		}
+	}
+	if last := e.lastFailure.Load(); last != nil {
+		s.LastFailure = &Failure{at(last.at), last.reason, last.detail}
+	}
+	return s
+}
+
+// RuleCounts is what a rule of a route table has counted so far, for one of its clusters.
+type RuleCounts struct {
+	Rule, Cluster string // table/rule; Cluster is empty for a rule that answers
+	Requests      uint64
+	Retries       uint64
+	Local         uint64 // answered here
+}
+
+// Rules are the counts of the rules that a listener leads to. Listeners of one table share them.
+func (f *Forwarder) Rules() []RuleCounts {
+	var out []RuleCounts
+	snap, seen := f.snap.Load(), make(map[*stats.Counter]bool)
+	for _, l := range snap.listeners {
+		for _, r := range snap.roads[l.slot].rules {
+			for _, t := range r.targets {
+				if seen[t.stats.requests] {
+					continue
+				}
+				seen[t.stats.requests] = true
+				out = append(out, RuleCounts{t.name, t.clusterName(), t.stats.requests.Value(), t.stats.retries.Value(), t.stats.local.sum()})
+			}
+		}
+	}
+	return out
 }
 
 // Connections is the number of client connections. It waits for no lock.
@@ -84,14 +180,19 @@ func (l *listener) inFlight() int {
 	return int(max(n, 0))
 }
 
-// connectionCounts are an endpoint's connections by state. Those that are closed, or exported, are not counted.
-type connectionCounts struct{ dialling, ready, leased, draining int }
+// connectionCounts are an endpoint's connections by state, and of all those that are not read from, and the requests that wait for
+// one. Connections that are closed, or exported, are not counted.
+type connectionCounts struct{ dialling, ready, leased, draining, gated, waiting int }
 
 // connections counts an endpoint's connections.
 func (e *upEndpoint) connections() (n connectionCounts) {
 	for _, p := range e.pools() {
 		for _, u := range *p.conns.Load() {
-			switch state(u.state.Load()) {
+			state := state(u.state.Load())
+			if (state == stateReady || state == stateDraining) && u.conn.Gated() {
+				n.gated++
+			}
+			switch state {
 			case stateReady:
 				if u.lease.Load() == leased {
 					n.leased++
@@ -108,6 +209,7 @@ func (e *upEndpoint) connections() (n connectionCounts) {
 			n.dialling++
 		}
 		n.dialling += p.leases.dialling
+		n.waiting += len(p.waiting) + len(p.leases.waiting)
 		p.mu.Unlock()
 	}
 	return n

@@ -156,12 +156,11 @@ func TestTranscriptHijack(t *testing.T) {
 		}},
 		{name: "WaitNotify, the only endpoint is drained", play: func(s *scene) {
 			server := s.serveClogged()
-			s.start(s.road(server.address))
+			sp := s.road(server.address)
+			s.start(sp)
 			s.clog(true)
 			s.askToWait()
-			if err := s.p.DrainEndpoint("echo", server.address, true); err != nil {
-				s.t.Fatal(err)
-			}
+			s.p.drainEndpoint(sp, 0, true)
 			s.until("relevo_listener_local_replies_total", forwarder.ReasonNoEndpoint)
 			server.goOn()
 		}},

@@ -134,14 +134,14 @@ func (r *tracer) ended() bool {
 
 // carriers are the goroutines of the road by the function at their root.
 var carriers = map[string]string{
-	"(*downstream).run":          "client's read loop",
-	"(*upstream).run":            "server's read loop",
-	"(*Forwarder).work":          "worker",
-	"(*Forwarder).Close":         "who closes",
-	"(*Forwarder).DrainEndpoint": "who drains",
-	"(*pool).dial":               "dial",
-	"(*sweeper).run":             "sweeper",
-	"(*Conn).writer":             "writer",
+	"(*downstream).run":  "client's read loop",
+	"(*upstream).run":    "server's read loop",
+	"(*Forwarder).work":  "worker",
+	"(*Forwarder).Close": "who closes",
+	"(*Forwarder).Apply": "who applies",
+	"(*pool).dial":       "dial",
+	"(*sweeper).run":     "sweeper",
+	"(*Conn).writer":     "writer",
 }
 
 // carrier names the goroutine that calls it.

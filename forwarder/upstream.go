@@ -18,6 +18,8 @@ import (
 // upstream is one server connection.
 type upstream struct {
 	// Static after newUpstream.
+	id       uint64
+	opened   int64 // when it was dialled; 0: not known
 	pool     *pool
 	endpoint *upEndpoint
 	codec    wire.Codec
@@ -71,8 +73,9 @@ func newUpstream(p *pool, c net.Conn) (*upstream, error) {
 
 // makeUpstream is an upstream that has no connection yet.
 func makeUpstream(p *pool) *upstream {
+	f := p.endpoint.cluster().f
 	u := &upstream{
-		pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster().codec, retireAt: never,
+		id: f.connections.Add(1), opened: f.now(), pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster().codec, retireAt: never,
 		table: stream.New[exchange](p.endpoint.cluster().spec.MaxRequests),
 	}
 	u.leaseBy.Store(never)
@@ -242,10 +245,11 @@ func (u *upstream) end() {
 	f := e.cluster().f
 	reason := u.conn.Reason()
 	givenUp := reason == conn.ReasonWriteTimeout || reason == ReasonHeartbeatTimeout
-	if !u.proved && u.drains.Load() == nil && !f.draining.Load() && reason != ReasonUploadBroken && reason != conn.ReasonIdle {
+	if !u.proved && u.drains.Load() == nil && !f.draining.Load() && reason != ReasonUploadBroken && reason != conn.ReasonIdle && reason != ReasonAdminClosed {
 		givenUp = e.unproved.Add(1) >= maxUnproved || givenUp
 	}
 	if givenUp {
+		e.note(f.now(), reason, "")
 		e.failed(f.now()) // it is there, and yet it is not: pass it over before its requests go elsewhere
 	}
 	u.probeBroke(f.now())

@@ -22,7 +22,7 @@ import (
 func TestStates(t *testing.T) {
 	allowed := map[[2]state]bool{
 		{stateDialling, stateReady}:    true, // its pool has it
-		{stateReady, stateDraining}:    true, // GoAway, max_age, DrainEndpoint
+		{stateReady, stateDraining}:    true, // GoAway, max_age, drain, by hand
 		{stateReady, stateFailed}:      true, // it broke, or was closed
 		{stateReady, stateExported}:    true, // paused
 		{stateDraining, stateFailed}:   true, // its last stream has ended, or it broke
@@ -313,9 +313,7 @@ func TestUploadsLeaveADrainedEndpoint(t *testing.T) {
 		defer e.uploads.mu.Unlock()
 		return len(e.uploads.leases.waiting) == 2
 	})
-	if err := f.DrainEndpoint("c", address, true); err != nil {
-		t.Fatal(err)
-	}
+	e.drain(true)
 	<-done
 	<-done
 	if r := told.Load(); r != nil {

@@ -149,7 +149,7 @@ func clusterSpec(k *config.Cluster, codec wire.Codec, limits wire.Limits) forwar
 	}
 	for i := range k.Endpoints {
 		network, address := k.Endpoints[i].Address.Split()
-		out.Endpoints = append(out.Endpoints, forwarder.EndpointSpec{Network: network, Address: address, Weight: k.Endpoints[i].Weight})
+		out.Endpoints = append(out.Endpoints, forwarder.EndpointSpec{Network: network, Address: address, Weight: k.Endpoints[i].Weight, Drain: k.Endpoints[i].Drain})
 	}
 	return out
 }

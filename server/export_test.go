@@ -9,3 +9,11 @@ func (s *Server) HoldForTest(ctx context.Context) (release func()) {
 	}
 	return s.live.release
 }
+
+// PauseForTest brings the road to rest, as an upgrade does, until resume.
+func (s *Server) PauseForTest(ctx context.Context) (resume func()) {
+	if err := s.road.Pause(ctx); err != nil {
+		panic(err)
+	}
+	return s.road.Resume
+}

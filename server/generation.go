@@ -53,6 +53,9 @@ func NewGeneration(o Options, file string) (*Generation, error) {
 		return nil, err
 	}
 	g.unit.readWatchdog()
+	if err = g.unit.readFile(g.Heir()); err != nil {
+		return nil, err
+	}
 	return g, nil
 }
 

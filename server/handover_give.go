@@ -85,7 +85,7 @@ type giver struct {
 type said struct{ targets, labels, records int }
 
 func (g *giver) all(h *forwarder.Handover) error {
-	g.exchanges.Paused = h.Paused
+	g.exchanges.Paused, g.exchanges.LastID = h.Paused, h.LastID
 	for i := range h.Listeners {
 		l := &h.Listeners[i]
 		g.exchanges.Listeners = append(g.exchanges.Listeners, handoff.ListenerState{
@@ -96,7 +96,7 @@ func (g *giver) all(h *forwarder.Handover) error {
 		e := &h.Endpoints[i]
 		g.exchanges.Endpoints = append(g.exchanges.Endpoints, handoff.Endpoint{
 			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted,
-			Drained: e.Drained, Unproved: e.Unproved, RX: e.RX, TX: e.TX,
+			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since,
 		})
 	}
 	for i := range h.Exchanges {
@@ -170,7 +170,7 @@ func (g *giver) connection(c *conn.Detached, files *[]syscall.RawConn, size int)
 func (g *giver) downstream(d *forwarder.DownstreamState) error {
 	m := handoff.Downstream{
 		Ref: d.Ref, Listener: d.Listener, Client: d.Client, Protocol: d.Codec, Detecting: d.Detecting, Frames: d.Frames,
-		Closing: d.Closing, Asked: d.Asked, Bytes: bytesGiven(&d.Conn),
+		Closing: d.Closing, Asked: d.Asked, Bytes: bytesGiven(&d.Conn), Opened: d.Opened, ID: d.ID,
 	}
 	if up := d.Upload; up != nil {
 		m.Upload = &handoff.Upload{
@@ -186,7 +186,7 @@ func (g *giver) upstream(u *forwarder.UpstreamState) error {
 	m := handoff.Upstream{
 		Ref: u.Ref, Cluster: u.Cluster, Endpoint: u.Endpoint, Protocol: u.Codec, Pool: uint8(u.Pool), LastID: u.LastID,
 		Proved: u.Proved, Unasked: u.Unasked, Draining: u.Draining, RetireAt: u.RetireAt, LastBeat: u.LastBeat, Missed: u.Missed,
-		Leased: u.Leased, LeasedAt: u.LeasedAt, LeaseBy: u.LeaseBy, Bytes: bytesGiven(&u.Conn),
+		Leased: u.Leased, LeasedAt: u.LeasedAt, LeaseBy: u.LeaseBy, Bytes: bytesGiven(&u.Conn), Opened: u.Opened, ID: u.ID,
 	}
 	for i := range u.Slots {
 		s := &u.Slots[i]

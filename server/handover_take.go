@@ -57,6 +57,7 @@ func (t *taker) names(m *handoff.Exchanges) {
 	if m.Paused != 0 {
 		t.h.Paused = m.Paused
 	}
+	t.h.LastID = max(t.h.LastID, m.LastID)
 	for i := range m.Listeners {
 		l := &m.Listeners[i]
 		t.h.Listeners = append(t.h.Listeners, forwarder.ListenerState{
@@ -66,8 +67,8 @@ func (t *taker) names(m *handoff.Exchanges) {
 	for i := range m.Endpoints {
 		e := &m.Endpoints[i]
 		t.h.Endpoints = append(t.h.Endpoints, forwarder.EndpointState{
-			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted, Drained: e.Drained,
-			Unproved: e.Unproved, RX: e.RX, TX: e.TX,
+			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted,
+			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since,
 		})
 	}
 }
@@ -76,7 +77,7 @@ func (t *taker) downstream(m *handoff.Downstream, f *os.File) {
 	t.downs = append(t.downs, *m)
 	t.h.Downstreams = append(t.h.Downstreams, forwarder.DownstreamState{
 		Ref: m.Ref, Listener: m.Listener, Client: m.Client, Codec: m.Protocol, Detecting: m.Detecting, Frames: m.Frames,
-		Closing: m.Closing, Asked: m.Asked, Conn: bytesTaken(&m.Bytes, f),
+		Closing: m.Closing, Asked: m.Asked, Conn: bytesTaken(&m.Bytes, f), Opened: m.Opened, ID: m.ID,
 	})
 }
 
@@ -85,7 +86,7 @@ func (t *taker) upstream(m *handoff.Upstream, f *os.File) {
 	t.h.Upstreams = append(t.h.Upstreams, forwarder.UpstreamState{
 		Ref: m.Ref, Cluster: m.Cluster, Endpoint: m.Endpoint, Codec: m.Protocol, Pool: forwarder.PoolKind(m.Pool), LastID: m.LastID,
 		Proved: m.Proved, Unasked: m.Unasked, Draining: m.Draining, RetireAt: m.RetireAt, LastBeat: m.LastBeat, Missed: m.Missed,
-		Leased: m.Leased, LeasedAt: m.LeasedAt, LeaseBy: m.LeaseBy, Conn: bytesTaken(&m.Bytes, f),
+		Leased: m.Leased, LeasedAt: m.LeasedAt, LeaseBy: m.LeaseBy, Conn: bytesTaken(&m.Bytes, f), Opened: m.Opened, ID: m.ID,
 	})
 }
 

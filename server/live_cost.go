@@ -96,12 +96,15 @@ func (s *Server) cost(old, now *config.Config) (c admin.Cost) {
 // endpoint is one as the road tells them apart.
 type endpoint struct{ cluster, protocol, address string }
 
-// endpointsOf says how many connections each endpoint is to have.
+// endpointsOf says how many connections each endpoint is to have that does not drain.
 func endpointsOf(c *config.Config) map[endpoint]int {
 	out := make(map[endpoint]int)
 	for i := range c.Clusters {
 		k := &c.Clusters[i]
 		for _, e := range k.Endpoints {
+			if e.Drain {
+				continue
+			}
 			_, address := e.Address.Split()
 			out[endpoint{k.Name, string(k.Protocol), address}] = k.ConnectionsPerEndpoint
 		}

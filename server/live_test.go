@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/relevo-proxy/relevo/admin"
@@ -42,6 +43,11 @@ type liveDoor struct {
 // openDoor runs a server from a file in this folder, as a fresh process does.
 func openDoor(t *testing.T, folder, text string) *liveDoor {
 	t.Helper()
+	return openDoorWith(t, folder, text, zaptest.NewLogger(t))
+}
+
+func openDoorWith(t *testing.T, folder, text string, log *zap.Logger) *liveDoor {
+	t.Helper()
 	d := &liveDoor{folder: folder, file: filepath.Join(folder, "relevo.yaml")}
 	if err := os.WriteFile(d.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -50,7 +56,7 @@ func openDoor(t *testing.T, folder, text string) *liveDoor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: zaptest.NewLogger(t)})
+	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: log})
 	d.client = clientAt(t, d.server.AdminAddress())
 	d.server.HoldForTest(t.Context())() // the turn is there when the file has become a revision
 	return d

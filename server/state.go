@@ -33,26 +33,27 @@ func (s *Server) Counted() <-chan struct{} { return s.counted }
 // Status implements admin.State.
 func (s *Server) Status() admin.Status {
 	road := s.road.Status()
-	out := admin.Status{Started: s.started}
+	out := admin.Status{Started: s.started, UnitChanged: s.unit.changed()}
 	for _, l := range road.Listeners {
 		out.Listeners = append(out.Listeners, admin.ListenerStatus{
 			Name: l.Name, Address: l.Address, Protocol: l.Protocol, Accepting: l.Accepting, Connections: l.Connections,
 		})
 	}
 	for _, c := range road.Clusters {
-		cs := admin.ClusterStatus{Name: c.Name, Protocol: c.Protocol, InFlight: c.InFlight, Waiting: c.Pending}
+		cs := admin.ClusterStatus{Name: c.Name, Protocol: c.Protocol, InFlight: c.Requests.Used, Waiting: c.Pending.Used}
 		for _, e := range c.Endpoints {
 			es := admin.EndpointStatus{
 				Address: e.Address, Weight: e.Weight, Usable: e.Usable, Failures: e.Failures,
 				Connections: e.Connections, InFlight: e.InFlight,
 			}
-			switch {
-			case e.Draining:
-				es.Reason = "drained"
-			case e.Probing:
-				es.Reason = "passed over; being probed"
-			case !e.Usable:
+			switch state := endpointState(&e); state {
+			case "usable":
+			case "passed-over":
 				es.Reason = "passed over until a probe succeeds"
+			case "probing":
+				es.Reason = "passed over; being probed"
+			default:
+				es.Reason = state
 			}
 			cs.Endpoints = append(cs.Endpoints, es)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,8 @@ type unit struct {
 	notify   systemd.Notifier
 	watchdog time.Duration // how long systemd waits for a ping; 0: it does not
 	poked    chan struct{} // never closed; one slot
+	file     func() string // stands for what the unit's files say now
+	begun    string        // what they said when systemd started the first process of the chain; empty: not known
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -43,7 +46,39 @@ const (
 )
 
 func newUnit(log *zap.Logger) *unit {
-	return &unit{log: log, notify: systemd.FromEnvironment(), poked: make(chan struct{}, 1)}
+	name := systemd.UnitName()
+	return &unit{
+		log: log, notify: systemd.FromEnvironment(), poked: make(chan struct{}, 1), file: func() string { return systemd.UnitSum(name) },
+	}
+}
+
+// unitVariable is the environment variable in which the first process of a chain leaves to its heirs, which inherit it, what the
+// unit's files said when systemd started it: none of them gets another limit or sandbox.
+const unitVariable = "RELEVO_UNIT"
+
+// readFile notes what the unit's files said when the chain began.
+func (u *unit) readFile(heir bool) error {
+	switch {
+	case !u.notify.Enabled():
+		return nil
+	case heir:
+		u.begun = os.Getenv(unitVariable) // empty where a release was first that did not leave it
+		return nil
+	}
+	u.begun = u.file()
+	if err := os.Setenv(unitVariable, u.begun); err != nil {
+		return fmt.Errorf("leaving word of the unit: %w", err)
+	}
+	return nil
+}
+
+// changed says whether the unit's files say something else than when the chain began.
+func (u *unit) changed() bool {
+	if u == nil || u.begun == "" {
+		return false
+	}
+	now := u.file()
+	return now != "" && now != u.begun
 }
 
 // readWatchdog is called when WATCHDOG_PID is this process's, if it is to be.

@@ -401,3 +401,44 @@ func TestJournalCore(t *testing.T) {
 		t.Errorf("without a journal these lines are written: %+v, want the one with its two fields", all)
 	}
 }
+
+// The unit has changed when its files say something else than when systemd started the first process of the chain, whichever
+// generation looks.
+func TestUnitThatHasChanged(t *testing.T) {
+	_ = listenNotify(t)
+	t.Setenv(unitVariable, "of another chain") // restored behind the test
+	now := "as installed"
+	generation := func(heir bool) *unit {
+		u := newUnit(zap.NewNop())
+		u.file = func() string { return now }
+		if err := u.readFile(heir); err != nil {
+			t.Fatal(err)
+		}
+		return u
+	}
+	first := generation(false)
+	now = "of the next release"
+	heir := generation(true)
+	for name, u := range map[string]*unit{"first": first, "heir": heir} {
+		now = "of the next release"
+		if !u.changed() {
+			t.Errorf("the %s process sees no change, want one", name)
+		}
+		now = "as installed"
+		if u.changed() {
+			t.Errorf("the %s process sees a change of what is as it was", name)
+		}
+		now = ""
+		if u.changed() {
+			t.Errorf("the %s process sees a change where the files are gone, want none", name)
+		}
+	}
+	now = "of the next release"
+	if generation(false).changed() { // a restart
+		t.Error("a process that systemd has started by the new unit sees a change")
+	}
+	t.Setenv(unitVariable, "")
+	if generation(true).changed() || (*unit)(nil).changed() {
+		t.Error("who does not know how the chain began sees a change")
+	}
+}

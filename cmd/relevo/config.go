@@ -147,16 +147,22 @@ func change(cmd *cobra.Command, flags changeFlags, on string, q question) error 
 	} else {
 		q.header["If-Match"] = before.header.Get("ETag")
 	}
+	err = sendChange(cmd, flags, c, q)
+	if p, ok := errors.AsType[*problemAnswer](err); ok && p.code == http.StatusPreconditionFailed {
+		return fmt.Errorf("nothing was changed: %s", c.meanwhile(ctx))
+	}
+	return err
+}
+
+// sendChange makes a change and says what came of it.
+func sendChange(cmd *cobra.Command, flags changeFlags, c *adminClient, q question) error {
 	if *flags.comment != "" {
 		q.header["X-Comment"] = *flags.comment
 	}
 	if *flags.dryRun {
 		q.path += "?dry_run=true"
 	}
-	a, err := c.ask(ctx, q)
-	if p, ok := errors.AsType[*problemAnswer](err); ok && p.code == http.StatusPreconditionFailed {
-		return fmt.Errorf("nothing was changed: %s", c.meanwhile(ctx))
-	}
+	a, err := c.ask(cmd.Context(), q)
 	if err != nil {
 		return err
 	}

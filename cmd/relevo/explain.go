@@ -149,6 +149,10 @@ func printListener(b *strings.Builder, l *server.ListenerExplained) {
 	for _, k := range r.Clusters {
 		line("cluster", "%s, %s of the requests, %s", k.Name, percent(k.Share), k.Balancer)
 		for _, to := range k.Endpoints[:min(len(k.Endpoints), maxEndpoints)] {
+			if to.Drain {
+				line("", "%s, drains", to.Address)
+				continue
+			}
 			line("", "%s, weight %d", to.Address, to.Weight)
 		}
 		if more := len(k.Endpoints) - maxEndpoints; more > 0 {

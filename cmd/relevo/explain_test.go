@@ -26,7 +26,7 @@ routes:
       - {name: closed, match: {service: closed}, reply: {status: ERROR}}
   - {name: other, rules: [{name: all, match: {service: {regex: "org[.].*"}}, cluster: stock}]}
 clusters:
-  - {name: order, protocol: bolt, endpoints: [{address: "127.0.0.1:12200"}, {address: "127.0.0.1:12201", weight: 50}]}
+  - {name: order, protocol: bolt, endpoints: [{address: "127.0.0.1:12200"}, {address: "127.0.0.1:12201", weight: 50}, {address: "127.0.0.1:12202", drain: true}]}
   - {name: stock, protocol: bolt, balancer: round-robin, endpoints: [{address: "127.0.0.1:12210"}]}
 `
 
@@ -47,6 +47,7 @@ func TestExplainText(t *testing.T) {
   cluster      order, 66.67% of the requests, least-request
                127.0.0.1:12200, weight 100
                127.0.0.1:12201, weight 50
+               127.0.0.1:12202, drains
   cluster      stock, 33.33% of the requests, round-robin
                127.0.0.1:12210, weight 100
   header       set via to "relevo"
@@ -61,6 +62,7 @@ func TestExplainText(t *testing.T) {
   cluster      order, 100% of the requests, least-request
                127.0.0.1:12200, weight 100
                127.0.0.1:12201, weight 50
+               127.0.0.1:12202, drains
   timeout      3s, or less if the request says so
   retry        2 tries at most, after connect-failure and reset-before-send
   runs on      a read loop

@@ -59,7 +59,8 @@ func newRoot(typed string) *cobra.Command {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetHelpCommand(helpVerb())
 	root.AddCommand(
-		runVerb(typed), statusVerb(), failuresVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(),
+		runVerb(typed), statusVerb(), listenersVerb(), routesVerb(), clustersVerb(), endpointsVerb(), connectionsVerb(), streamsVerb(),
+		failuresVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(),
 		explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(), completionVerb(), versionVerb(), manVerb(),
 	)
 	return root
@@ -121,7 +122,7 @@ func family(kind string, c *cobra.Command, each ...*cobra.Command) *cobra.Comman
 // only the right verb has.
 func mistyped(root *cobra.Command, args []string, err error) error {
 	cmd, rest, _ := root.Find(args)
-	if !cmd.HasSubCommands() {
+	if !cmd.HasSubCommands() || cmd.HasParent() && cmd.Annotations[kindOf] == "" { // the latter takes arguments of its own
 		return err
 	}
 	for _, word := range rest {

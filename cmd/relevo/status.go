@@ -47,7 +47,12 @@ func statusVerb() *cobra.Command {
 			if newest, err := c.revisions(cmd.Context(), 1); err == nil && len(newest) > 0 {
 				fmt.Fprintf(w, "; revision %d, by %s", newest[0].Number, newest[0].Author)
 			}
-			fmt.Fprint(w, "\n\n")
+			fmt.Fprint(w, "\n")
+			if s.UnitChanged {
+				fmt.Fprintln(w, "warning: the unit of systemd has changed since Relevo was started: an upgrade does not bring that, "+
+					"but systemctl daemon-reload and systemctl restart do")
+			}
+			fmt.Fprintln(w)
 			return printStatus(w, &s.Status)
 		})
 	})

@@ -39,6 +39,7 @@ type Endpoint struct {
 // trouble is what is known against an endpoint. Never changed.
 type trouble struct {
 	inARow  int   // failures
+	since   int64 // the first of them, or the first behind a probe that was trusted
 	until   int64 // the end of the back-off that the last of them cost
 	probing bool  // a probe is under way
 	trusted bool  // the last probe could connect, and nothing more is asked of it
@@ -126,6 +127,9 @@ func (e *Endpoint) ProbeFailed(now int64) bool {
 
 // count adds a failure.
 func (e *Endpoint) count(t *trouble, now int64) {
+	if t.inARow == 0 || t.trusted {
+		t.since = now
+	}
 	t.inARow++
 	t.trusted = false
 	t.until = now + e.backOff(now, t.inARow)
@@ -222,16 +226,18 @@ func (e *Endpoint) Usable() bool {
 // Health is what is known of an endpoint beside its load.
 type Health struct {
 	Failures int   // in a row; 0 once it has worked
+	Since    int64 // the first of them, from which on it is passed over
 	Until    int64 // the end of the back-off that the last of them cost; 0 without one
 	Probing  bool  // a probe is under way
 	Trusted  bool  // the last probe could connect, and nothing more is asked of it
 	Drained  bool  // it was taken out of the balancing
 }
 
-// Restore makes h what is known of an endpoint that nothing is known of yet. A probe that was under way is due again.
+// Restore makes h what is known of an endpoint that nothing is known of yet but whether it drains, which stays. A probe that was
+// under way is due again.
 func (e *Endpoint) Restore(h Health) {
 	e.update(func(t *trouble) bool {
-		*t = trouble{inARow: max(h.Failures, 0), until: h.Until, trusted: h.Trusted && h.Failures > 0, drained: h.Drained}
+		*t = trouble{inARow: max(h.Failures, 0), since: h.Since, until: h.Until, trusted: h.Trusted && h.Failures > 0, drained: t.drained}
 		return true
 	})
 }
@@ -252,7 +258,7 @@ func (e *Endpoint) Health() Health {
 	if t == nil {
 		return Health{}
 	}
-	return Health{t.inARow, t.until, t.probing, t.trusted, t.drained}
+	return Health{t.inARow, t.since, t.until, t.probing, t.trusted, t.drained}
 }
 
 // ProbeDue is when the next probe is due; never, if that is not for a time to say: the endpoint has not failed, is being

@@ -204,9 +204,10 @@ func TestRestore(t *testing.T) {
 	if at, due := e.ProbeDue(); e.Usable() || !due || at != until(old) || e.Health().Failures != 1 {
 		t.Errorf("got usable %v, a probe due %v at %d, %+v; want what is known of the other", e.Usable(), due, at, e.Health())
 	}
-	for _, h := range []Health{{}, {Failures: 2, Until: 7, Trusted: true}, {Drained: true}, {Failures: 3, Until: 9, Drained: true}} {
+	for _, h := range []Health{{}, {Failures: 2, Since: 1, Until: 7, Trusted: true}, {Drained: true}, {Failures: 3, Since: 2, Until: 9, Drained: true}} {
 		e := NewEndpoint("a", 1)
-		e.Restore(h)
+		e.Drain(h.Drained) // which is the configuration's to say
+		e.Restore(Health{Failures: h.Failures, Since: h.Since, Until: h.Until, Trusted: h.Trusted, Drained: !h.Drained})
 		if e.Health() != h || e.Usable() != (!h.Drained && (h.Failures == 0 || h.Trusted)) {
 			t.Errorf("got %+v, usable %v, want %+v", e.Health(), e.Usable(), h)
 		}
@@ -233,4 +234,26 @@ func TestPostpone(t *testing.T) {
 	if at, due := e.ProbeDue(); !due || at != end || e.Health().Failures != 1 || !e.Probe(end) {
 		t.Errorf("got a probe due %v at %d with %d failures, want one at once, and no further failure", due, at, e.Health().Failures)
 	}
+}
+
+// TestSince: an endpoint is passed over since the first of its failures in a row, or the first behind a probe that was trusted.
+func TestSince(t *testing.T) {
+	e := NewEndpoint("a", 1)
+	since := func(want int64) {
+		t.Helper()
+		if got := e.Health().Since; got != want {
+			t.Errorf("got it passed over since %d, want %d", got, want)
+		}
+	}
+	e.Failed(5)
+	e.Probe(until(e))
+	e.ProbeFailed(1e9)
+	since(5)
+	e.Probe(until(e))
+	e.Trust()
+	e.Failed(5e9)
+	since(5e9)
+	e.Connected()
+	e.Failed(6e9)
+	since(6e9)
 }

@@ -246,13 +246,14 @@ func (p *Pool[T]) Stats() (workers, idle, queued int) {
 	return p.workers, len(p.idle), int(p.queued.Load())
 }
 
-// Waiting walks the tasks in the queue, the first one first. They stay where they are; nobody else may use the pool meanwhile.
-func (p *Pool[T]) Waiting() iter.Seq[T] {
+// Waiting walks the tasks in the queue, the first one first, most of them behind the first from. They stay where they are, and are
+// the queue's as long as the loop's body runs; nobody else can use the pool meanwhile.
+func (p *Pool[T]) Waiting(from, most int) iter.Seq[T] {
 	return func(yield func(T) bool) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		for i := range int(p.queued.Load()) {
-			if !yield(p.queue[(p.head+i)%len(p.queue)]) {
+		for i := range min(most, max(int(p.queued.Load())-from, 0)) {
+			if !yield(p.queue[(p.head+from+i)%len(p.queue)]) {
 				return
 			}
 		}

@@ -499,12 +499,15 @@ func TestHold(t *testing.T) {
 		}
 		synctest.Wait()
 		queued := func() (out []int) {
-			for x := range m.pool.Waiting() {
+			for x := range m.pool.Waiting(0, 2) {
+				out = append(out, x.number)
+			}
+			for x := range m.pool.Waiting(len(out), 100) { // the rest of them
 				out = append(out, x.number)
 			}
 			return out
 		}
-		for x := range m.pool.Waiting() {
+		for x := range m.pool.Waiting(0, 1) {
 			if x.number != 2 {
 				t.Errorf("got task %d first in the queue, want 2", x.number)
 			}

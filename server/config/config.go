@@ -239,6 +239,8 @@ type Endpoint struct {
 	Address Address `json:"address" cfg:"required,key" form:"dial"`
 	// Weight is the endpoint's share of the requests, relative to the others of its cluster.
 	Weight int `json:"weight" default:"100" min:"1" max:"1000"`
+	// Drain takes the endpoint out of use: it gets no new requests, and its connections close when those in flight have ended.
+	Drain bool `json:"drain" default:"false"`
 }
 
 // Admin is the door of the REST API.

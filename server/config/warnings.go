@@ -1,13 +1,16 @@
 package config
 
+import "slices"
+
 // Warnings is what a valid tree says that can hardly be meant, in the tree's order: rules that never match,
-// tables and clusters that nothing leads to, limits that another limit makes void.
+// tables and clusters that nothing leads to, clusters whose endpoints all drain, limits that another limit makes void.
 func (c *Config) Warnings() []Fault {
 	var w []Fault
 	w = append(w, c.shadowedRules()...)
 	w = append(w, c.oddRules()...)
 	w = append(w, c.oddFilters()...)
 	w = append(w, c.unused()...)
+	w = append(w, c.drained()...)
 	w = append(w, c.voidLimits()...)
 	sortFaults(w)
 	return w
@@ -36,6 +39,18 @@ func (c *Config) unused() []Fault {
 	for i := range c.Clusters {
 		if !used[c.Clusters[i].Name] {
 			w = append(w, clusterPlace(i, &c.Clusters[i]).fault("no rule leads to this cluster"))
+		}
+	}
+	return w
+}
+
+// drained finds clusters that no request can be sent to, because all of their endpoints drain.
+func (c *Config) drained() []Fault {
+	var w []Fault
+	for i := range c.Clusters {
+		k := &c.Clusters[i]
+		if !slices.ContainsFunc(k.Endpoints, func(e Endpoint) bool { return !e.Drain }) {
+			w = append(w, clusterPlace(i, k).field("endpoints").fault("all of them drain: requests are answered ERROR_COMM"))
 		}
 	}
 	return w

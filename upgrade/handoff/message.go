@@ -96,6 +96,8 @@ type Downstream struct {
 	Asked     bool    `cbor:"8,keyasint,omitempty"` // its connection filters have let it in
 	Bytes     Bytes   `cbor:"9,keyasint,omitzero"`
 	Upload    *Upload `cbor:"10,keyasint,omitempty"`
+	Opened    int64   `cbor:"11,keyasint,omitempty"` // when it was accepted
+	ID        uint64  `cbor:"12,keyasint,omitempty"` // its number, of no other connection of the chain
 }
 
 // Upload is a request that is passed on in pieces and has not ended.
@@ -136,6 +138,8 @@ type Upstream struct {
 	LeaseBy  int64  `cbor:"15,keyasint,omitempty"`
 	Leased   bool   `cbor:"16,keyasint,omitempty"`
 	Bytes    Bytes  `cbor:"17,keyasint,omitzero"`
+	Opened   int64  `cbor:"18,keyasint,omitempty"` // when it was dialled
+	ID       uint64 `cbor:"19,keyasint,omitempty"` // its number, as that of a Downstream
 }
 
 // Conns are connections; the descriptors of the message are theirs, downstreams first.
@@ -195,10 +199,10 @@ type Endpoint struct {
 	Failures int    `cbor:"3,keyasint,omitempty"`
 	Until    int64  `cbor:"4,keyasint,omitempty"` // the end of the back-off
 	Trusted  bool   `cbor:"5,keyasint,omitempty"`
-	Drained  bool   `cbor:"6,keyasint,omitempty"`
-	Unproved int    `cbor:"7,keyasint,omitempty"`
+	Unproved int    `cbor:"7,keyasint,omitempty"` // 6 was whether it drains, which the configuration says
 	RX       uint64 `cbor:"8,keyasint,omitempty"` // bytes of connections that are gone
 	TX       uint64 `cbor:"9,keyasint,omitempty"`
+	Since    int64  `cbor:"10,keyasint,omitempty"` // the first of the failures
 }
 
 // ListenerState is what is known of a listener beside its socket.
@@ -220,6 +224,7 @@ type Exchanges struct {
 	Listeners []ListenerState `cbor:"5,keyasint,omitempty"`
 	List      []Exchange      `cbor:"6,keyasint,omitempty"`
 	Paused    int64           `cbor:"7,keyasint,omitempty"` // when the gates were shut; in the first message
+	LastID    uint64          `cbor:"8,keyasint,omitempty"` // the number given to a connection last
 }
 
 // Counts are how much there is of everything.
