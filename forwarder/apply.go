@@ -19,7 +19,7 @@ var ErrResting = errors.New("the road is being handed over to another process, o
 // A listener that is gone accepts nothing more: what still comes on its connections is answered CONNECTION_CLOSED, and they
 // close when they are quiet, at the latest after LeaveTimeout. An endpoint that is gone drains.
 //
-// Of Workers and Access the Spec's are not looked at. An error is ErrResting, or all that is wrong; then nothing has changed.
+// Of Workers, Access and Changed the Spec's are not looked at. An error is ErrResting, or all that is wrong; then nothing has changed.
 func (f *Forwarder) Apply(spec *Spec) error {
 	if !f.applying.TryLock() {
 		return ErrResting
@@ -69,7 +69,7 @@ func (f *Forwarder) Apply(spec *Spec) error {
 	}
 	f.export()
 	f.sweep.retime.Store(true)
-	f.sweep.rouse()
+	f.sweep.change()
 	return nil
 }
 

@@ -36,6 +36,7 @@ func (e *upEndpoint) drain(drain bool) {
 	}
 	f.log.Info("an endpoint drains, or serves again", zap.String("cluster", e.cluster().policy.Name()),
 		zap.String("endpoint", e.address), zap.Bool("drain", drain))
+	f.sweep.change()
 	if !drain {
 		e.pokeForProbe()
 		return
