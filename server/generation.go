@@ -118,6 +118,9 @@ func (g *Generation) export() {
 // observe counts an upgrade that has ended. In an heir the first one is that which made it: what the process before it has
 // counted has come by then, or it died and nothing comes.
 func (g *Generation) observe(r upgrade.Report) {
+	if !r.Outcome.Final() {
+		return
+	}
 	g.unit.poke()
 	if g.counted != nil {
 		g.counted()
