@@ -58,6 +58,7 @@ func Admin(reg *stats.Registry, state State, control Control, build BuildInfo, a
 	)
 	if control != nil {
 		routes = append(routes, controls(control)...)
+		routes = append(routes, observing(reg, state, control, build)...)
 	}
 	routes = append(routes, route{http.MethodGet, "/", "this list", index(routes, build)})
 	return harden(checkHost(address, router(routes)))

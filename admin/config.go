@@ -48,8 +48,6 @@ func controls(c Control) []route {
 		{http.MethodPost, "/v1/revisions/{n}/restore", "put a revision into force again; If-Match of the whole", write(d.restore)},
 		{http.MethodGet, "/v1/schema", "the JSON Schema of the configuration", http.HandlerFunc(serveSchema)},
 		{http.MethodGet, "/v1/failures", "the last exchanges that failed or were answered here", serveJSON(func() any { return failures(c) })},
-		{http.MethodGet, "/v1/upgrade", "the report of the last upgrade", serveJSON(func() any { report, _ := c.LastUpgrade(); return report })},
-		{http.MethodPost, "/v1/upgrade", "start an upgrade", write(d.upgrade)},
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
 	"github.com/relevo-proxy/relevo/admin"
@@ -40,12 +41,13 @@ type liveDoor struct {
 	server       *server.Server
 	stop         func() error
 	client       *http.Client
+	level        zap.AtomicLevel
 }
 
 // openDoor runs a server from a file in this folder, as a fresh process does.
 func openDoor(t *testing.T, folder, text string) *liveDoor {
 	t.Helper()
-	d := &liveDoor{folder: folder, file: filepath.Join(folder, "relevo.yaml")}
+	d := &liveDoor{folder: folder, file: filepath.Join(folder, "relevo.yaml"), level: zap.NewAtomicLevel()}
 	if err := os.WriteFile(d.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +55,7 @@ func openDoor(t *testing.T, folder, text string) *liveDoor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: zaptest.NewLogger(t)})
+	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: zaptest.NewLogger(t), Level: &d.level})
 	d.client = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives:     true,
 		ExpectContinueTimeout: 10 * time.Second,
@@ -225,7 +227,7 @@ func TestDoorServesTheRest(t *testing.T) {
 	d := newDoor(t)
 	list := d.ask(t, "GET", "/", "").body
 	for path, has := range map[string]string{
-		"/v1/schema": `"$schema"`, "/v1/failures": `"failures": []`, "/v1/upgrade": `"id": 0`, "/v1/revisions/1": `"document"`, "/v1/status": `"echo"`,
+		"/v1/schema": `"$schema"`, "/v1/failures": `"failures": []`, "/v1/upgrade": `"possible": false`, "/v1/revisions/1": `"document"`, "/v1/status": `"echo"`,
 	} {
 		if got := d.ask(t, "GET", path, ""); got.code != 200 || !strings.Contains(got.body, has) {
 			t.Errorf("%s gives %d\n%.200s\nwant 200 and %s", path, got.code, got.body, has)
