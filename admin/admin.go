@@ -63,6 +63,7 @@ func adminRoutes(reg *stats.Registry, state State, control Control, build BuildI
 	)
 	if control != nil {
 		routes = append(append(routes, controls(control)...), roadRoutes(control)...)
+		routes = append(routes, observing(reg, state, control, build)...)
 	}
 	routes = append(routes, descriptions()...)
 	return append(routes, route{http.MethodGet, "/", "this list", index(routes, build)})

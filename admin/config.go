@@ -49,8 +49,6 @@ func controls(c Control) []route {
 		{http.MethodGet, "/v1/revisions/{n}/diff/{m}", "what leads from revision n to m", http.HandlerFunc(d.diff)},
 		{http.MethodPost, "/v1/revisions/{n}/restore", "put a revision into force again; If-Match of the whole", write(d.restore)},
 		{http.MethodGet, "/v1/failures", "the last exchanges that failed or were answered here", serveJSON(func() any { return failures(c) })},
-		{http.MethodGet, "/v1/upgrade", "the report of the last upgrade", serveJSON(func() any { report, _ := c.LastUpgrade(); return report })},
-		{http.MethodPost, "/v1/upgrade", "start an upgrade", write(d.upgrade)},
 	}
 }
 

@@ -133,18 +133,6 @@ func (d *configDoor) restore(w http.ResponseWriter, r *http.Request) {
 	d.change(w, r, func(*config.Document, string) (*config.Document, error) { return found.Document, nil })
 }
 
-func (d *configDoor) upgrade(w http.ResponseWriter, _ *http.Request) {
-	_, id := d.control.LastUpgrade()
-	if err := d.control.RequestUpgrade(); err != nil {
-		writeProblem(w, http.StatusConflict, err.Error())
-		return
-	}
-	w.Header().Set("Location", "/v1/upgrade")
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(http.StatusAccepted)
-	_, _ = fmt.Fprintf(w, "{\n  \"after\": %d\n}\n", id) // its report has a greater id
-}
-
 // failedExchange is a stats.Record as the API writes it.
 type failedExchange struct {
 	Time     time.Time `json:"time"`

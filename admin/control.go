@@ -21,10 +21,19 @@ type Control interface {
 	Revisions() *revision.Store
 	// Failures are the newest exchanges that failed or were answered here, oldest first, and how many there have been.
 	Failures() ([]stats.Record, uint64)
-	// LastUpgrade is the report of the last upgrade, also of one that runs, and its number, 0 if there was none.
-	LastUpgrade() (report any, id uint64)
-	// RequestUpgrade asks for an upgrade. The error says why there can be none.
-	RequestUpgrade() error
+	// Upgrade is what there is to say about upgrades.
+	Upgrade() UpgradeStatus
+	// RequestUpgrade asks for an upgrade, to the program at this path or, where it is empty, to the one that runs, as it is on
+	// disk; by is who wants it. It says which number its report will have. The error says why there can be none: it is a *RefusedError if that is
+	// the program.
+	RequestUpgrade(by revision.Author, binary string) (id uint64, err error)
+	// Log is the level of the log, and SetLog asks for another one. The error wraps ErrBusy, or says that it cannot be changed.
+	Log() LogLevel
+	SetLog(ctx context.Context, r LogRequest) (LogLevel, error)
+	// Events is what happens.
+	Events() *Events
+	// Profiles says whether profiles of the runtime are served.
+	Profiles() bool
 }
 
 // Edit is a change that somebody wants.

@@ -21,7 +21,7 @@ var ErrResting = errors.New("the road is being handed over to another process, o
 // in flight finish and then its connections close; those that wait for one go elsewhere within the cluster, with none left they
 // are answered.
 //
-// Of Workers and Access the Spec's are not looked at. An error is ErrResting, or all that is wrong; then nothing has changed.
+// Of Workers, Access and Changed the Spec's are not looked at. An error is ErrResting, or all that is wrong; then nothing has changed.
 func (f *Forwarder) Apply(spec *Spec) error {
 	if !f.applying.TryLock() {
 		return ErrResting
@@ -74,7 +74,7 @@ func (f *Forwarder) Apply(spec *Spec) error {
 	}
 	f.export()
 	f.sweep.retime.Store(true)
-	f.sweep.rouse()
+	f.sweep.change()
 	return nil
 }
 

@@ -50,6 +50,7 @@ type Forwarder struct {
 	worked   *workerStats
 	records  sync.Pool
 	access   AccessLog // nil: none
+	changed  func(Change)
 	failures *stats.Ring
 	trace    func(*batch)    // nil but in tests: told of each step of each exchange, before it is taken
 	ctx      context.Context // ends when Close is called
@@ -120,6 +121,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 		started:  time.Now().Add(-monotonic()),
 		warnings: stats.NewThrottle[warning](warnInterval, warnKeys+4*rules),
 		access:   spec.Access,
+		changed:  spec.Changed,
 		failures: stats.NewRing(failuresKept),
 		panics:   byReason{reg: reg, name: "relevo_recovered_panics_total", help: "Panics recovered on the road, each a defect, by reason."},
 	}
@@ -154,6 +156,7 @@ func (f *Forwarder) Start() {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
 		}
 	}
+	f.sweep.change()
 	f.sweeping.Go(f.sweep.run) // ends with the shift
 }
 

@@ -47,6 +47,8 @@ type listener struct {
 	closedRX uint64 // bytes of connections that are gone
 	closedTX uint64
 	closing  bool // closeAll was called: a connection that still comes is closed
+
+	told string // Owned by the sweeper. The State that was told last.
 }
 
 // listenerConfig is what may change while a listener listens. A connection keeps what it came in under.
@@ -310,6 +312,7 @@ func (l *listener) stop() {
 		_ = os.Remove(a.Name) // best effort: the next one that listens there finds that nobody does
 	}
 	_ = l.socket.Close()
+	l.f.sweep.change()
 }
 
 // owns says whether the socket's file is this process's alone: no other one has it now, or has it still.

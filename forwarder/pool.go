@@ -59,6 +59,8 @@ type upEndpoint struct {
 	// Guarded by mu.
 	mu                 sync.Mutex
 	closedRX, closedTX uint64 // bytes of connections that are gone
+
+	told string // Owned by the sweeper. The State that was told last.
 }
 
 // largeFrame is the size from which on a request goes out on a connection for large ones.

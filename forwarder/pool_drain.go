@@ -11,6 +11,7 @@ func (e *upEndpoint) drain(drain bool) {
 	}
 	c := e.cluster()
 	c.f.log.Info("an endpoint drains, or serves again", zap.String("cluster", c.spec.Name), zap.String("endpoint", e.address), zap.Bool("drain", drain))
+	c.f.sweep.change()
 	if !drain {
 		e.pokeForProbe()
 		return

@@ -132,6 +132,7 @@ func (e *upEndpoint) ask(u *upstream, fresh bool) {
 	f := e.cluster().f
 	if e.cluster().spec.HeartbeatInterval == 0 {
 		if e.policy.Trust() {
+			f.sweep.change()
 			e.probeEnded(probeConnected)
 		}
 		return
@@ -160,6 +161,7 @@ func (u *upstream) prove() {
 	p, failures := e.probe.Load(), e.policy.Health().Failures
 	probed := e.policy.Connected()
 	if failures > 0 {
+		e.cluster().f.sweep.change()
 		e.cluster().f.log.Info("an endpoint that had failed works again",
 			zap.String("cluster", e.cluster().policy.Name()), zap.String("endpoint", e.address), zap.Int("failures", failures))
 	}
@@ -208,6 +210,7 @@ func (e *upEndpoint) note(now int64, reason, detail string) {
 // failed passes the endpoint over until a probe has succeeded.
 func (e *upEndpoint) failed(now int64) {
 	e.policy.Failed(now)
+	e.cluster().f.sweep.change()
 	e.pokeForProbe()
 }
 

@@ -19,6 +19,8 @@ type Spec struct {
 	MaxTimeout time.Duration // the cap on any deadline
 	Workers    WorkersSpec
 	Access     AccessLog // nil: no access log
+	// Changed is told of listeners and endpoints that change, by the sweeper, so it must not wait. Nil: nobody is told.
+	Changed func(Change)
 
 	// What connections are adopted with whose listener or cluster is not among the above (see Adopt): all but names,
 	// addresses, routes and filters. The listener's codecs are all that there are.

@@ -28,6 +28,8 @@ type sweeper struct {
 	retime atomic.Bool   // the timeouts are others
 	rounds atomic.Uint64 // how often it came round
 
+	changes atomic.Bool // a listener or an endpoint may have become another one (change.go)
+
 	// Owned by run.
 	tickAt    int64
 	trimmedAt int64
@@ -101,6 +103,7 @@ func (s *sweeper) loop() {
 		now := s.f.now()
 		next := s.deadlines(now)
 		s.duties(now)
+		s.tell()
 		next = max(min(next, s.tickAt, s.probes(now)), now+deadlineGrain)
 		s.next.Store(next)
 		pressure := s.f.buffers.Pressure()

@@ -23,6 +23,7 @@ type Generation struct {
 	unit    *unit
 
 	// Static after Serve.
+	server  *Server
 	counted func() // says that no more counters come from the process before this one; nil: there was none
 }
 
@@ -74,7 +75,7 @@ func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 		if err != nil {
 			return nil, err
 		}
-		s.generation, s.unit = g.Generation, g.unit
+		s.generation, s.unit, g.server = g.Generation, g.unit, s
 		if err := g.Ready(); err != nil {
 			s.closeUnused()
 			return nil, err
@@ -118,9 +119,13 @@ func (g *Generation) export() {
 	g.reg.Histogram(upgradeSeconds, pauseHelp)
 }
 
-// observe counts an upgrade that has ended. In an heir the first one is that which made it: what the process before it has
-// counted has come by then, or it died and nothing comes.
+// observe tells of each step of an upgrade, and counts one that has ended. In an heir the first one is that which made it: what
+// the process before it has counted has come by then, or it died and nothing comes.
 func (g *Generation) observe(r upgrade.Report) {
+	g.server.tellUpgrade(&r)
+	if !r.Outcome.Final() {
+		return
+	}
 	g.unit.poke()
 	if g.counted != nil {
 		g.counted()
@@ -157,7 +162,7 @@ func (h *heir) taker() upgrade.Taker {
 	return upgrade.Taker{
 		Build: func(_ context.Context, sockets *handoff.Listeners, files []*os.File) (err error) {
 			o := h.options
-			o.heir = true
+			o.heir, o.generation, o.askedLevel = true, h.generation.Number(), sockets.LogLevel
 			if o.inherited, err = inherit(sockets.List, files); err != nil {
 				return err
 			}
@@ -170,7 +175,7 @@ func (h *heir) taker() upgrade.Taker {
 				return err
 			}
 			h.percent = debug.SetGCPercent(-1)
-			h.server.unit = h.unit
+			h.server.unit, h.generation.server = h.unit, h.server
 			counted := make(chan struct{})
 			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
 			h.generation.counted = h.server.countedOnce

@@ -113,6 +113,7 @@ func (s *Server) giver() upgrade.Giver {
 		Gone: func() {
 			s.unit.leave()
 			s.stage.Store(int32(stageGone))
+			s.events.End("another process has taken over")
 			for _, d := range s.doors {
 				d.server.Leave()
 			}
@@ -154,6 +155,7 @@ func (s *Server) listeners() (handoff.Listeners, []syscall.RawConn, error) {
 			return out, nil, err
 		}
 	}
+	out.LogLevel = s.level.export()
 	var err error
 	out.Revisions, err = s.live.store.Export(maxRevisions)
 	return out, files, err

@@ -23,8 +23,7 @@ type live struct {
 	origin *Origin
 	store  *revision.Store
 	began  *config.Config // what the process was built from
-	level  *zap.AtomicLevel
-	turn   chan struct{} // has an element while nobody changes anything; never closed
+	turn   chan struct{}  // has an element while nobody changes anything; never closed
 
 	// Guarded by the turn.
 	kept map[string]bool // the listeners whose sockets are systemd's, too
@@ -51,7 +50,7 @@ func newLive(o Options) (*live, error) {
 		}
 	}
 	l := &live{
-		origin: from, store: from.store, began: o.Config, level: o.Level, turn: make(chan struct{}, 1), kept: make(map[string]bool),
+		origin: from, store: from.store, began: o.Config, turn: make(chan struct{}, 1), kept: make(map[string]bool),
 	}
 	first := &inForce{revision.Info{Number: from.decision.Newest}, from.decision.Document, o.Config}
 	if !from.decision.FromFile {
@@ -146,6 +145,7 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 	info, err := s.apply(ctx, old, &inForce{document: document, config: c}, spec, e)
 	out.Revision = info.Number
 	if err == nil {
+		s.tellConfig(info, out.Changes)
 		s.log.Info("configuration changed", zap.Uint64("revision", info.Number), zap.Stringer("by", e.Author), zap.String("why", e.Why),
 			zap.Int("changes", len(out.Changes.List)+out.Changes.More), zap.Strings("paths", changedPaths(out.Changes)))
 	}
@@ -176,9 +176,7 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 	}
 	next.info = r.Info
 	s.live.now.Store(next)
-	if s.live.level != nil {
-		s.live.level.SetLevel(levels[next.config.Log.Level])
-	}
+	s.level.configure(next.config.Log.Level)
 	s.moveSockets(old.config, next.config)
 	return r.Info, nil
 }
@@ -187,7 +185,7 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 const pathsLogged = 10
 
 func changedPaths(c config.Changes) []string {
-	var out []string
+	out := []string{}
 	for _, change := range c.List[:min(pathsLogged, len(c.List))] {
 		out = append(out, change.Path)
 	}

@@ -13,7 +13,7 @@ var later = []struct {
 	of      func(c *config.Config) any
 	early   bool // it is needed before the revisions of the process before this one are known, where they are in memory
 }{
-	{"/admin", func(c *config.Config) any { return c.Admin }, false},
+	{"/admin", func(c *config.Config) any { return doorOf(c.Admin) }, false},
 	{"/metrics", func(c *config.Config) any { return c.Metrics }, false},
 	{"/max_buffered", func(c *config.Config) any { return c.MaxBuffered }, false},
 	{"/workers", func(c *config.Config) any { return c.Workers }, false},
@@ -22,6 +22,16 @@ var later = []struct {
 	{"/runtime_dir", func(c *config.Config) any { return c.RuntimeDir }, true},
 	{"/log/format", func(c *config.Config) any { return c.Log.Format }, true},
 	{"/access_log", func(c *config.Config) any { return c.AccessLog }, false},
+}
+
+// doorOf is what opens the admin door: whether there are profiles behind it is asked each time.
+func doorOf(a *config.Admin) *config.Admin {
+	if a == nil {
+		return nil
+	}
+	door := *a
+	door.Pprof = false
+	return &door
 }
 
 // needUpgrade are pointers to what differs from what the process was built from, and takes an upgrade.

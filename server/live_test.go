@@ -38,6 +38,7 @@ type liveDoor struct {
 	server       *server.Server
 	stop         func() error
 	client       *http.Client
+	level        zap.AtomicLevel
 }
 
 // openDoor runs a server from a file in this folder, as a fresh process does.
@@ -48,7 +49,7 @@ func openDoor(t *testing.T, folder, text string) *liveDoor {
 
 func openDoorWith(t *testing.T, folder, text string, log *zap.Logger) *liveDoor {
 	t.Helper()
-	d := &liveDoor{folder: folder, file: filepath.Join(folder, "relevo.yaml")}
+	d := &liveDoor{folder: folder, file: filepath.Join(folder, "relevo.yaml"), level: zap.NewAtomicLevel()}
 	if err := os.WriteFile(d.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,7 @@ func openDoorWith(t *testing.T, folder, text string, log *zap.Logger) *liveDoor 
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: log})
+	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: log, Level: &d.level})
 	d.client = clientAt(t, d.server.AdminAddress())
 	d.server.HoldForTest(t.Context())() // the turn is there when the file has become a revision
 	return d
@@ -226,7 +227,7 @@ func TestDoorServesTheRest(t *testing.T) {
 	d := newDoor(t)
 	list := d.ask(t, "GET", "/", "").body
 	for path, has := range map[string]string{
-		"/v1/schema": `"$schema"`, "/v1/failures": `"failures": []`, "/v1/upgrade": `"id": 0`, "/v1/revisions/1": `"document"`, "/v1/status": `"echo"`,
+		"/v1/schema": `"$schema"`, "/v1/failures": `"failures": []`, "/v1/upgrade": `"possible": false`, "/v1/revisions/1": `"document"`, "/v1/status": `"echo"`,
 	} {
 		if got := d.ask(t, "GET", path, ""); got.code != 200 || !strings.Contains(got.body, has) {
 			t.Errorf("%s gives %d\n%.200s\nwant 200 and %s", path, got.code, got.body, has)

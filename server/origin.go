@@ -133,4 +133,5 @@ func (s *Server) keepOrigin() {
 		return
 	}
 	s.live.now.Store(&inForce{r.Info, r.Document, s.config()})
+	s.tellConfig(r.Info, d.Undid)
 }

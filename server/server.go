@@ -35,9 +35,11 @@ type Options struct {
 	// Tap is a seam for tests, which kill processes at an exact point of an upgrade. It is nil in production.
 	Tap upgrade.Tap
 
-	inherited []inherited
-	heir      bool
-	reg       *stats.Registry // nil: a new one
+	inherited  []inherited
+	heir       bool
+	generation uint64          // its number; 0 is the first
+	askedLevel []byte          // of the log, by somebody who asked the process before this one
+	reg        *stats.Registry // nil: a new one
 }
 
 // Server is one process's road and doors.
@@ -46,6 +48,8 @@ type Server struct {
 	log         *zap.Logger
 	live        *live
 	reg         *stats.Registry
+	events      *admin.Events
+	level       *logLevel
 	road        *forwarder.Forwarder
 	access      *accesslog.Log // nil: none
 	doors       []*door
@@ -105,6 +109,8 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // system said, wrapped.
 func New(o Options) (*Server, error) {
 	s := &Server{log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir}
+	s.events = admin.NewEvents(cmp.Or(o.generation, 1), s.started)
+	s.level = newLogLevel(o.Log, o.Level, s.events, o.Config.Log.Level)
 	if err := s.build(o); err != nil {
 		closeInherited(s.inherited)
 		return nil, err
@@ -124,6 +130,8 @@ func (s *Server) build(o Options) (err error) {
 	if s.live, err = newLive(o); err != nil {
 		return &ConfigError{err}
 	}
+	s.level.inherit(o.askedLevel)
+	spec.Changed = s.tellChange
 	for i := range spec.Listeners {
 		l := &spec.Listeners[i]
 		l.Socket, l.Kept = s.claim(false, l.Name, l.Network, l.Address)
@@ -243,6 +251,12 @@ func (s *Server) Run(ctx context.Context) error {
 		close(kept)
 	}()
 	defer func() { <-kept }()
+	levelled := make(chan struct{})
+	go func() { // ends with ctx; waited for below
+		defer close(levelled)
+		s.level.run(ctx)
+	}()
+	defer func() { cancel(); <-levelled }()
 	ended := make(chan upgrade.Ending, 1) // never closed; holds the one answer
 	go func() {                           // ends with ctx, or with the hand-over; waited for below
 		if s.generation != nil {
@@ -277,6 +291,7 @@ func (s *Server) Run(ctx context.Context) error {
 		errs = append(errs, errors.New(ending.Reason))
 	}
 	errs = append(errs, s.endAccess()) // the last records are those of the drain
+	s.events.End("the process stops")  // unless another one has its doors
 	s.closeDoorsGently()
 	for range waiting {
 		errs = append(errs, <-s.failed)

@@ -1,11 +1,6 @@
 package server
 
-import (
-	"errors"
-
-	"github.com/relevo-proxy/relevo/admin"
-	"github.com/relevo-proxy/relevo/upgrade"
-)
+import "github.com/relevo-proxy/relevo/admin"
 
 // Ready implements admin.State: the configuration is loaded, all listeners accept, nothing is stopping.
 func (s *Server) Ready() (bool, []string) {
@@ -60,25 +55,4 @@ func (s *Server) Status() admin.Status {
 		out.Clusters = append(out.Clusters, cs)
 	}
 	return out
-}
-
-// LastUpgrade implements admin.Control.
-func (s *Server) LastUpgrade() (report any, id uint64) {
-	var r upgrade.Report
-	if s.generation != nil {
-		r = s.generation.Last()
-	}
-	if r.Steps == nil {
-		r.Steps = map[string]float64{} // as the API has it, never null
-	}
-	return r, r.ID
-}
-
-// RequestUpgrade implements admin.Control.
-func (s *Server) RequestUpgrade() error {
-	if s.generation == nil {
-		return errors.New("this process is not upgraded: it is a trial")
-	}
-	s.generation.Request()
-	return nil
 }

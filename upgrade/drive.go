@@ -53,11 +53,12 @@ type driver struct {
 // attempt is one upgrade: what belongs to it ends with it.
 type attempt struct {
 	// Static.
-	done   chan struct{} // closed by end
-	once   sync.Once
-	wg     sync.WaitGroup
-	since  int64 // in the kernel's ticks
-	saying sync.Mutex
+	program string        // that is to take over
+	done    chan struct{} // closed by end
+	once    sync.Once
+	wg      sync.WaitGroup
+	since   int64 // in the kernel's ticks
+	saying  sync.Mutex
 
 	// Owned by Run; link is written by the first errand, before its end is an event.
 	link    *link
@@ -111,7 +112,7 @@ func (d *driver) run(ctx context.Context) Ending {
 // expired is the end of the timer.
 func (d *driver) expired() {
 	if d.armed == timerReap {
-		d.g.spent = "a process of an upgrade before was killed and does not end"
+		d.g.spend("a process of an upgrade before was killed and does not end")
 		d.g.log.Error("the new process was killed and does not end", zap.Uint64("upgrade", d.report.ID), zap.Int("pid", d.attempt.pid))
 	}
 	d.step(event{kind: evTimer, timer: d.armed})
@@ -120,7 +121,7 @@ func (d *driver) expired() {
 func (d *driver) step(e event) {
 	before := d.machine.state
 	if e.kind == evReady { // if this process goes on all the same, it has started its last one
-		d.g.spent = "a process of an upgrade before said that it was ready and was given nothing: tableflip starts no other one"
+		d.g.spend("a process of an upgrade before said that it was ready and was given nothing: tableflip starts no other one")
 	}
 	if e.kind == evMessage && e.message == handoff.KindWarm {
 		d.attempt.pid, d.report.To, d.report.ReleaseTo = e.pid, e.pid, e.release
@@ -141,8 +142,11 @@ func (d *driver) moved(before, now oldState) {
 		d.report.Steps[step] += at.Sub(d.stepAt).Seconds()
 		d.stepAt = at
 	}
-	if step := oldSteps[now]; step != "" {
+	if step := oldSteps[now]; step != "" && step != d.report.Step {
 		d.report.Step = step
+		if now > oldPreflight { // that is told when the report begins
+			d.g.note(d.report)
+		}
 	}
 	id := d.report.ID
 	if now == oldPreflight {
@@ -217,7 +221,7 @@ func (d *driver) tell(a action) {
 			ID: d.g.Last().ID + 1, Outcome: Running, Step: StepPreflight, Generation: d.g.number, From: d.g.sys.pid,
 			ReleaseFrom: d.g.opts.Release, Started: d.stepAt.UTC().Truncate(time.Millisecond), Steps: map[string]float64{},
 		}
-		d.attempt = &attempt{done: make(chan struct{}), cancel: func() {}}
+		d.attempt = &attempt{program: d.g.begin(d.report), done: make(chan struct{}), cancel: func() {}}
 		d.g.publish(d.report)
 		return
 	}

@@ -2,7 +2,6 @@ package upgrade
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -33,7 +32,7 @@ func (d *driver) preflight(ctx context.Context) (handoff.Counts, error) {
 			return handoff.Counts{}, err
 		}
 	}
-	return handoff.Counts{}, d.g.preflight(ctx)
+	return handoff.Counts{}, d.g.preflight(ctx, d.attempt.program)
 }
 
 func textOf(err error) string {
@@ -68,7 +67,7 @@ func (d *driver) start() {
 		d.listen(a)
 	})
 	go func() { // ends with the child's end or its being ready, which are the machine's to see; a child that cannot be killed keeps it
-		if err := d.g.sys.upgrade(); err != nil {
+		if err := d.g.sys.upgrade(a.program); err != nil {
 			link.hangUp()
 			<-listening // what it has said of itself comes first
 			d.post(a, event{kind: evExited, reason: err.Error()})
@@ -204,7 +203,7 @@ func (d *driver) farewell() {
 	a := d.attempt
 	d.report.Left = a.left
 	d.report.bound()
-	part := legacy{Report: d.report.clone(), Barrier: a.barrier}
+	part := legacy{Report: d.report.clone(), Barrier: a.barrier, Past: d.g.Reports()[1:]} // the first is this one
 	d.errand(func(context.Context) (handoff.Counts, error) {
 		d.giver.Gone()
 		counters := &handoff.Counters{}
@@ -212,7 +211,7 @@ func (d *driver) farewell() {
 			counters = d.giver.Counters()
 		}
 		var err error
-		if counters.Report, err = json.Marshal(part); err == nil {
+		if counters.Report, err = part.encode(); err == nil {
 			err = d.sayOn(a, time.Now().Add(sayTimeout), counters)
 		}
 		if err != nil {

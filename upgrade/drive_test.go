@@ -37,7 +37,9 @@ type rig struct {
 	mu       sync.Mutex
 	did      []string // hooks and kills, in order, "old." or "new." in front
 	at       map[string]time.Duration
-	observed []Report
+	observed []Report // final
+	steps    []string // of those that ran
+	programs []string // that were checked and started
 	heir     *Generation
 	killed   chan struct{} // closed by the kill
 	once     *sync.Once
@@ -64,10 +66,14 @@ func newRig(t *testing.T) *rig {
 	}
 	sys := &system{
 		pid: 100, monotonic: func() int64 { return time.Now().UnixNano() }, ticks: func() int64 { return 0 },
-		pair: r.pair, upgrade: r.upgrade, ready: func() error { return nil },
+		program: "mine", pair: r.pair, upgrade: func(program string) error { r.starts(program); return r.upgrade() }, ready: func() error { return nil },
 		awaitParent: func(context.Context) error { return nil },
 		kill:        r.kill,
-		check:       func(context.Context, []string) error { r.note("old.check"); return r.fails["check"] },
+		check: func(_ context.Context, program string, _ []string) error {
+			r.starts(program)
+			r.note("old.check")
+			return r.fails["check"]
+		},
 		descriptors: func() (int, uint64, error) { return 10, 1000, nil },
 		makeRoom:    func(int) {},
 		collect:     func() { r.note("old.collect") },
@@ -89,9 +95,20 @@ func (r *rig) options() Options {
 		HandoverTimeout: 2 * time.Second, Linger: time.Second, Observe: func(rep Report) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			r.observed = append(r.observed, rep)
+			if rep.Outcome.Final() {
+				r.observed = append(r.observed, rep)
+				return
+			}
+			r.steps = append(r.steps, rep.Step)
 		},
 	}
+}
+
+// starts notes which program is checked or started.
+func (r *rig) starts(program string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.programs = append(r.programs, program)
 }
 
 // note is called by all hooks.
@@ -399,6 +416,16 @@ func TestHooksAreCalledInOrder(t *testing.T) {
 		}
 		if len(r.observed) != 1 || r.observed[0].Outcome != Done {
 			t.Errorf("%d upgrades were observed, want one, by the new process: %+v", len(r.observed), r.observed)
+		}
+		steps := []string{
+			StepPreflight, StepWarm, StepSettle, StepBarrier, StepState, StepPrepare, StepCommit, // by the old process
+			StepCommit, // by the new one, before its gates open
+			StepLinger,
+		}
+		slices.Sort(steps[len(steps)-2:]) // which of the two is told first is not said
+		slices.Sort(r.steps[len(r.steps)-2:])
+		if diff := cmp.Diff(steps, r.steps); diff != "" {
+			t.Errorf("the steps that were observed (-want +got):\n%s", diff)
 		}
 	})
 }

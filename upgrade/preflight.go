@@ -22,8 +22,10 @@ const (
 	spareDescriptors = 32
 )
 
-// preflight says why an upgrade cannot succeed, before anything has happened.
-func (g *Generation) preflight(ctx context.Context) error {
+// Able says why this process cannot be upgraded, whatever to; nil: it can.
+func (g *Generation) Able() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	switch {
 	case g.opts.Disabled != "":
 		return errors.New(g.opts.Disabled)
@@ -32,13 +34,21 @@ func (g *Generation) preflight(ctx context.Context) error {
 	case g.spent != "":
 		return errors.New(g.spent)
 	}
+	return nil
+}
+
+// preflight says why an upgrade to the program cannot succeed, before anything has happened.
+func (g *Generation) preflight(ctx context.Context, program string) error {
+	if err := g.Able(); err != nil {
+		return err
+	}
 	wait, cancel := context.WithTimeout(ctx, parentTimeout)
 	defer cancel()
 	if err := g.sys.awaitParent(wait); err != nil && wait.Err() != nil {
 		return fmt.Errorf("the process before this one has not ended yet: %w", err)
 	}
 	if len(g.opts.Check) > 0 {
-		if err := g.sys.check(ctx, g.opts.Check); err != nil {
+		if err := g.sys.check(ctx, program, g.opts.Check); err != nil {
 			return err
 		}
 	}
@@ -54,8 +64,8 @@ func (g *Generation) preflight(ctx context.Context) error {
 }
 
 // runCheck runs the program that the next generation will be, as it is on disk now.
-func runCheck(ctx context.Context, dir string, args []string) error {
-	path, err := exec.LookPath(os.Args[0]) // as tableflip does
+func runCheck(ctx context.Context, dir, program string, args []string) error {
+	path, err := exec.LookPath(program) // as tableflip does
 	if err != nil {
 		return fmt.Errorf("looking for the new program: %w", err)
 	}

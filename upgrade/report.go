@@ -79,23 +79,38 @@ func carried(c handoff.Counts) Carried {
 }
 
 func (r Report) clone() Report {
-	r.Steps = maps.Clone(r.Steps)
+	if r.Steps = maps.Clone(r.Steps); r.Steps == nil {
+		r.Steps = make(map[string]float64) // never null
+	}
 	r.Pauses, r.Left, r.Oldest = slices.Clone(r.Pauses), slices.Clone(r.Left), slices.Clone(r.Oldest)
 	return r
 }
 
 // legacy is what the old process has put into the report, and what the new one needs for the rest.
 type legacy struct {
-	Report  Report `json:"report"`
-	Barrier int64  `json:"barrier"` // CLOCK_MONOTONIC
+	Report  Report   `json:"report"`
+	Barrier int64    `json:"barrier"`        // CLOCK_MONOTONIC
+	Past    []Report `json:"past,omitempty"` // of the upgrades before, the newest first
+}
+
+// encode writes it within maxReport: what is too much of the past is forgotten.
+func (l *legacy) encode() ([]byte, error) {
+	for {
+		data, err := json.Marshal(l)
+		if err != nil || len(data) <= maxReport || len(l.Past) == 0 {
+			return data, err
+		}
+		l.Past = l.Past[:len(l.Past)/2]
+	}
 }
 
 // What a report may grow to.
 const (
-	maxReport = 1 << 20
-	maxReason = 4 << 10
-	maxLines  = 100
-	maxLine   = 512
+	maxReports = 16
+	maxReport  = 1 << 20
+	maxReason  = 4 << 10
+	maxLines   = 100
+	maxLine    = 512
 )
 
 // bound cuts what others have put into the report.

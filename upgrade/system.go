@@ -23,14 +23,15 @@ type system struct {
 	heir      bool
 	monotonic func() int64 // nanoseconds of CLOCK_MONOTONIC, which all processes share
 
-	pair        func() (*link, error) // a hand-over socket; the next child gets its other end
-	inherit     func() (*link, error) // the end that this process got
-	upgrade     func() error          // starts the child; ends when it is ready, or when it has ended and is reaped
-	ready       func() error          // tells the parent
+	program     string                     // that this process was started as
+	pair        func() (*link, error)      // a hand-over socket; the next child gets its other end
+	inherit     func() (*link, error)      // the end that this process got
+	upgrade     func(program string) error // starts the child; ends when it is ready, or when it has ended and is reaped
+	ready       func() error               // tells the parent
 	awaitParent func(ctx context.Context) error
 	kill        func(pid int, since int64) error // SIGKILL to our child; of pid 0, to what was started since
 	ticks       func() int64                     // now, as the kernel writes down when a process was started
-	check       func(ctx context.Context, args []string) error
+	check       func(ctx context.Context, program string, args []string) error
 	descriptors func() (open int, limit uint64, err error)
 	makeRoom    func(descriptors int) // for so many more
 	collect     func()                // lets go of what tableflip has dropped
@@ -52,7 +53,8 @@ const handoverName = "handover" // of the descriptor, between releases
 //
 //   - A process can have one.
 //   - It starts os.Args[0], looked up as a shell would (a name without a slash in $PATH, each time anew), with the
-//     arguments and the environment of this process, in the folder where this process began.
+//     arguments and the environment of this process, in the folder where this process began. To have it start another program,
+//     os.Args[0] is that one's path for so long; the child finds it in its own, and goes on from there.
 //   - AddFile keeps a duplicate in this process, until the child is ready or the next AddFile takes its place; the one before
 //     is then closed by the garbage collector only. So the child's death does not end the socket here, and whoever makes many
 //     attempts has to collect.
@@ -75,6 +77,7 @@ func newSystem(longest time.Duration) (*system, error) {
 	p := &pinned{up}
 	return &system{
 		pid:         os.Getpid(),
+		program:     os.Args[0],
 		heir:        up.HasParent(),
 		monotonic:   func() int64 { return clock(unix.CLOCK_MONOTONIC) },
 		pair:        p.pair,
@@ -84,7 +87,9 @@ func newSystem(longest time.Duration) (*system, error) {
 		awaitParent: up.WaitForParent,
 		kill:        killChild,
 		ticks:       bootTicks,
-		check:       func(ctx context.Context, args []string) error { return runCheck(ctx, dir, args) },
+		check: func(ctx context.Context, program string, args []string) error {
+			return runCheck(ctx, dir, program, args)
+		},
 		descriptors: countDescriptors,
 		makeRoom:    makeRoom,
 		collect:     collect,
@@ -149,7 +154,11 @@ func linkOf(c *handoff.Conn) *link {
 	}
 }
 
-func (p *pinned) upgrade() error {
+// upgrade is never called twice at once. Nobody else looks at os.Args while the process runs.
+func (p *pinned) upgrade(program string) error {
+	mine := os.Args[0]
+	os.Args[0] = program
+	defer func() { os.Args[0] = mine }()
 	for range 1000 { // of a millisecond each; it takes none or one
 		err := p.up.Upgrade()
 		if err == nil || err.Error() != parentLives {

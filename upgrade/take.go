@@ -183,6 +183,8 @@ func (d *taker) say(m handoff.Message) {
 
 // own opens the gates. From here this process is the proxy, and nothing stops it from being that.
 func (d *taker) own(a action) {
+	d.report.Step = StepCommit
+	d.g.note(d.report)
 	d.hooks.Start()
 	opened := d.g.sys.monotonic()
 	d.outcome, d.g.owner = a.outcome, true
@@ -193,10 +195,6 @@ func (d *taker) own(a action) {
 	if d.again {
 		d.g.Request()
 	}
-	d.g.mu.Lock()
-	d.g.last = d.report.clone()
-	d.g.last.Outcome = Running // until it is whole
-	d.g.mu.Unlock()
 	h := &heritage{g: d.g, hooks: d.hooks, report: d.report, opened: opened}
 	d.g.family.Go(h.listen) // ends with the old process, or with Close
 }
@@ -252,6 +250,9 @@ func (h *heritage) inherit(part []byte) {
 		return
 	}
 	h.report.Started, h.report.Left = l.Report.Started, l.Report.Left
+	h.g.mu.Lock()
+	h.g.past = l.Past[:min(len(l.Past), maxReports-1)]
+	h.g.mu.Unlock()
 	if l.Report.Steps != nil {
 		h.report.Steps = l.Report.Steps
 	}

@@ -41,7 +41,9 @@ type Options struct {
 	Linger time.Duration
 	// Disabled is the reason why this process cannot be upgraded. Empty: it can.
 	Disabled string
-	// Observe is told of every upgrade that has ended, by the process that owns the state then. It may be nil.
+	// Observe is told of every upgrade: of each step of one that runs, by the process that takes it, and of its end, by the
+	// process that owns the state then. An heir is told first of the one that made it, before its gates open. It must not
+	// wait, and may be nil.
 	Observe func(Report)
 	// Tap is a seam for tests, which kill processes at an exact point of a hand-over. It is nil in production.
 	Tap Tap
@@ -76,12 +78,12 @@ type Generation struct {
 	settled chan struct{} // closed when the report of the upgrade that made this process is final
 	family  sync.WaitGroup
 
-	// Owned by Run and its errands, one at a time.
-	spent string // why no upgrade can be made any more; empty: it can
-
 	mu sync.Mutex
 	// Guarded by mu.
+	spent   string // why no upgrade can be made any more; empty: it can
+	program string // that the next upgrade is to start; empty: the one that this process was started as
 	last    Report
+	past    []Report // before last, the newest first
 	running *attempt // what Close has to end, after a hand-over
 }
 
@@ -204,6 +206,20 @@ func (g *Generation) Request() {
 	}
 }
 
+// Reports are those of the last upgrades along the chain, the newest first, also of one that runs.
+func (g *Generation) Reports() []Report {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var out []Report
+	if g.last.Outcome != "" {
+		out = append(out, g.last.clone())
+	}
+	for _, r := range g.past {
+		out = append(out, r.clone())
+	}
+	return out
+}
+
 // Last is the report of the last upgrade, also of one that runs. Its ID is 0 if there was none.
 func (g *Generation) Last() Report {
 	g.mu.Lock()
@@ -252,17 +268,41 @@ func (g *Generation) awaitParent() {
 func (g *Generation) publish(r Report) {
 	r.bound()
 	r = r.clone()
-	g.mu.Lock()
-	g.last = r
-	g.mu.Unlock()
+	g.remember(r)
 	if dir := g.opts.RuntimeDir; dir != "" {
 		if err := writeReport(dir, r); err != nil {
 			g.log.Warn("the report of the upgrade is in memory only", zap.Uint64("upgrade", r.ID), zap.Error(err))
 		}
 	}
-	if r.Outcome.Final() && g.opts.Observe != nil {
+	if g.opts.Observe != nil {
 		g.opts.Observe(r.clone())
 	}
+}
+
+// note is publish for a step on the way: it writes no file, because connections may be waiting.
+func (g *Generation) note(r Report) {
+	r = r.clone()
+	g.remember(r)
+	if g.opts.Observe != nil {
+		g.opts.Observe(r.clone())
+	}
+}
+
+// remember makes r the last report.
+func (g *Generation) remember(r Report) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.last.ID != r.ID && g.last.Outcome.Final() {
+		g.past = append([]Report{g.last}, g.past[:min(len(g.past), maxReports-2)]...)
+	}
+	g.last = r
+}
+
+// spend says why no upgrade can be made any more.
+func (g *Generation) spend(reason string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.spent = reason
 }
 
 // stopped is closed when somebody wants this process to stop, whichever way that came.

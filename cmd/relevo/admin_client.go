@@ -110,22 +110,35 @@ func (c *adminClient) ask(ctx context.Context, q question) (adminAnswer, error) 
 		if err != nil || a.code < 300 {
 			return a, err
 		}
-		p := &problemAnswer{code: a.code}
-		if json.Unmarshal(a.body, p) != nil {
-			p.Detail = fmt.Sprintf("%s answers %d", c.address, a.code)
-		}
 		if a.code == http.StatusServiceUnavailable && a.header.Get("Retry-After") != "" && pauseFor(ctx, time.Second) {
 			continue
 		}
-		status := exitFailed
-		switch a.code {
-		case http.StatusUnprocessableEntity:
-			status = exitConfig
-		case http.StatusForbidden:
-			status = exitPermission
-		}
-		return a, &failure{status, p}
+		return a, problemOf(c, a)
 	}
+}
+
+// problemOf is an answer that says no as an error.
+func problemOf(c *adminClient, a adminAnswer) error {
+	p := &problemAnswer{code: a.code}
+	if json.Unmarshal(a.body, p) != nil {
+		p.Detail = fmt.Sprintf("%s answers %d", c.address, a.code)
+	}
+	status := exitFailed
+	switch a.code {
+	case http.StatusUnprocessableEntity:
+		status = exitConfig
+	case http.StatusForbidden:
+		status = exitPermission
+	}
+	return &failure{status, p}
+}
+
+// refused gives an error another exit status where the answer was 422, and that not about a configuration.
+func refused(err error, status int) error {
+	if p, ok := errors.AsType[*problemAnswer](err); ok && p.code == http.StatusUnprocessableEntity {
+		return &failure{status, p}
+	}
+	return err
 }
 
 // pauseFor waits, and says whether there is time left.
@@ -141,21 +154,9 @@ func pauseFor(ctx context.Context, d time.Duration) bool {
 }
 
 func (c *adminClient) once(ctx context.Context, q question) (adminAnswer, error) {
-	r, err := http.NewRequestWithContext(ctx, q.method, "http://localhost"+q.path, bytes.NewReader(q.body))
+	resp, err := c.open(ctx, q)
 	if err != nil {
-		return adminAnswer{}, misused("%q is no path: %w", q.path, err)
-	}
-	for name, value := range q.header {
-		r.Header.Set(name, value)
-	}
-	resp, err := c.http.Do(r)
-	switch {
-	case errors.Is(err, fs.ErrPermission):
-		return adminAnswer{}, &failure{exitPermission, fmt.Errorf("%s: no permission: join group relevo or use sudo", c.address)}
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return adminAnswer{}, &failure{exitNothing, fmt.Errorf("nothing answers at %s: does Relevo run, and has its configuration `admin`?", c.address)}
-	case err != nil:
-		return adminAnswer{}, fmt.Errorf("asking %s: %w", c.address, errors.Unwrap(err))
+		return adminAnswer{}, err
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
@@ -163,6 +164,27 @@ func (c *adminClient) once(ctx context.Context, q question) (adminAnswer, error)
 		return adminAnswer{}, fmt.Errorf("reading the answer of %s: %w", c.address, err)
 	}
 	return adminAnswer{resp.StatusCode, resp.Header, body}, nil
+}
+
+// open asks once. The body of the answer is the caller's to close.
+func (c *adminClient) open(ctx context.Context, q question) (*http.Response, error) {
+	r, err := http.NewRequestWithContext(ctx, q.method, "http://localhost"+q.path, bytes.NewReader(q.body))
+	if err != nil {
+		return nil, misused("%q is no path: %w", q.path, err)
+	}
+	for name, value := range q.header {
+		r.Header.Set(name, value)
+	}
+	resp, err := c.http.Do(r)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &failure{exitPermission, fmt.Errorf("%s: no permission: join group relevo or use sudo", c.address)}
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, &failure{exitNothing, fmt.Errorf("nothing answers at %s: does Relevo run, and has its configuration `admin`?", c.address)}
+	case err != nil:
+		return nil, fmt.Errorf("asking %s: %w", c.address, errors.Unwrap(err))
+	}
+	return resp, nil
 }
 
 // get asks for what is at a path and reads it into v.

@@ -60,7 +60,7 @@ func newRoot(typed string) *cobra.Command {
 	root.SetHelpCommand(helpVerb())
 	root.AddCommand(
 		runVerb(typed), statusVerb(), listenersVerb(), routesVerb(), clustersVerb(), endpointsVerb(), connectionsVerb(), streamsVerb(),
-		failuresVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(),
+		failuresVerb(), eventsVerb(), logVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(),
 		explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(), completionVerb(), versionVerb(), manVerb(),
 	)
 	return root

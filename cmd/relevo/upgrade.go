@@ -22,13 +22,22 @@ func upgradeVerb() *cobra.Command {
 		Short: "Have the running process replaced by the binary and configuration that are on disk now",
 		Long: "Have the running process hand over to a new one, which runs the binary and the configuration that are on\n" +
 			"disk now. No connection is closed and no request is lost. If the new process cannot do it, the old one goes\n" +
-			"on; the exit status is then 1, and the reason is printed. It is 69 where nothing runs.",
+			"on; the exit status is then 1, and the reason is printed. It is 69 where nothing runs.\n\n" +
+			"With --binary the running process, asked through its admin socket, starts that program instead of its own; later\n" +
+			"upgrades go on from there, and a restart begins with the unit's program again. The file and its folders may be\n" +
+			"writable by root and the user of the process only.",
 		Example: "  relevo upgrade\n" +
-			"  relevo upgrade -c /etc/relevo/relevo.yaml -o json",
+			"  relevo upgrade -c /etc/relevo/relevo.yaml -o json\n" +
+			"  relevo upgrade --binary /opt/relevo-1.5/relevo",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	wait := cmd.Flags().Bool("wait", true, "wait for the outcome; without, only ask for it")
 	form := outputFlag(cmd)
+	binary := cmd.Flags().String("binary", "", "the program to go on with, instead of that of the running process")
+	address := adminFlags(cmd)
+	if err := cmd.MarkFlagFilename("binary"); err != nil {
+		panic(err) // a flag that does not exist: a slip in this package
+	}
 	ownerVerb(cmd, "to wait for it", func(ctx context.Context, dir string) error {
 		before, err := upgrade.ReadReport(dir)
 		if err != nil {
@@ -44,6 +53,15 @@ func upgradeVerb() *cobra.Command {
 		}
 		return showReport(cmd.OutOrStdout(), *form, r)
 	})
+	plain := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *binary == "" {
+			return plain(cmd, args)
+		}
+		return adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
+			return upgradeTo(cmd, *binary, newAdminClient(*address), *wait, *form)
+		})(cmd, args)
+	}
 	return cmd
 }
 

@@ -251,6 +251,8 @@ type Admin struct {
 	// and the group of the process. They mean nothing where Address is no unix socket.
 	Mode  string `json:"mode,omitempty" form:"mode"`
 	Group string `json:"group,omitempty" form:"name"`
+	// Pprof serves profiles of the runtime at /debug/pprof/.
+	Pprof bool `json:"pprof" default:"false"`
 }
 
 // FileMode is Mode as a number, 0 where it is empty.

@@ -40,6 +40,12 @@ func (d Duration) String() string {
 	return s
 }
 
+// ParseDuration reads a Duration as a file has it.
+func ParseDuration(text string) (d Duration, err error) {
+	err = d.set(node{kind: textNode, text: text})
+	return d, err
+}
+
 // MarshalText is String.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 

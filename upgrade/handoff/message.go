@@ -60,6 +60,7 @@ type Listener struct {
 type Listeners struct {
 	List      []Listener `cbor:"1,keyasint,omitempty"`
 	Revisions []byte     `cbor:"2,keyasint,omitempty"` // of the configuration, as the program writes them; none where both read them from a folder
+	LogLevel  []byte     `cbor:"3,keyasint,omitempty"` // that somebody has asked for, as the program writes it; none where the configured one holds
 }
 
 // Warm says that the new process waits for the state.

@@ -1,0 +1,66 @@
+package forwarder
+
+import "cmp"
+
+// Change is what has become of a listener or of an endpoint.
+type Change struct {
+	Listener, At      string // a listener's name and where it listens; empty for an endpoint
+	Cluster, Endpoint string // empty for a listener
+	State             string // one of the constants below
+}
+
+// The states that are told of. A listener is taken to begin with NotAccepting, an endpoint with Usable.
+const (
+	Accepting    = "accepting"
+	NotAccepting = "not-accepting"
+	Usable       = "usable"
+	PassedOver   = "passed-over" // it has failed, and no probe has succeeded since
+	Drained      = "drained"     // it was taken out of the balancing
+)
+
+// change has the sweeper look at what has become of listeners and endpoints. Who calls it has changed that before.
+func (s *sweeper) change() {
+	s.changes.Store(true)
+	s.rouse()
+}
+
+// tell tells of listeners and endpoints that are not what they were at the look before. The sweeper alone does it, so that what
+// is told is in order, and the last that is told is what holds.
+func (s *sweeper) tell() {
+	if !s.changes.Swap(false) || s.f.changed == nil {
+		return
+	}
+	snap := s.f.snap.Load()
+	for _, l := range snap.listeners {
+		if now := l.condition(); now != cmp.Or(l.told, NotAccepting) {
+			l.told = now
+			s.f.changed(Change{Listener: l.name, At: l.address(), State: now})
+		}
+	}
+	for _, c := range snap.clusters {
+		for _, e := range c.endpoints {
+			if now := e.condition(); now != cmp.Or(e.told, Usable) {
+				e.told = now
+				s.f.changed(Change{Cluster: c.policy.Name(), Endpoint: e.address, State: now})
+			}
+		}
+	}
+}
+
+func (l *listener) condition() string {
+	if l.stopped.Load() || l.socket == nil {
+		return NotAccepting
+	}
+	return Accepting
+}
+
+func (e *upEndpoint) condition() string {
+	switch {
+	case e.policy.Usable():
+		return Usable
+	case e.policy.Health().Drained:
+		return Drained
+	default:
+		return PassedOver
+	}
+}
