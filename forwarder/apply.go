@@ -19,8 +19,12 @@ var ErrResting = errors.New("the road is being handed over to another process, o
 // A listener that is gone accepts nothing more: what still comes on its connections is answered CONNECTION_CLOSED, and they
 // close when they are quiet, at the latest after LeaveTimeout. An endpoint that is gone drains.
 //
-// Of Workers and Access the Spec's are not looked at. An error is ErrResting, or all that is wrong; then nothing has changed.
-func (f *Forwarder) Apply(spec *Spec) error {
+// keep is called when all that can fail has been done, and before anything has changed: with its error nothing does. Where the
+// road begins to end meanwhile, what keep has kept is for the process that comes next.
+//
+// Of Workers and Access the Spec's are not looked at. An error is ErrResting, keep's, or all that is wrong; then nothing has
+// changed.
+func (f *Forwarder) Apply(spec *Spec, keep func() error) error {
 	if !f.applying.TryLock() {
 		return ErrResting
 	}
@@ -33,29 +37,26 @@ func (f *Forwarder) Apply(spec *Spec) error {
 	if err != nil {
 		return err
 	}
-	configured := slices.Clone(next.clusters)
-	for _, c := range configured {
-		c.enter()
+	if err := keep(); err != nil {
+		next.discard(old)
+		return err
 	}
-	for i, l := range next.listeners {
-		if slices.Contains(old.listeners, l) {
-			l.configure(&spec.Listeners[i])
-		}
+	configured, listening := slices.Clone(next.clusters), slices.Clone(next.listeners)
+	if !f.enter(next, old, spec) {
+		next.discard(old)
+		return nil
 	}
-	added := slices.Clone(next.listeners)
-	f.keepLeaving(next, old)
-	f.snap.Store(next)
 	for _, c := range old.clusters {
 		if heir := next.clusterNamed(c.spec.Name); heir != nil && heir != c && heir.codec.Name() == c.codec.Name() {
 			c.next.Store(heir)
 		}
 	}
 	for _, l := range old.listeners {
-		if !slices.Contains(added, l) && !l.leaving.Load() {
+		if !slices.Contains(listening, l) && !l.leaving.Load() {
 			l.retire()
 		}
 	}
-	for _, l := range added {
+	for _, l := range listening {
 		if !slices.Contains(old.listeners, l) {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
 		}
@@ -71,6 +72,37 @@ func (f *Forwarder) Apply(spec *Spec) error {
 	f.sweep.retime.Store(true)
 	f.sweep.rouse()
 	return nil
+}
+
+// enter swaps the snapshot that was built from spec in, unless the road has begun to end: who ends it sees the one or the other.
+func (f *Forwarder) enter(next, old *snapshot, spec *Spec) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.draining.Load() {
+		return false
+	}
+	for _, c := range next.clusters {
+		c.enter()
+	}
+	for i, l := range next.listeners {
+		if slices.Contains(old.listeners, l) {
+			l.configure(&spec.Listeners[i])
+		} else {
+			l.takeFile()
+		}
+	}
+	f.keepLeaving(next, old)
+	f.snap.Store(next)
+	return true
+}
+
+// discard closes what was bound for a snapshot that does not take the place of old.
+func (s *snapshot) discard(old *snapshot) {
+	for _, l := range s.listeners {
+		if !slices.Contains(old.listeners, l) {
+			l.stop()
+		}
+	}
 }
 
 // keepLeaving adds to the next snapshot what is not configured any more, as long as something of it is here: the sweeper looks

@@ -152,27 +152,24 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 	return out, err
 }
 
-// apply puts a configuration into force and keeps it as a revision, or does neither. The turn is the caller's.
+// apply keeps a configuration as a revision and puts it into force, or does neither. The turn is the caller's.
 func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.Spec, e admin.Edit) (revision.Info, error) {
-	back, err := Spec(old.config)
-	if err != nil {
-		return revision.Info{}, fmt.Errorf("the configuration in force: %w", err)
-	}
-	if err := s.road.Apply(spec); errors.Is(err, forwarder.ErrResting) {
-		return revision.Info{}, fmt.Errorf("%w: %w", admin.ErrBusy, err)
-	} else if err != nil {
-		return revision.Info{}, &admin.RefusedError{Reason: err.Error()}
-	}
-	r, err := s.live.store.Append(ctx, old.info.Number, revision.Revision{
-		Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
-		Document: next.document,
+	var r revision.Revision
+	var kept error
+	err := s.road.Apply(spec, func() error {
+		r, kept = s.live.store.Append(ctx, old.info.Number, revision.Revision{
+			Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
+			Document: next.document,
+		})
+		return kept
 	})
-	if err != nil {
-		if undo := s.road.Apply(back); undo != nil {
-			s.log.Error("a change that could not be kept could not be undone either: what is in force is not what is known", zap.Error(undo))
-			err = errors.Join(err, undo)
-		}
-		return revision.Info{}, err
+	switch {
+	case kept != nil:
+		return revision.Info{}, kept
+	case errors.Is(err, forwarder.ErrResting):
+		return revision.Info{}, fmt.Errorf("%w: %w", admin.ErrBusy, err)
+	case err != nil:
+		return revision.Info{}, &admin.RefusedError{Reason: err.Error()}
 	}
 	next.info = r.Info
 	s.live.now.Store(next)
