@@ -36,7 +36,8 @@ type live struct {
 
 // inForce is a configuration that was applied. It is never changed.
 type inForce struct {
-	info     revision.Info
+	info     revision.Info // its number is 0 while it is no revision: it is the file, and could not be kept yet
+	newest   uint64        // the number of the newest revision: its own, or that of the one that it takes the place of
 	document *config.Document
 	config   *config.Config
 }
@@ -53,7 +54,7 @@ func newLive(o Options) (*live, error) {
 	l := &live{
 		origin: from, store: from.store, began: o.Config, level: o.Level, turn: make(chan struct{}, 1), kept: make(map[string]bool),
 	}
-	first := &inForce{revision.Info{Number: from.decision.Newest}, from.decision.Document, o.Config}
+	first := &inForce{revision.Info{Author: revision.Author{Door: revision.DoorFile}}, from.decision.Newest, from.decision.Document, o.Config}
 	if !from.decision.FromFile {
 		newest, err := from.store.Get(from.decision.Newest)
 		if err != nil {
@@ -157,7 +158,7 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 	var r revision.Revision
 	var kept error
 	err := s.road.Apply(spec, func() error {
-		r, kept = s.live.store.Append(ctx, old.info.Number, revision.Revision{
+		r, kept = s.live.store.Append(ctx, old.newest, revision.Revision{
 			Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
 			Document: next.document,
 		})
@@ -171,7 +172,7 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 	case err != nil:
 		return revision.Info{}, &admin.RefusedError{Reason: err.Error()}
 	}
-	next.info = r.Info
+	next.info, next.newest = r.Info, r.Number
 	s.live.now.Store(next)
 	if s.live.level != nil {
 		s.live.level.SetLevel(levels[next.config.Log.Level])

@@ -458,3 +458,34 @@ func TestControlIsDirect(t *testing.T) {
 		t.Errorf("Change returns %v, want the edit's own error", err)
 	}
 }
+
+// A file that cannot be kept as a revision is served, says that it is none, and is followed by the next one that can be.
+func TestFileThatCannotBeKept(t *testing.T) {
+	d := newDoor(t)
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "20", "If-Match: *"); got.code != 200 {
+		t.Fatalf("PUT gives %d %s", got.code, got.body)
+	}
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(fmt.Sprintf(liveText, d.folder), "weight: 10", "weight: 30", 1)
+	origin, err := server.OpenOrigin(d.file, []byte(text), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revisions, elsewhere := filepath.Join(d.folder, "revisions"), filepath.Join(d.folder, "elsewhere")
+	if err := os.Rename(revisions, elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: zaptest.NewLogger(t)})
+	d.server.HoldForTest(t.Context())()
+	if got := d.ask(t, "GET", endpointAPI+"/weight", ""); got.body != "30\n" || got.header.Get("X-Revision") != "0" {
+		t.Errorf("the file's weight is %q, of revision %s; want 30 and 0", got.body, got.header.Get("X-Revision"))
+	}
+	if err := os.Rename(elsewhere, revisions); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "31", "If-Match: *"); got.code != 200 || !strings.Contains(got.body, `"revision": 3`) {
+		t.Errorf("with the folder back PUT gives %d %s, want revision 3", got.code, got.body)
+	}
+}
