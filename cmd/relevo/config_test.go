@@ -69,47 +69,6 @@ func TestChangeSurvivesUpgrades(t *testing.T) {
 	}
 }
 
-// Whenever a process is killed, the one after it has every change that was answered, and at most the one that was not yet.
-func TestAnsweredChangesSurviveAKill(t *testing.T) {
-	address, line := adminOf(t)
-	file := fileWith(t, goodConfig+line+"state_dir: "+t.TempDir())
-	answered := 0
-	for round := range 5 {
-		p := spawn(t, "run", "-c", file)
-		p.err.find(t, `"msg":"serving"`)
-		if answered > 0 {
-			var now int
-			if _, err := fmt.Sscan(said(t, address, "get", "clusters/order/max_pending"), &now); err != nil || now < answered || now > answered+1 {
-				t.Fatalf("round %d: max_pending is %d, %v; want %d, which was answered, or one more", round, now, err, answered)
-			}
-			answered = now
-		}
-		time.AfterFunc(time.Duration(20+13*round)*time.Millisecond, func() { _ = p.cmd.Process.Kill() })
-		for {
-			status, _, _ := relevo(t, "", "config", "set", "clusters/order/max_pending", fmt.Sprint(answered+1), "--address", address)
-			if status != exitDone {
-				break
-			}
-			answered++
-		}
-		<-p.gone
-	}
-	if answered < 5 {
-		t.Errorf("%d changes were answered in 5 rounds, want more: the kills came too early", answered)
-	}
-	status, out, errOut := relevo(t, "", "check", "--as-started", "-c", file)
-	if status != exitDone || !strings.Contains(out, "is applied: the file has not changed since") {
-		t.Errorf("check --as-started: exit status %d, %s%s; want it to check the newest revision", status, out, errOut)
-	}
-	p := spawn(t, "run", "--ignore-revisions", "-c", file)
-	p.err.find(t, `"level":"warn",.*(the file is applied, as asked for)`)
-	p.err.find(t, `"msg":"serving"`)
-	if out := said(t, address, "get", "clusters/order"); strings.Contains(out, "max_pending") {
-		t.Errorf("where revisions are ignored the cluster is\n%s\nwant the file's", out)
-	}
-	t.Logf("%d changes, 5 kills", answered)
-}
-
 // 100 changes of routes, weights and endpoints under load: no request fails, no client connection is closed.
 func TestChangesUnderLoad(t *testing.T) {
 	const changes, lasts = 100, 10 * time.Second
