@@ -38,12 +38,12 @@ func (f *Forwarder) Apply(spec *Spec, keep func() error) error {
 		return err
 	}
 	if err := keep(); err != nil {
-		next.discard(old)
+		f.discard(next, old)
 		return err
 	}
 	configured, listening := slices.Clone(next.clusters), slices.Clone(next.listeners)
 	if !f.enter(next, old, spec) {
-		next.discard(old)
+		f.discard(next, old)
 		return nil
 	}
 	for _, c := range old.clusters {
@@ -68,7 +68,8 @@ func (f *Forwarder) Apply(spec *Spec, keep func() error) error {
 			}
 		}
 	}
-	f.export()
+	f.export(old)
+	f.forgetMetrics(old, next)
 	f.sweep.retime.Store(true)
 	f.sweep.rouse()
 	return nil
@@ -97,16 +98,17 @@ func (f *Forwarder) enter(next, old *snapshot, spec *Spec) bool {
 }
 
 // discard closes what was bound for a snapshot that does not take the place of old.
-func (s *snapshot) discard(old *snapshot) {
-	for _, l := range s.listeners {
+func (f *Forwarder) discard(next, old *snapshot) {
+	for _, l := range next.listeners {
 		if !slices.Contains(old.listeners, l) {
 			l.stop()
 		}
 	}
+	f.forgetMetrics(next, old)
 }
 
 // keepLeaving adds to the next snapshot what is not configured any more, as long as something of it is here: the sweeper looks
-// after it. What is over is forgotten, with its metrics.
+// after it.
 func (f *Forwarder) keepLeaving(next, old *snapshot) {
 	for _, l := range old.listeners {
 		if slices.Contains(next.listeners, l) {
@@ -115,26 +117,17 @@ func (f *Forwarder) keepLeaving(next, old *snapshot) {
 		if open, _ := l.connections(); open > 0 || !l.leaving.Load() {
 			next.listeners = append(next.listeners, l)
 			next.roads[l.slot] = leftoverRoadOf(old.roads[l.slot])
-			continue
-		}
-		if !slices.ContainsFunc(next.listeners, func(o *listener) bool { return o.name == l.name }) {
-			f.reg.Forget(stats.Label{Name: "listener", Value: l.name})
 		}
 	}
 	for _, c := range old.clusters {
 		heir := next.clusterNamed(c.spec.Name)
 		if heir != nil && heir.codec.Name() == c.codec.Name() {
-			f.forgetEndpoints(c, heir)
-			continue
+			continue // enter has kept its endpoints
 		}
-		if !slices.ContainsFunc(c.endpoints, func(e *upEndpoint) bool { return !e.over() }) {
-			if heir == nil {
-				f.reg.Forget(stats.Label{Name: "cluster", Value: c.spec.Name})
-			}
-			continue
+		if slices.ContainsFunc(c.endpoints, func(e *upEndpoint) bool { return !e.over() }) {
+			c.gone.CompareAndSwap(0, f.now())
+			next.clusters = append(next.clusters, c)
 		}
-		c.gone.CompareAndSwap(0, f.now())
-		next.clusters = append(next.clusters, c)
 	}
 }
 
@@ -154,11 +147,55 @@ func (c *upCluster) dismiss(now int64) {
 	}
 }
 
-// forgetEndpoints forgets the metrics of endpoints that are over.
-func (f *Forwarder) forgetEndpoints(old, next *upCluster) {
-	for _, e := range old.endpoints {
-		if next.endpointAt(e.network, e.address) == nil {
-			f.reg.Forget(stats.Label{Name: "cluster", Value: old.spec.Name}, stats.Label{Name: "endpoint", Value: e.address})
+// counted is what has metrics of its own: a listener, a rule and where it leads, a cluster, or an endpoint of one.
+type counted struct{ listener, route, cluster, endpoint string }
+
+// labels are those that all of its metrics have, and no others.
+func (c counted) labels() []stats.Label {
+	cluster := stats.Label{Name: "cluster", Value: c.cluster}
+	switch {
+	case c.listener != "":
+		return []stats.Label{{Name: "listener", Value: c.listener}}
+	case c.route != "":
+		return []stats.Label{{Name: "route", Value: c.route}, cluster}
+	case c.endpoint != "":
+		return []stats.Label{cluster, {Name: "endpoint", Value: c.endpoint}}
+	default:
+		return []stats.Label{cluster}
+	}
+}
+
+// counted are the things of a snapshot that have metrics.
+func (s *snapshot) counted() map[counted]bool {
+	all := make(map[counted]bool)
+	for _, l := range s.listeners {
+		if l.f == nil || s.roads[l.slot] == nil {
+			continue // its making has failed
+		}
+		all[counted{listener: l.name}] = true
+		for _, rule := range s.roads[l.slot].rules {
+			for _, t := range rule.targets {
+				all[counted{route: t.name, cluster: t.clusterName()}] = true
+			}
 		}
 	}
+	for _, c := range s.clusters {
+		all[counted{cluster: c.spec.Name}] = true
+		for _, e := range c.endpoints {
+			all[counted{cluster: c.spec.Name, endpoint: e.address}] = true
+		}
+	}
+	return all
+}
+
+// forgetMetrics forgets the metrics of what one snapshot has and the other has not.
+func (f *Forwarder) forgetMetrics(of, not *snapshot) {
+	stay := not.counted()
+	var gone [][]stats.Label
+	for c := range of.counted() {
+		if !stay[c] {
+			gone = append(gone, c.labels())
+		}
+	}
+	f.reg.ForgetEach(gone)
 }

@@ -3,12 +3,16 @@ package forwarder_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/forwarder/stats"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
@@ -192,5 +196,60 @@ func TestAddedServesAtOnce(t *testing.T) {
 	wantEcho(t, c.call(request(2, "the new endpoint")), "the new endpoint")
 	if other.frames.Load() != 2 {
 		t.Errorf("got %d requests at the new endpoint, want 2", other.frames.Load())
+	}
+}
+
+// TestMetricsOfWhatIsGone: names that come and go, in force or refused, leave no series behind.
+func TestMetricsOfWhatIsGone(t *testing.T) {
+	s := serveEach(t, echoEach)
+	p := startProxy(t, spec(s.address), 512<<20)
+	c := dial(t, p.address)
+	wantEcho(t, c.call(request(1, "before")), "before")
+	before := len(p.reg.Snapshot())
+	for i := range 20 {
+		next := withListener(spec(s.address), fmt.Sprint("listener-", i), "tcp", "127.0.0.1:0")
+		more := next.Clusters[0]
+		more.Name, more.Endpoints = fmt.Sprint("cluster-", i), []forwarder.EndpointSpec{{Network: "tcp", Address: fmt.Sprintf("127.0.0.1:%d", 1+i), Weight: 1}}
+		next.Clusters = append(next.Clusters, more)
+		next.Routes[0].Rules = append(next.Routes[0].Rules, forwarder.RuleSpec{Name: fmt.Sprint("rule-", i), Clusters: []forwarder.Share{{Cluster: more.Name, Weight: 1}}, Timeout: time.Second})
+		full := errors.New("the disk is full")
+		if err := p.Apply(next, func() error { return full }); !errors.Is(err, full) {
+			t.Fatal(err)
+		}
+		if err := p.Apply(next, kept); err != nil {
+			t.Fatal(err)
+		}
+		wantEcho(t, c.call(request(2, "between")), "between")
+	}
+	if err := p.Apply(spec(s.address), kept); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool {
+		if err := p.Apply(spec(s.address), kept); err != nil { // what has left is forgotten with the next change
+			t.Fatal(err)
+		}
+		return len(p.reg.Snapshot()) == before
+	}, func() string { return fmt.Sprintf("%d series, there are %d", before, len(p.reg.Snapshot())) })
+	wantEcho(t, c.call(request(3, "behind")), "behind")
+	p.wantCount(22, "relevo_route_requests_total", "route=rpc/echo")
+}
+
+// 10,000 endpoints come and go.
+func BenchmarkApplyManyEndpoints(b *testing.B) {
+	many := spec("127.0.0.1:1")
+	for i := range 10000 {
+		many.Clusters[0].Endpoints = append(many.Clusters[0].Endpoints, forwarder.EndpointSpec{Network: "tcp", Address: fmt.Sprintf("127.1.%d.%d:1", i/256, i%256), Weight: 1})
+	}
+	few := spec("127.0.0.1:1")
+	f, err := forwarder.New(few, 64<<20, stats.NewRegistry(), zap.NewNop())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	f.Start()
+	for b.Loop() {
+		if err := errors.Join(f.Apply(many, kept), f.Apply(few, kept)); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -139,7 +139,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 		c.enter()
 	}
 	f.snap.Store(snap)
-	f.export()
+	f.export(&snapshot{})
 	return f, nil
 }
 

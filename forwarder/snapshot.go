@@ -82,7 +82,7 @@ func (t *target) clusterName() string {
 	if t.cluster == nil {
 		return ""
 	}
-	return t.cluster.policy.Name()
+	return t.cluster.spec.Name
 }
 
 // build makes a snapshot that takes the place of old, which may be empty, and binds what listeners it adds. Nobody notices
@@ -114,6 +114,7 @@ func (f *Forwarder) build(spec *Spec, old *snapshot) (*snapshot, error) {
 		s.place(&spec.Listeners[i], r, old)
 	}
 	if len(errs) > 0 {
+		f.discard(s, old)
 		return nil, errors.Join(errs...)
 	}
 	for i, l := range s.listeners {
@@ -125,7 +126,7 @@ func (f *Forwarder) build(spec *Spec, old *snapshot) (*snapshot, error) {
 		}
 	}
 	if len(errs) > 0 {
-		s.discard(old)
+		f.discard(s, old)
 		return nil, errors.Join(errs...)
 	}
 	return s, nil
