@@ -27,7 +27,7 @@ const (
 	configPairs   = 6
 	configRound   = 10 * time.Second
 	configChanges = 1000 // a minute
-	configRate    = 5000 // requests a second
+	configRate    = 2000 // requests a second
 	configClients = 64   // connections
 )
 

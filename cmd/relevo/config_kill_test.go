@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,8 +34,8 @@ func rounds(t *testing.T, few int) int {
 	return n
 }
 
-// Whenever the process is killed amid writes, the one after it has the last one that was answered, or the one that was under
-// way, whole.
+// Whenever the process is killed amid writes, or told to stop, the one after it has the last one that was answered, or the one
+// that was under way, whole.
 func TestAnsweredChangesSurviveAKill(t *testing.T) {
 	const cluster = configAPI + "/clusters/order"
 	address, line := adminOf(t)
@@ -45,14 +46,20 @@ func TestAnsweredChangesSurviveAKill(t *testing.T) {
 	answered, under := asked, 0 // the last value, and how many writes that were under way are there
 	kills := rounds(t, 8)
 	for i := range kills {
-		p.now.killed = true
-		process := p.now.process
-		time.AfterFunc(rand.N(100*time.Millisecond), func() { _ = process.Kill() }) // at any moment of what follows
+		process, signal := p.now.process, os.Signal(syscall.SIGTERM)
+		if i%4 > 0 {
+			signal, p.now.killed = syscall.SIGKILL, true
+		}
+		time.AfterFunc(rand.N(100*time.Millisecond), func() { _ = process.Signal(signal) }) // at any moment of what follows
 		for {
 			asked++
 			value := fmt.Sprintf(`{"max_pending": %d, "max_requests": %d}`, asked, asked)
 			a, err := d.try(t, http.MethodPatch, cluster, value, "If-Match: *", "X-Comment: "+strconv.Itoa(asked))
 			if err != nil {
+				break
+			}
+			if a.code == http.StatusServiceUnavailable && signal == syscall.SIGTERM {
+				asked-- // it is said to be refused, and so must not be there
 				break
 			}
 			if a.code != http.StatusOK {
