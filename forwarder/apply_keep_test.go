@@ -32,7 +32,9 @@ func withListener(s *forwarder.Spec, name, network, address string) *forwarder.S
 func TestApplyThatIsNotKept(t *testing.T) {
 	one, other := serveEach(t, echoEach), serveEach(t, echoEach)
 	folder := t.TempDir()
-	was := func() *forwarder.Spec { return withListener(spec(one.address), "unix", "unix", filepath.Join(folder, "s")) }
+	was := func() *forwarder.Spec {
+		return withListener(spec(one.address), "unix", "unix", filepath.Join(folder, "s"))
+	}
 	p := startProxy(t, was(), 512<<20)
 	c := dial(t, p.address)
 	wantEcho(t, c.call(request(1, "before")), "before")

@@ -101,6 +101,9 @@ type place struct {
 	value *rapid.Generator[any] // valid, or not
 }
 
+// GoString is how a failure shows what was drawn.
+func (p place) GoString() string { return strconv.Quote(p.path) }
+
 func newBooks(t *property) *books {
 	t.Helper()
 	requests, oneways := newLedger(), newLedger()
@@ -165,7 +168,9 @@ func placesOf(servers [2]string, socket string) []place {
 }
 
 // now is what is to be in force, and its number.
-func (m *books) now() (*config.Document, uint64) { return m.past[len(m.past)-1].document, uint64(len(m.past)) }
+func (m *books) now() (*config.Document, uint64) {
+	return m.past[len(m.past)-1].document, uint64(len(m.past))
+}
 
 // begun is called when a process has begun: with the newest revision, unless the file has changed since.
 func (m *books) begun() {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
 )
 
 // adminOf is a folder for an admin socket, and the line of a configuration that puts it there.

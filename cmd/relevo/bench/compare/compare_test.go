@@ -170,14 +170,14 @@ func TestTheSectionsOfOthersAreKept(t *testing.T) {
 	other := strings.ReplaceAll(section, "upgrade", "configuration")
 	other = strings.ReplaceAll(other, "configurations:", "configuration:")
 	for page, want := range map[string]string{
-		"":                                  "",
-		"# Benchmarks\n":                    "",
-		"# Benchmarks\n\n" + section:        "\n" + section,
-		section + "and more\n":              "\n" + section,
-		section + other:                     "\n" + section + "\n" + other,
-		other + section:                     "\n" + section + "\n" + other,
-		"# Benchmarks\n" + begin:            "",
-		end + begin + "...":                 "",
+		"":                           "",
+		"# Benchmarks\n":             "",
+		"# Benchmarks\n\n" + section: "\n" + section,
+		section + "and more\n":       "\n" + section,
+		section + other:              "\n" + section + "\n" + other,
+		other + section:              "\n" + section + "\n" + other,
+		"# Benchmarks\n" + begin:     "",
+		end + begin + "...":          "",
 	} {
 		if got := others(page); got != want {
 			t.Errorf("of the page\n%s\nis kept\n%s\nwant\n%s", page, got, want)
