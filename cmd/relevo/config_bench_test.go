@@ -48,6 +48,10 @@ func TestBenchConfig(t *testing.T) {
 		servers[i] = upstream(t, echo.Options{}).Addr().String()
 	}
 	s := newStage(t, program, servers)
+	loaded, err := os.ReadFile("/proc/loadavg") // by others, before this begins
+	if err != nil {
+		t.Fatal(err)
+	}
 	changed := 0
 	phase := func(changing bool) (p configPhase) {
 		t.Helper()
@@ -100,7 +104,7 @@ func TestBenchConfig(t *testing.T) {
 		}
 	}
 	s.chain.stop(t)
-	section, ratio := configSection(t, program, quiet, changing)
+	section, ratio := configSection(t, program, strings.Fields(string(loaded))[0], quiet, changing)
 	t.Logf("\n%s", section)
 	if ratio > 2 {
 		t.Errorf("with changes p99 is %.2f x what it is without; want at most 2", ratio)
@@ -111,7 +115,7 @@ func TestBenchConfig(t *testing.T) {
 }
 
 // configSection is the section of the page, and how p99 with changes is to p99 without.
-func configSection(t *testing.T, program string, quiet, changing []configPhase) (section string, ratio float64) {
+func configSection(t *testing.T, program, loaded string, quiet, changing []configPhase) (section string, ratio float64) {
 	t.Helper()
 	version, err := exec.Command(program, "version").Output()
 	if err != nil {
@@ -164,8 +168,8 @@ each, max the longest of all. Clients, proxy and servers share the cores of one 
 	if err := unix.Uname(&u); err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(&b, "\nNo connection to a server ended but those to the endpoint that was taken away.\n\nMeasured on %s with %d cores, Linux %s, %s, and %s\n    make bench-config\n",
-		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), runtime.Version(), version)
+	fmt.Fprintf(&b, "\nNo connection to a server ended but those to the endpoint that was taken away.\n\nMeasured on %s with %d cores, a load average of %s before, Linux %s, %s, and %s\n    make bench-config\n",
+		time.Now().UTC().Format(time.DateOnly), runtime.NumCPU(), loaded, unix.ByteSliceToString(u.Release[:]), runtime.Version(), version)
 	return b.String(), ratio
 }
 
