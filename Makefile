@@ -46,6 +46,12 @@ torture: ## UPGRADES (100; with SOAK=1 1000) one after another under everything 
 	RELEVO_TEST_UPGRADES=$(or $(UPGRADES),$(if $(SOAK),1000,100)) CGO_ENABLED=1 go test -race -count=1 -timeout=2h -v \
 		-run='^(TestTorture|TestFramesAreSplit|TestCaller|TestCrew|TestLedger)' ./cmd/relevo
 
+.PHONY: torture-config
+torture-config: ## Changes over REST, at random (CONFIG_ROUNDS, 100), with kills and upgrades amid them, with the race detector
+	@.ci/need gcc:gcc+libc6-dev
+	RELEVO_TEST_CONFIG_ROUNDS=$(or $(CONFIG_ROUNDS),100) CGO_ENABLED=1 go test -race -count=1 -timeout=2h -v \
+		-run='^(TestChanges|TestAnsweredChanges|TestWritersAndUpgrades|TestAnyChanges)' ./cmd/relevo
+
 .PHONY: upgrade-faults
 upgrade-faults: ## All that can go wrong with an upgrade, with the race detector and without, writes docs/upgrade-faults.md
 	@.ci/need gcc:gcc+libc6-dev
@@ -98,6 +104,11 @@ bench: build ## Compare with haproxy side by side, write docs/benchmarks.md (nee
 bench-upgrade: build ## Upgrade a proxy that has 10,000 connections, write that section of docs/benchmarks.md
 	RELEVO_BENCH_UPGRADE=$(CURDIR)/bin/relevo RELEVO_BENCH_PAGE=$(CURDIR)/docs/benchmarks.md \
 		go test -count=1 -v -run='^TestBenchUpgrade$$' ./cmd/relevo
+
+.PHONY: bench-config
+bench-config: build ## Change the configuration of a proxy under load 1,000 times a minute, write that section of docs/benchmarks.md
+	RELEVO_BENCH_CONFIG=$(CURDIR)/bin/relevo RELEVO_BENCH_PAGE=$(CURDIR)/docs/benchmarks.md \
+		go test -count=1 -v -timeout=30m -run='^TestBenchConfig$$' ./cmd/relevo
 
 .PHONY: packages
 packages: ## Make deb and rpm packages of VERSION for amd64 and arm64, in dist/

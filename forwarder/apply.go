@@ -21,8 +21,12 @@ var ErrResting = errors.New("the road is being handed over to another process, o
 // in flight finish and then its connections close; those that wait for one go elsewhere within the cluster, with none left they
 // are answered.
 //
-// Of Workers, Access and Changed the Spec's are not looked at. An error is ErrResting, or all that is wrong; then nothing has changed.
-func (f *Forwarder) Apply(spec *Spec) error {
+// keep is called when all that can fail has been done, and before anything has changed: with its error nothing does. Where the
+// road begins to end meanwhile, what keep has kept is for the process that comes next.
+//
+// Of Workers, Access and Changed the Spec's are not looked at. An error is ErrResting, keep's, or all that is wrong; then nothing
+// has changed.
+func (f *Forwarder) Apply(spec *Spec, keep func() error) error {
 	if !f.applying.TryLock() {
 		return ErrResting
 	}
@@ -35,29 +39,26 @@ func (f *Forwarder) Apply(spec *Spec) error {
 	if err != nil {
 		return err
 	}
-	configured := slices.Clone(next.clusters)
-	for _, c := range configured {
-		c.enter()
+	if err := keep(); err != nil {
+		f.discard(next, old)
+		return err
 	}
-	for i, l := range next.listeners {
-		if slices.Contains(old.listeners, l) {
-			l.configure(&spec.Listeners[i])
-		}
+	configured, listening := slices.Clone(next.clusters), slices.Clone(next.listeners)
+	if !f.enter(next, old, spec) {
+		f.discard(next, old)
+		return nil
 	}
-	added := slices.Clone(next.listeners)
-	f.keepLeaving(next, old)
-	f.snap.Store(next)
 	for _, c := range old.clusters {
 		if heir := next.clusterNamed(c.spec.Name); heir != nil && heir != c && heir.codec.Name() == c.codec.Name() {
 			c.next.Store(heir)
 		}
 	}
 	for _, l := range old.listeners {
-		if !slices.Contains(added, l) && !l.leaving.Load() {
+		if !slices.Contains(listening, l) && !l.leaving.Load() {
 			l.retire()
 		}
 	}
-	for _, l := range added {
+	for _, l := range listening {
 		if !slices.Contains(old.listeners, l) {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
 		}
@@ -72,14 +73,47 @@ func (f *Forwarder) Apply(spec *Spec) error {
 			}
 		}
 	}
-	f.export()
+	f.export(old)
+	f.forgetMetrics(old, next)
 	f.sweep.retime.Store(true)
 	f.sweep.change()
 	return nil
 }
 
+// enter swaps the snapshot that was built from spec in, unless the road has begun to end: who ends it sees the one or the other.
+func (f *Forwarder) enter(next, old *snapshot, spec *Spec) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.draining.Load() {
+		return false
+	}
+	for _, c := range next.clusters {
+		c.enter()
+	}
+	for i, l := range next.listeners {
+		if slices.Contains(old.listeners, l) {
+			l.configure(&spec.Listeners[i])
+		} else {
+			l.takeFile()
+		}
+	}
+	f.keepLeaving(next, old)
+	f.snap.Store(next)
+	return true
+}
+
+// discard closes what was bound for a snapshot that does not take the place of old.
+func (f *Forwarder) discard(next, old *snapshot) {
+	for _, l := range next.listeners {
+		if !slices.Contains(old.listeners, l) {
+			l.stop()
+		}
+	}
+	f.forgetMetrics(next, old)
+}
+
 // keepLeaving adds to the next snapshot what is not configured any more, as long as something of it is here: the sweeper looks
-// after it. What is over is forgotten, with its metrics.
+// after it.
 func (f *Forwarder) keepLeaving(next, old *snapshot) {
 	for _, l := range old.listeners {
 		if slices.Contains(next.listeners, l) {
@@ -88,26 +122,17 @@ func (f *Forwarder) keepLeaving(next, old *snapshot) {
 		if open, _ := l.connections(); open > 0 || !l.leaving.Load() {
 			next.listeners = append(next.listeners, l)
 			next.roads[l.slot] = leftoverRoadOf(old.roads[l.slot])
-			continue
-		}
-		if !slices.ContainsFunc(next.listeners, func(o *listener) bool { return o.name == l.name }) {
-			f.reg.Forget(stats.Label{Name: "listener", Value: l.name})
 		}
 	}
 	for _, c := range old.clusters {
 		heir := next.clusterNamed(c.spec.Name)
 		if heir != nil && heir.codec.Name() == c.codec.Name() {
-			f.forgetEndpoints(c, heir)
-			continue
+			continue // enter has kept its endpoints
 		}
-		if !slices.ContainsFunc(c.endpoints, func(e *upEndpoint) bool { return !e.over() }) {
-			if heir == nil {
-				f.reg.Forget(stats.Label{Name: "cluster", Value: c.spec.Name})
-			}
-			continue
+		if slices.ContainsFunc(c.endpoints, func(e *upEndpoint) bool { return !e.over() }) {
+			c.gone.CompareAndSwap(0, f.now())
+			next.clusters = append(next.clusters, c)
 		}
-		c.gone.CompareAndSwap(0, f.now())
-		next.clusters = append(next.clusters, c)
 	}
 }
 
@@ -127,11 +152,55 @@ func (c *upCluster) dismiss(now int64) {
 	}
 }
 
-// forgetEndpoints forgets the metrics of endpoints that are over.
-func (f *Forwarder) forgetEndpoints(old, next *upCluster) {
-	for _, e := range old.endpoints {
-		if next.endpointAt(e.network, e.address) == nil {
-			f.reg.Forget(stats.Label{Name: "cluster", Value: old.spec.Name}, stats.Label{Name: "endpoint", Value: e.address})
+// counted is what has metrics of its own: a listener, a rule and where it leads, a cluster, or an endpoint of one.
+type counted struct{ listener, route, cluster, endpoint string }
+
+// labels are those that all of its metrics have, and no others.
+func (c counted) labels() []stats.Label {
+	cluster := stats.Label{Name: "cluster", Value: c.cluster}
+	switch {
+	case c.listener != "":
+		return []stats.Label{{Name: "listener", Value: c.listener}}
+	case c.route != "":
+		return []stats.Label{{Name: "route", Value: c.route}, cluster}
+	case c.endpoint != "":
+		return []stats.Label{cluster, {Name: "endpoint", Value: c.endpoint}}
+	default:
+		return []stats.Label{cluster}
+	}
+}
+
+// counted are the things of a snapshot that have metrics.
+func (s *snapshot) counted() map[counted]bool {
+	all := make(map[counted]bool)
+	for _, l := range s.listeners {
+		if l.f == nil || s.roads[l.slot] == nil {
+			continue // its making has failed
+		}
+		all[counted{listener: l.name}] = true
+		for _, rule := range s.roads[l.slot].rules {
+			for _, t := range rule.targets {
+				all[counted{route: t.name, cluster: t.clusterName()}] = true
+			}
 		}
 	}
+	for _, c := range s.clusters {
+		all[counted{cluster: c.spec.Name}] = true
+		for _, e := range c.endpoints {
+			all[counted{cluster: c.spec.Name, endpoint: e.address}] = true
+		}
+	}
+	return all
+}
+
+// forgetMetrics forgets the metrics of what one snapshot has and the other has not.
+func (f *Forwarder) forgetMetrics(of, not *snapshot) {
+	stay := not.counted()
+	var gone [][]stats.Label
+	for c := range of.counted() {
+		if !stay[c] {
+			gone = append(gone, c.labels())
+		}
+	}
+	f.reg.ForgetEach(gone)
 }

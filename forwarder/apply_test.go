@@ -28,7 +28,7 @@ func TestApplyUnderLoad(t *testing.T) {
 			l.Name, l.Address = fmt.Sprint("more-", i), "127.0.0.1:0"
 			s.Listeners = append(s.Listeners, l)
 		}
-		if err := p.Apply(s); err != nil {
+		if err := p.Apply(s, kept); err != nil {
 			t.Fatal(err)
 		}
 		wantEcho(t, c.call(request(i, "on one connection")), "on one connection")
@@ -38,7 +38,7 @@ func TestApplyUnderLoad(t *testing.T) {
 	}
 	load.stop()
 	p.wantCount(0, "relevo_listener_local_replies_total")
-	if err := p.Apply(spec(servers[0].address)); err != nil {
+	if err := p.Apply(spec(servers[0].address), kept); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, func() bool { return p.value("relevo_cluster_connections", "cluster=other") == 0 }, say("the connections of a cluster that is gone to close"))

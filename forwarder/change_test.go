@@ -71,12 +71,12 @@ func TestChangesAreTold(t *testing.T) {
 	more := next.Listeners[0]
 	more.Name, more.Address = "more", "127.0.0.1:0"
 	next.Listeners = append(next.Listeners, more)
-	if err := p.Apply(next); err != nil {
+	if err := p.Apply(next, kept); err != nil {
 		t.Fatal(err)
 	}
 	at := p.Addresses()["more"].String()
 	told.want(forwarder.Change{Listener: "more", At: at, State: forwarder.Accepting})
-	if err := p.Apply(spec(bad.address, good.address)); err != nil {
+	if err := p.Apply(spec(bad.address, good.address), kept); err != nil {
 		t.Fatal(err)
 	}
 	told.want(forwarder.Change{Listener: "more", At: at, State: forwarder.NotAccepting})

@@ -78,7 +78,7 @@ type Forwarder struct {
 	// Held by whoever changes the snapshot, and from Pause to Resume.
 	applying sync.Mutex
 
-	// Guarded by mu.
+	// Guarded by mu, under which draining begins, and a snapshot enters while it has not.
 	mu     sync.Mutex
 	closed bool
 
@@ -143,7 +143,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 		c.enter()
 	}
 	f.snap.Store(snap)
-	f.export()
+	f.export(&snapshot{})
 	return f, nil
 }
 
@@ -167,7 +167,9 @@ func (f *Forwarder) now() int64 { return int64(time.Since(f.started)) }
 // finish and closes each connection as soon as it has none. It returns when no connection is left, or with
 // ctx's error. Close must follow.
 func (f *Forwarder) Drain(ctx context.Context) error {
+	f.mu.Lock()
 	f.draining.Store(true)
+	f.mu.Unlock()
 	snap := f.snap.Load()
 	for _, l := range snap.listeners {
 		l.stop()
@@ -208,9 +210,9 @@ func (f *Forwarder) Close() {
 	f.mu.Lock()
 	first := !f.closed
 	f.closed = true
+	f.draining.Store(true)
 	f.mu.Unlock()
 	if first {
-		f.draining.Store(true)
 		f.cancel()
 		snap := f.snap.Load()
 		for _, l := range snap.listeners {

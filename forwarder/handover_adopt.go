@@ -51,7 +51,7 @@ func (f *Forwarder) Adopt(h *Handover) error {
 	if len(a.errs) > 0 {
 		return fmt.Errorf("taking over: %w", errors.Join(a.errs...))
 	}
-	f.export()
+	f.export(&snapshot{})
 	f.adopted = a
 	return nil
 }

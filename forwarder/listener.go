@@ -30,16 +30,19 @@ type listener struct {
 	network, at string // as configured
 	stats       *listenerStats
 
-	inherited bool // the socket came from another process
-	kept      bool // its file is not ours to remove
+	inherited bool // the socket came from another process, or from twin
 	rest      rest // of the accept loop
 
 	// Atomic.
 	config    atomic.Pointer[listenerConfig]
 	stopped   atomic.Bool
+	kept      atomic.Bool  // the socket's file is not ours to remove
 	leaving   atomic.Bool  // it is not configured any more: what comes is answered, and its connections end
 	since     atomic.Int64 // when it began to leave
 	connected atomic.Int64 // len(open), for who must not wait for mu
+
+	// Held by whoever changes the snapshot.
+	twin *listener // whose socket this one shares and which it takes the place of; nil once it has
 
 	// Guarded by mu.
 	mu       sync.Mutex
@@ -77,7 +80,8 @@ func newListenerConfig(spec *ListenerSpec) *listenerConfig {
 
 // init makes the listener of a socket; nil for one that is not configured any more.
 func (l *listener) init(f *Forwarder, spec *ListenerSpec, socket net.Listener, inherited bool) {
-	l.f, l.name, l.network, l.at, l.socket, l.inherited, l.kept = f, spec.Name, spec.Network, spec.Address, socket, inherited, spec.Kept
+	l.f, l.name, l.network, l.at, l.socket, l.inherited = f, spec.Name, spec.Network, spec.Address, socket, inherited
+	l.kept.Store(spec.Kept)
 	l.stats = newListenerStats(f.reg, spec.Name)
 	l.open = make(map[*downstream]struct{})
 	l.config.Store(newListenerConfig(spec))
@@ -98,8 +102,8 @@ func (l *listener) sharable() bool {
 	return !l.stopped.Load() && (l.network == "unix" || !strings.HasSuffix(l.at, ":0"))
 }
 
-// twin is another descriptor of the socket, as a listener of its own.
-func (l *listener) twin() (net.Listener, error) {
+// share is another descriptor of the socket, as a listener of its own.
+func (l *listener) share() (net.Listener, error) {
 	c, ok := l.socket.(syscall.Conn)
 	if !ok {
 		return nil, errors.New("the socket cannot be shared")
@@ -119,6 +123,14 @@ func (l *listener) twin() (net.Listener, error) {
 		u.SetUnlinkOnClose(false)
 	}
 	return twin, err
+}
+
+// takeFile has the listener look after the socket's file in place of its twin, which goes.
+func (l *listener) takeFile() {
+	if l.twin != nil {
+		l.kept.Store(l.twin.kept.Swap(true))
+		l.twin = nil
+	}
 }
 
 // retire ends the listener, which is not configured any more: nothing is accepted, what still comes on its connections is
@@ -317,7 +329,7 @@ func (l *listener) stop() {
 
 // owns says whether the socket's file is this process's alone: no other one has it now, or has it still.
 func (l *listener) owns() bool {
-	return !l.kept && !l.f.abandoned.Load() && (!l.inherited || l.f.begun.Load())
+	return !l.kept.Load() && !l.f.abandoned.Load() && (!l.inherited || l.f.begun.Load())
 }
 
 // leaveIdle asks the connections that have nothing in flight and nothing to write to end, and returns how many are open. A

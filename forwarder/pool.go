@@ -84,8 +84,9 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec, old *upCluster) *upCluster {
 		c.old = old
 		c.pendingBytes, c.probesLeft, c.limits = old.pendingBytes, old.probesLeft, old.limits
 	}
+	before := c.old.byPlace()
 	for _, e := range spec.Endpoints {
-		up := c.old.endpointAt(e.Network, e.Address)
+		up := before[place{e.Network, e.Address}]
 		if up == nil {
 			up = newUpEndpoint(c, cluster.NewEndpoint(e.Address, e.Weight), e.Network, e.Address)
 		}
@@ -102,12 +103,12 @@ func (c *upCluster) enter() {
 	c.limits.Pending.SetMax(spec.MaxPending)
 	c.limits.Requests.SetMax(spec.MaxRequests)
 	c.pendingBytes.SetMax(spec.MaxPendingBytes)
-	policies := make([]*cluster.Endpoint, len(c.endpoints))
+	policies, before := make([]*cluster.Endpoint, len(c.endpoints)), old.byPlace()
 	for i, e := range c.endpoints {
 		policies[i] = e.policy
 		e.policy.SetWeight(spec.Endpoints[i].Weight)
 		e.left.Store(false)
-		if drain := spec.Endpoints[i].Drain; !drain || old.endpointAt(e.network, e.address) == nil {
+		if drain := spec.Endpoints[i].Drain; !drain || before[place{e.network, e.address}] == nil {
 			e.drain(drain) // the others when those are known that come in their place: Apply
 		}
 	}
@@ -117,8 +118,9 @@ func (c *upCluster) enter() {
 	}
 	c.policy = cluster.New(spec.Name, policies, balancer, c.limits)
 	if old != nil {
+		configured := c.byPlace()
 		for _, e := range old.endpoints { // those that are not configured any more, as long as something of them is here
-			if !slices.Contains(c.endpoints, e) && !e.over() {
+			if configured[place{e.network, e.address}] != e && !e.over() {
 				c.endpoints = append(c.endpoints, e)
 			}
 		}
@@ -128,17 +130,19 @@ func (c *upCluster) enter() {
 	}
 }
 
-// endpointAt is the endpoint at an address, nil if there is none, or no cluster.
-func (c *upCluster) endpointAt(network, address string) *upEndpoint {
+// place is where an endpoint is.
+type place struct{ network, address string }
+
+// byPlace are the endpoints of a cluster, which may be nil. Of two at one place the first counts: the other has left.
+func (c *upCluster) byPlace() map[place]*upEndpoint {
 	if c == nil {
 		return nil
 	}
-	for _, e := range c.endpoints {
-		if e.network == network && e.address == address {
-			return e
-		}
+	all := make(map[place]*upEndpoint, len(c.endpoints))
+	for _, e := range slices.Backward(c.endpoints) {
+		all[place{e.network, e.address}] = e
 	}
-	return nil
+	return all
 }
 
 // latest is the cluster as it is configured now: an exchange that has chosen its rule goes where the rule's cluster leads by

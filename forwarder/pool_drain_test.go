@@ -192,7 +192,7 @@ func TestDrainedFromTheStart(t *testing.T) {
 		wantEcho(t, c.call(request(id, "not to the first")), "not to the first")
 	}
 	s.Clusters[0].Endpoints = append(s.Clusters[0].Endpoints, forwarder.EndpointSpec{Network: "tcp", Address: third.address, Weight: 100, Drain: true})
-	if err := p.Apply(s); err != nil {
+	if err := p.Apply(s, kept); err != nil {
 		t.Fatal(err)
 	}
 	for id := range uint32(6) {
@@ -221,7 +221,7 @@ func TestDrainForAnother(t *testing.T) {
 			next.Clusters[0].Endpoints = next.Clusters[0].Endpoints[1-i%2:][:1] // the other one is new in the next round
 			next.Clusters[0].Endpoints[0].Drain = false
 		}
-		if err := p.Apply(next); err != nil {
+		if err := p.Apply(next, kept); err != nil {
 			t.Fatal(err)
 		}
 		if i%10 == 9 {
@@ -236,7 +236,7 @@ func TestDrainForAnother(t *testing.T) {
 func (p *proxy) drainEndpoint(s *forwarder.Spec, endpoint int, drain bool) {
 	p.t.Helper()
 	s.Clusters[0].Endpoints[endpoint].Drain = drain
-	if err := p.Apply(s); err != nil {
+	if err := p.Apply(s, kept); err != nil {
 		p.t.Fatal(err)
 	}
 }

@@ -82,7 +82,7 @@ func (t *target) clusterName() string {
 	if t.cluster == nil {
 		return ""
 	}
-	return t.cluster.policy.Name()
+	return t.cluster.spec.Name
 }
 
 // build makes a snapshot that takes the place of old, which may be empty, and binds what listeners it adds. Nobody notices
@@ -114,6 +114,7 @@ func (f *Forwarder) build(spec *Spec, old *snapshot) (*snapshot, error) {
 		s.place(&spec.Listeners[i], r, old)
 	}
 	if len(errs) > 0 {
+		f.discard(s, old)
 		return nil, errors.Join(errs...)
 	}
 	for i, l := range s.listeners {
@@ -125,11 +126,7 @@ func (f *Forwarder) build(spec *Spec, old *snapshot) (*snapshot, error) {
 		}
 	}
 	if len(errs) > 0 {
-		for _, l := range s.listeners {
-			if !slices.Contains(old.listeners, l) && l.socket != nil {
-				l.stop()
-			}
-		}
+		f.discard(s, old)
 		return nil, errors.Join(errs...)
 	}
 	return s, nil
@@ -301,12 +298,13 @@ func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clu
 // until now, under another name, is shared with it.
 func (f *Forwarder) bind(l *listener, spec *ListenerSpec, old *snapshot) error {
 	socket, inherited, err := spec.Socket, spec.Socket != nil, error(nil)
+	var twin *listener
 	for _, o := range old.listeners {
 		if socket == nil && o.sharable() && o.network == spec.Network && o.at == spec.Address {
-			if socket, err = o.twin(); err != nil {
+			if socket, err = o.share(); err != nil {
 				return fmt.Errorf("listener %s: %w", spec.Name, err)
 			}
-			inherited = true
+			inherited, twin = true, o
 		}
 	}
 	if socket == nil {
@@ -315,6 +313,9 @@ func (f *Forwarder) bind(l *listener, spec *ListenerSpec, old *snapshot) error {
 		}
 	}
 	l.init(f, spec, socket, inherited)
+	if l.twin = twin; twin != nil {
+		l.kept.Store(true) // until takeFile
+	}
 	return nil
 }
 

@@ -216,8 +216,14 @@ func (e *upEndpoint) connections() (n connectionCounts) {
 }
 
 // export registers what is read at the moment of a scrape.
-func (f *Forwarder) export() {
+func (f *Forwarder) export(old *snapshot) {
 	snap := f.snap.Load()
+	exported := make(map[*upEndpoint]bool)
+	for _, c := range old.clusters {
+		for _, e := range c.endpoints {
+			exported[e] = true
+		}
+	}
 	f.reg.GaugeFunc("relevo_buffered_bytes", "Bytes of buffers that connections hold.",
 		func() float64 { return float64(f.buffers.Used()) })
 	f.reg.GaugeFunc("relevo_buffered_limit_bytes", "The most that relevo_buffered_bytes may be: max_buffered.",
@@ -229,7 +235,9 @@ func (f *Forwarder) export() {
 	for _, c := range slices.Backward(snap.clusters) { // a leftover may have the name of one that is configured, which is shown
 		f.exportCluster(c)
 		for _, e := range c.endpoints {
-			f.exportEndpoint(c, e)
+			if !exported[e] {
+				f.exportEndpoint(c, e)
+			}
 		}
 	}
 }

@@ -35,7 +35,8 @@ type live struct {
 
 // inForce is a configuration that was applied. It is never changed.
 type inForce struct {
-	info     revision.Info
+	info     revision.Info // its number is 0 while it is no revision: it is the file, and could not be kept yet
+	newest   uint64        // the number of the newest revision: its own, or that of the one that it takes the place of
 	document *config.Document
 	config   *config.Config
 }
@@ -52,7 +53,7 @@ func newLive(o Options) (*live, error) {
 	l := &live{
 		origin: from, store: from.store, began: o.Config, turn: make(chan struct{}, 1), kept: make(map[string]bool),
 	}
-	first := &inForce{revision.Info{Number: from.decision.Newest}, from.decision.Document, o.Config}
+	first := &inForce{revision.Info{Author: revision.Author{Door: revision.DoorFile}}, from.decision.Newest, from.decision.Document, o.Config}
 	if !from.decision.FromFile {
 		newest, err := from.store.Get(from.decision.Newest)
 		if err != nil {
@@ -152,29 +153,26 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 	return out, err
 }
 
-// apply puts a configuration into force and keeps it as a revision, or does neither. The turn is the caller's.
+// apply keeps a configuration as a revision and puts it into force, or does neither. The turn is the caller's.
 func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.Spec, e admin.Edit) (revision.Info, error) {
-	back, err := Spec(old.config)
-	if err != nil {
-		return revision.Info{}, fmt.Errorf("the configuration in force: %w", err)
-	}
-	if err := s.road.Apply(spec); errors.Is(err, forwarder.ErrResting) {
+	var r revision.Revision
+	var kept error
+	err := s.road.Apply(spec, func() error {
+		r, kept = s.live.store.Append(ctx, old.newest, revision.Revision{
+			Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
+			Document: next.document,
+		})
+		return kept
+	})
+	switch {
+	case kept != nil:
+		return revision.Info{}, kept
+	case errors.Is(err, forwarder.ErrResting):
 		return revision.Info{}, fmt.Errorf("%w: %w", admin.ErrBusy, err)
-	} else if err != nil {
+	case err != nil:
 		return revision.Info{}, &admin.RefusedError{Reason: err.Error()}
 	}
-	r, err := s.live.store.Append(ctx, old.info.Number, revision.Revision{
-		Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
-		Document: next.document,
-	})
-	if err != nil {
-		if undo := s.road.Apply(back); undo != nil {
-			s.log.Error("a change that could not be kept could not be undone either: what is in force is not what is known", zap.Error(undo))
-			err = errors.Join(err, undo)
-		}
-		return revision.Info{}, err
-	}
-	next.info = r.Info
+	next.info, next.newest = r.Info, r.Number
 	s.live.now.Store(next)
 	s.level.configure(next.config.Log.Level)
 	s.moveSockets(old.config, next.config)

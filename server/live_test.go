@@ -444,3 +444,106 @@ func TestControlIsDirect(t *testing.T) {
 		t.Errorf("Change returns %v, want the edit's own error", err)
 	}
 }
+
+// A file that cannot be kept as a revision is served, says that it is none, and is followed by the next one that can be.
+func TestFileThatCannotBeKept(t *testing.T) {
+	d := newDoor(t)
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "20", "If-Match: *"); got.code != 200 {
+		t.Fatalf("PUT gives %d %s", got.code, got.body)
+	}
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(fmt.Sprintf(liveText, d.folder), "weight: 10", "weight: 30", 1)
+	origin, err := server.OpenOrigin(d.file, []byte(text), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revisions, elsewhere := filepath.Join(d.folder, "revisions"), filepath.Join(d.folder, "elsewhere")
+	if err := os.Rename(revisions, elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	d.server, d.stop = runOptions(t, server.Options{Config: origin.Config(), Origin: origin, Log: zaptest.NewLogger(t)})
+	d.server.HoldForTest(t.Context())()
+	if got := d.ask(t, "GET", endpointAPI+"/weight", ""); got.body != "30\n" || got.header.Get("X-Revision") != "0" {
+		t.Errorf("the file's weight is %q, of revision %s; want 30 and 0", got.body, got.header.Get("X-Revision"))
+	}
+	if err := os.Rename(elsewhere, revisions); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "31", "If-Match: *"); got.code != 200 || !strings.Contains(got.body, `"revision": 3`) {
+		t.Errorf("with the folder back PUT gives %d %s, want revision 3", got.code, got.body)
+	}
+}
+
+// A revision that this version does not take, as one of a newer version, is refused and changes nothing.
+func TestRestoreOfWhatIsNotValid(t *testing.T) {
+	folder := t.TempDir()
+	file, text := filepath.Join(folder, "relevo.yaml"), fmt.Sprintf(liveText, folder)
+	store, err := revision.Open(revision.Options{State: folder, File: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, text := range []string{text + "colour: red\n", text} {
+		document, err := config.ParseDocument([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Append(t.Context(), uint64(i), revision.Revision{Info: revision.Info{FileSHA256: revision.Sum([]byte(text))}, Document: document}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := openDoor(t, folder, text)
+	got := d.ask(t, "POST", "/v1/revisions/1/restore", "", "If-Match: *")
+	if got.code != 422 || !strings.Contains(got.body, `"pointer":"/colour"`) {
+		t.Errorf("restoring revision 1 gives %d %s; want 422 and the field that there is not", got.code, got.body)
+	}
+	if info, _, _ := d.server.Current(); info.Number != 2 || d.weight() != 10 {
+		t.Errorf("revision %d is in force, with the weight %d; want 2 and 10", info.Number, d.weight())
+	}
+}
+
+// Behind the last number that a file of a revision can have nothing is written, and nothing changes.
+func TestNumbersEnd(t *testing.T) {
+	d := newDoor(t)
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(d.folder, "revisions", "*", "000001.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the revision's file is %v, %v", files, err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, document, _ := d.server.Current()
+	store, err := revision.Open(revision.Options{State: d.folder, File: d.file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A file of the last number but one that is torn still counts.
+	if err := os.WriteFile(filepath.Join(filepath.Dir(files[0]), "999999999999998.json"), data[:10], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	last, err := store.Append(t.Context(), 1, revision.Revision{Info: revision.Info{FileSHA256: revision.Sum(fmt.Appendf(nil, liveText, d.folder))}, Document: document})
+	if err != nil || last.Number != 999999999999999 {
+		t.Fatalf("the last number is %d, %v", last.Number, err)
+	}
+	d = openDoor(t, d.folder, fmt.Sprintf(liveText, d.folder))
+	if now := d.ask(t, "GET", "/v1/config", ""); now.header.Get("X-Revision") != "999999999999999" {
+		t.Errorf("in force is revision %s, want the last", now.header.Get("X-Revision"))
+	}
+	got := d.ask(t, "PUT", endpointAPI+"/weight", "20", "If-Match: *")
+	if got.code != 500 || !strings.Contains(got.body, "no number behind") || d.weight() != 10 {
+		t.Errorf("one more change gives %d %s, and the weight %d; want 500 and 10", got.code, got.body, d.weight())
+	}
+	for path, code := range map[string]int{
+		"/v1/revisions/9223372036854775807": 404, "/v1/revisions/9223372036854775808": 400, "/v1/revisions/0": 404, "/v1/revisions/-1": 400,
+		"/v1/revisions?before=9223372036854775807&limit=9223372036854775807": 200, "/v1/revisions?limit=-1": 400,
+	} {
+		if got := d.ask(t, "GET", path, ""); got.code != code {
+			t.Errorf("GET %s gives %d %s, want %d", path, got.code, got.body, code)
+		}
+	}
+}

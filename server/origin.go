@@ -132,6 +132,6 @@ func (s *Server) keepOrigin() {
 		s.log.Error("the configuration is applied, and is not kept as a revision", zap.Error(err))
 		return
 	}
-	s.live.now.Store(&inForce{r.Info, r.Document, s.config()})
+	s.live.now.Store(&inForce{r.Info, r.Number, r.Document, s.config()})
 	s.tellConfig(r.Info, d.Undid)
 }

@@ -53,7 +53,7 @@ func run(t *testing.T, c *config.Config) (s *server.Server, stop func() error) {
 	return runOptions(t, server.Options{Config: c, Log: zaptest.NewLogger(t), Build: admin.BuildInfo{Version: "test"}})
 }
 
-func runOptions(t *testing.T, o server.Options) (s *server.Server, stop func() error) {
+func runOptions(t testing.TB, o server.Options) (s *server.Server, stop func() error) {
 	t.Helper()
 	s, err := server.New(o)
 	if err != nil {

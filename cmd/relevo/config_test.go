@@ -3,17 +3,11 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
-
-	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
-	"github.com/relevo-proxy/relevo/cmd/relevo/echo"
 )
 
 // adminOf is a folder for an admin socket, and the line of a configuration that puts it there.
@@ -67,123 +61,6 @@ func TestChangeSurvivesUpgrades(t *testing.T) {
 			p.err.find(t, `configuration: (revision 4, made by .*, is applied)`)
 		})
 	}
-}
-
-// Whenever a process is killed, the one after it has every change that was answered, and at most the one that was not yet.
-func TestAnsweredChangesSurviveAKill(t *testing.T) {
-	address, line := adminOf(t)
-	file := fileWith(t, goodConfig+line+"state_dir: "+t.TempDir())
-	answered := 0
-	for round := range 5 {
-		p := spawn(t, "run", "-c", file)
-		p.err.find(t, `"msg":"serving"`)
-		if answered > 0 {
-			var now int
-			if _, err := fmt.Sscan(said(t, address, "get", "clusters/order/max_pending"), &now); err != nil || now < answered || now > answered+1 {
-				t.Fatalf("round %d: max_pending is %d, %v; want %d, which was answered, or one more", round, now, err, answered)
-			}
-			answered = now
-		}
-		time.AfterFunc(time.Duration(20+13*round)*time.Millisecond, func() { _ = p.cmd.Process.Kill() })
-		for {
-			status, _, _ := relevo(t, "", "config", "set", "clusters/order/max_pending", fmt.Sprint(answered+1), "--address", address)
-			if status != exitDone {
-				break
-			}
-			answered++
-		}
-		<-p.gone
-	}
-	if answered < 5 {
-		t.Errorf("%d changes were answered in 5 rounds, want more: the kills came too early", answered)
-	}
-	status, out, errOut := relevo(t, "", "check", "--as-started", "-c", file)
-	if status != exitDone || !strings.Contains(out, "is applied: the file has not changed since") {
-		t.Errorf("check --as-started: exit status %d, %s%s; want it to check the newest revision", status, out, errOut)
-	}
-	p := spawn(t, "run", "--ignore-revisions", "-c", file)
-	p.err.find(t, `"level":"warn",.*(the file is applied, as asked for)`)
-	p.err.find(t, `"msg":"serving"`)
-	if out := said(t, address, "get", "clusters/order"); strings.Contains(out, "max_pending") {
-		t.Errorf("where revisions are ignored the cluster is\n%s\nwant the file's", out)
-	}
-	t.Logf("%d changes, 5 kills", answered)
-}
-
-// 100 changes of routes, weights and endpoints under load: no request fails, no client connection is closed.
-func TestChangesUnderLoad(t *testing.T) {
-	const changes, lasts = 100, 10 * time.Second
-	var servers []string
-	for range 3 {
-		e, err := echo.Listen(echo.Options{Listen: "127.0.0.1:0"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- e.Run(ctx) }() // ends with ctx
-		t.Cleanup(func() {
-			cancel()
-			<-done
-		})
-		servers = append(servers, e.Addr().String())
-	}
-	address, line := adminOf(t)
-	listener := steadyAddress(t)
-	p := newChain(t, os.Args[0], patientUpgrades, fmt.Sprintf(`
-listeners: [{name: in, address: %q, protocol: bolt}]
-routes: [{name: rpc, rules: [{name: all, cluster: a, timeout: 30s}]}]
-clusters:
-  - {name: a, protocol: bolt, endpoints: [{address: %q}, {address: %q}]}
-  - {name: b, protocol: bolt, endpoints: [{address: %q}]}
-`, listener, servers[0], servers[1], servers[2])+line)
-
-	var over atomic.Bool
-	type ending struct {
-		report *bench.Report
-		err    error
-	}
-	ended := make(chan ending, 1)
-	go func() { // ends by itself; waited for below
-		r, err := bench.Run(t.Context(), bench.Options{
-			Addr: listener, Connections: 8, InFlight: 8, Duration: lasts, Warmup: 100 * time.Millisecond, Timeout: 30 * time.Second,
-		})
-		over.Store(true)
-		ended <- ending{r, err}
-	}()
-	tick := time.NewTicker(lasts / (changes + changes/5))
-	defer tick.Stop()
-	during := 0
-	for i := range changes {
-		<-tick.C
-		switch i % 4 {
-		case 0:
-			said(t, address, "set", "clusters/a/endpoints/"+servers[0]+"/weight", fmt.Sprint(1+i))
-		case 1:
-			said(t, address, "patch", "routes/rpc/rules/all", `{"cluster": null, "clusters": [{"cluster": "a", "weight": 1}, {"cluster": "b", "weight": 1}]}`)
-		case 2:
-			said(t, address, "delete", "clusters/a/endpoints/"+servers[1])
-		case 3:
-			said(t, address, "set", "clusters/a/endpoints/"+servers[1], "{}")
-			said(t, address, "patch", "routes/rpc/rules/all", `{"clusters": null, "cluster": "a"}`)
-		}
-		if !over.Load() {
-			during = i + 1
-		}
-	}
-	e := <-ended
-	if e.err != nil {
-		t.Fatal(e.err)
-	}
-	r := e.report
-	if r.OK == 0 || r.Failed() || r.Reconnects > 0 || r.DialErrors > 0 {
-		t.Errorf("of %d requests %d were answered, with these statuses besides: %v; %d timed out, %d were lost, and %d connections were closed; want all, and no connection closed", r.Sent, r.OK, r.Statuses, r.Timeouts, r.Lost, r.Reconnects)
-	}
-	if during < changes/2 {
-		t.Errorf("only %d changes were made under load", during)
-	}
-	t.Logf("%d changes under load, %d requests", during, r.OK)
-	p.stop(t)
 }
 
 func TestConfigVerbsSayWhatIsWrong(t *testing.T) {

@@ -108,7 +108,7 @@ func launch(t *testing.T, env []string, args ...string) *program {
 
 // steadyAddress is one whose port lies below those that the kernel gives to clients: nobody gets it while its server
 // is dead, not even the proxy that tries to connect to it.
-func steadyAddress(t *testing.T) string {
+func steadyAddress(t testing.TB) string {
 	t.Helper()
 	first := 32768
 	if text, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range"); err == nil {

@@ -114,7 +114,7 @@ func (tr *transcript) String() string {
 }
 
 // find waits for what the pattern matches and returns its first group, or all of it.
-func (tr *transcript) find(t *testing.T, pattern string) string {
+func (tr *transcript) find(t testing.TB, pattern string) string {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
 	deadline := time.After(patience)
@@ -134,7 +134,7 @@ func (tr *transcript) find(t *testing.T, pattern string) string {
 }
 
 // fileWith is a file with this text.
-func fileWith(t *testing.T, text string) string {
+func fileWith(t testing.TB, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "relevo.yaml")
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {

@@ -95,7 +95,7 @@ clusters: [{name: order, protocol: bolt, endpoints: [{address: %q}]}]
 	section := benchSection(t, program, rows, failed, reconnects)
 	t.Logf("\n%s", section)
 	if page := os.Getenv(benchPage); page != "" && !t.Failed() {
-		writeSection(t, page, section)
+		writeSection(t, page, "upgrades", "make bench-upgrade", section)
 	}
 }
 
@@ -110,12 +110,6 @@ func (w *crew) lap() (longest time.Duration, answered uint64) {
 	}
 	return longest, answered
 }
-
-// The marks around the section, which cmd/relevo/bench/compare leaves as it is.
-const (
-	sectionBegins = "<!-- upgrades: from here on `make bench-upgrade` writes -->\n"
-	sectionEnds   = "<!-- upgrades: up to here -->\n"
-)
 
 func benchSection(t *testing.T, program string, rows []phase, failed int, reconnects int64) string {
 	t.Helper()
@@ -152,32 +146,35 @@ beginning of the barrier to the first open gate. **Gone** is when the old proces
 	return b.String()
 }
 
-// writeSection puts the section between its marks, which it adds at the end of a page without them.
-func writeSection(t *testing.T, page, section string) {
+// writeSection puts the section that a command writes between its marks, which it adds at the end of a page without them.
+// cmd/relevo/bench/compare leaves it as it is.
+func writeSection(t *testing.T, page, name, command, section string) {
 	t.Helper()
 	text, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(page, []byte(withSection(string(text), section)), 0o644); err != nil {
+	if err := os.WriteFile(page, []byte(withSection(string(text), name, command, section)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func withSection(page, section string) string {
-	head, rest, found := strings.Cut(page, sectionBegins)
+func withSection(page, name, command, section string) string {
+	begins := fmt.Sprintf("<!-- %s: from here on `%s` writes -->\n", name, command)
+	ends := fmt.Sprintf("<!-- %s: up to here -->\n", name)
+	head, rest, found := strings.Cut(page, begins)
 	if !found {
 		head = strings.TrimRight(head, "\n") + "\n\n"
 	}
-	_, tail, _ := strings.Cut(rest, sectionEnds)
-	return head + sectionBegins + section + sectionEnds + tail
+	_, tail, _ := strings.Cut(rest, ends)
+	return head + begins + section + ends + tail
 }
 
 func TestSectionIsReplacedAndNothingElse(t *testing.T) {
-	page := "# Page\n\nfirst\n"
-	one := withSection(page, "one\n")
-	two := withSection(one+"\nlast\n", "two\n")
-	want := "# Page\n\nfirst\n\n" + sectionBegins + "two\n" + sectionEnds + "\nlast\n"
+	const head, other = "# Page\n\nfirst\n", "\n<!-- b: from here on `c` writes -->\nb\n<!-- b: up to here -->\n"
+	page := withSection(withSection(head, "a", "c", "one\n"), "b", "c", "b\n")
+	two := withSection(page+"\nlast\n", "a", "c", "two\n")
+	want := head + "\n<!-- a: from here on `c` writes -->\ntwo\n<!-- a: up to here -->\n" + other + "\nlast\n"
 	if two != want {
 		t.Errorf("the page is\n%s\nwant\n%s", two, want)
 	}

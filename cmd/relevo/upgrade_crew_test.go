@@ -29,7 +29,7 @@ type crew struct {
 }
 
 // newCrew makes a crew without clients, all of which end with the test.
-func newCrew(t *testing.T, addresses map[string]string) *crew {
+func newCrew(t testing.TB, addresses map[string]string) *crew {
 	w := &crew{addresses: addresses, stop: make(chan struct{})}
 	t.Cleanup(func() {
 		w.end()

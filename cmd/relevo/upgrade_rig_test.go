@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,12 +26,17 @@ import (
 // chain is a proxy, and the processes that take over from it, one after another.
 type chain struct {
 	// Static after newChain.
-	group   int         // of all its processes
-	err     *transcript // of all its processes
-	runtime string      // runtime_dir; empty where there are no upgrades
-	metrics string      // URL
-	config  string      // the file, and what is in it
+	program string
+	environ []string
+	runtime string // runtime_dir; empty where there are no upgrades
+	metrics string // URL
+	config  string // the file, and what was in it
 	text    string
+
+	// Of the processes since the last start.
+	group int
+	err   *transcript
+	end   func() // ends them all, once
 
 	now  *generation
 	past []*generation
@@ -98,14 +104,14 @@ const patientUpgrades = "upgrade: {ready_timeout: 1m, handover_timeout: 30s}"
 
 // newChain starts a proxy with this configuration, to which metrics, the bounds of upgrades and runtime_dir are added.
 // Whatever becomes of it, all its processes end with the test, and with this process.
-func newChain(t *testing.T, program, bounds, text string, environ ...string) *chain {
+func newChain(t testing.TB, program, bounds, text string, environ ...string) *chain {
 	t.Helper()
 	// Who loses its parent becomes a child of ours, so that we learn how it ended.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatalf("becoming the reaper of the processes of a chain: %v", err)
 	}
 	door := steadyAddress(t)
-	p := &chain{err: newTranscript(), metrics: "http://" + door + "/metrics"}
+	p := &chain{program: program, environ: environ, metrics: "http://" + door + "/metrics"}
 	text += fmt.Sprintf("\nmetrics: {address: %q}\n", door)
 	if canUpgrade {
 		p.runtime = t.TempDir()
@@ -113,13 +119,23 @@ func newChain(t *testing.T, program, bounds, text string, environ ...string) *ch
 	}
 
 	p.text, p.config = text, fileWith(t, text)
+	p.start(t)
+	return p
+}
 
+// start starts a process that serves: the first one, or one in place of those that have all ended.
+func (p *chain) start(t testing.TB) {
+	t.Helper()
+	if p.end != nil {
+		p.end()
+	}
+	log := newTranscript()
 	from, to, err := os.Pipe() // ours, because exec's own would be waited for until the last process has ended
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program, "run", "-c", p.config)
-	cmd.Env = append(append(os.Environ(), asProgram+"=1"), environ...)
+	cmd := exec.Command(p.program, "run", "-c", p.config)
+	cmd.Env = append(append(os.Environ(), asProgram+"=1"), p.environ...)
 	cmd.Stdout, cmd.Stderr = to, to
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	err = cmd.Start()
@@ -129,13 +145,13 @@ func newChain(t *testing.T, program, bounds, text string, environ ...string) *ch
 	}
 	copied := make(chan struct{})
 	go func() { // ends with the last process, which the clean-up sees to and waits for
-		_, _ = io.Copy(p.err, from)
+		_, _ = io.Copy(log, from)
 		close(copied)
 	}()
 	p.group = cmd.Process.Pid
 	dismiss := guard(t, p.group)
-	p.now = follow(cmd.Process, nil)
-	t.Cleanup(func() {
+	p.err, p.now, p.past = log, follow(cmd.Process, nil), nil
+	p.end = sync.OnceFunc(func() {
 		_ = syscall.Kill(-p.group, syscall.SIGKILL)
 		for _, g := range append(p.past, p.now) {
 			<-g.gone
@@ -149,16 +165,16 @@ func newChain(t *testing.T, program, bounds, text string, environ ...string) *ch
 		from.Close()
 		dismiss()
 		if t.Failed() {
-			t.Logf("the log of all generations:\n%s", p.err)
+			t.Logf("the log of all generations:\n%s", log)
 		}
 	})
-	p.err.find(t, `"msg":"serving"`)
-	return p
+	t.Cleanup(p.end)
+	log.find(t, `"msg":"serving"`)
 }
 
 // guard starts a shell that kills a group of processes when this one has ended: nothing else is left to do it when a
 // test has run into its time limit.
-func guard(t *testing.T, group int) (dismiss func()) {
+func guard(t testing.TB, group int) (dismiss func()) {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", `read -r _; kill -9 -- "-$1"`, "guard", strconv.Itoa(group))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt from the terminal is not meant for it
@@ -191,7 +207,7 @@ func follow(process *os.Process, before *generation) *generation {
 }
 
 // upgrade is one upgrade: the process is told to, and another one has taken over.
-func (p *chain) upgrade(t *testing.T) upgraded {
+func (p *chain) upgrade(t testing.TB) upgraded {
 	t.Helper()
 	old := p.now
 	p.ask(t)
@@ -204,7 +220,7 @@ func (p *chain) upgrade(t *testing.T) upgraded {
 }
 
 // ask asks for an upgrade.
-func (p *chain) ask(t *testing.T) {
+func (p *chain) ask(t testing.TB) {
 	t.Helper()
 	if err := p.now.process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatalf("asking process %d for upgrade %d: %v", p.now.process.Pid, p.last+1, err)
@@ -212,7 +228,7 @@ func (p *chain) ask(t *testing.T) {
 }
 
 // succeeded makes the heir that was reported the process that serves.
-func (p *chain) succeeded(t *testing.T, r upgraded) {
+func (p *chain) succeeded(t testing.TB, r upgraded) {
 	t.Helper()
 	old := p.now
 	old.left = time.Now()
@@ -229,7 +245,7 @@ func (p *chain) succeeded(t *testing.T, r upgraded) {
 }
 
 // report waits until the next upgrade has ended.
-func (p *chain) report(t *testing.T) (r upgraded) {
+func (p *chain) report(t testing.TB) (r upgraded) {
 	t.Helper()
 	deadline := time.Now().Add(2 * patience)
 	for {
@@ -298,7 +314,7 @@ func (p *chain) until(t *testing.T, wanted func(reading) error) reading {
 
 // stop ends the last generation as an operator does, and sees to it that all have ended as they should. Built with the race
 // detector, each says in its exit status if that found something. It returns how long the slowest lived on.
-func (p *chain) stop(t *testing.T) (slowest time.Duration) {
+func (p *chain) stop(t testing.TB) (slowest time.Duration) {
 	t.Helper()
 	for _, g := range p.past { // whose last act is the pid file, and whom nobody has to tell to end
 		select {
@@ -333,6 +349,16 @@ func (p *chain) stop(t *testing.T) (slowest time.Duration) {
 		}
 	}
 	return slowest
+}
+
+// kill kills the process that serves.
+func (p *chain) kill(t testing.TB) {
+	t.Helper()
+	p.now.killed = true
+	if err := p.now.process.Kill(); err != nil {
+		t.Fatalf("killing process %d: %v", p.now.process.Pid, err)
+	}
+	<-p.now.gone
 }
 
 // monotonic says which counters have fallen, or are gone, since an earlier reading.

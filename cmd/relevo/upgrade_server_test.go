@@ -35,7 +35,7 @@ type keeper struct {
 type crooked func(c *kept, m *wire.Message, reply []byte) bool
 
 // newKeeper starts a server, which ends with the test.
-func newKeeper(t *testing.T, address string, requests, oneways *ledger, c crooked) *keeper {
+func newKeeper(t testing.TB, address string, requests, oneways *ledger, c crooked) *keeper {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {

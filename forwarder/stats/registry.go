@@ -132,8 +132,28 @@ func (r *Registry) function(k kind, name, help string, fn func() float64, labels
 // left the configuration, after the snapshot without it is in force: who still holds a handle may go on
 // using it, but what it counts is shown no more, and asking for the series again starts a new one at zero.
 // Without labels nothing is removed.
-func (r *Registry) Forget(labels ...Label) int {
-	if len(labels) == 0 {
+func (r *Registry) Forget(labels ...Label) int { return r.ForgetEach([][]Label{labels}) }
+
+// ForgetEach is Forget for each of the lists of labels, in one pass over all series.
+func (r *Registry) ForgetEach(lists [][]Label) int {
+	type wanted struct {
+		names  []string
+		values map[string]bool // by key
+	}
+	byNames := make(map[string]*wanted)
+	for _, labels := range lists {
+		if len(labels) == 0 {
+			continue
+		}
+		names, values := split(labels)
+		w := byNames[key(names)]
+		if w == nil {
+			w = &wanted{names, make(map[string]bool)}
+			byNames[key(names)] = w
+		}
+		w.values[key(values)] = true
+	}
+	if len(byNames) == 0 {
 		return 0
 	}
 	r.mu.Lock()
@@ -141,20 +161,34 @@ func (r *Registry) Forget(labels ...Label) int {
 	removed := 0
 	for _, f := range r.families {
 		before := len(f.series)
-		maps.DeleteFunc(f.series, func(_ string, s *series) bool { return f.has(s, labels) })
+		for _, w := range byNames {
+			at, ok := f.indexes(w.names)
+			if !ok {
+				continue
+			}
+			values := make([]string, len(at))
+			maps.DeleteFunc(f.series, func(_ string, s *series) bool {
+				for i := range at {
+					values[i] = s.values[at[i]]
+				}
+				return w.values[key(values)]
+			})
+		}
 		removed += before - len(f.series)
 	}
 	return removed
 }
 
-func (f *family) has(s *series, labels []Label) bool {
-	for _, l := range labels {
-		i, ok := slices.BinarySearch(f.labels, l.Name)
-		if !ok || s.values[i] != printable(l.Value) {
-			return false
+// indexes are where the family has these labels, if it has them all.
+func (f *family) indexes(names []string) (at []int, ok bool) {
+	for _, name := range names {
+		i, ok := slices.BinarySearch(f.labels, name)
+		if !ok {
+			return nil, false
 		}
+		at = append(at, i)
 	}
-	return true
+	return at, true
 }
 
 // lookup returns the series, new and with no source if there was none. The caller holds mu. It panics when

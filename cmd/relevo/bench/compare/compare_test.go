@@ -164,17 +164,22 @@ func TestTailKeepsTheEnd(t *testing.T) {
 	}
 }
 
-func TestTheSectionOfUpgradesIsKept(t *testing.T) {
-	section := upgradesBegin + " `make bench-upgrade` writes -->\n## Upgrades\n" + upgradesEnd
+func TestTheSectionsOfOthersAreKept(t *testing.T) {
+	const begin, end = "<!-- upgrades: from here on", "<!-- upgrades: up to here -->\n"
+	section := begin + " `make bench-upgrade` writes -->\n## Upgrades\n" + end
+	other := strings.ReplaceAll(section, "upgrade", "configuration")
+	other = strings.ReplaceAll(other, "configurations:", "configuration:")
 	for page, want := range map[string]string{
-		"":                                  "",
-		"# Benchmarks\n":                    "",
-		"# Benchmarks\n\n" + section:        "\n" + section,
-		section + "and more\n":              "\n" + section,
-		"# Benchmarks\n" + upgradesBegin:    "",
-		upgradesEnd + upgradesBegin + "...": "",
+		"":                           "",
+		"# Benchmarks\n":             "",
+		"# Benchmarks\n\n" + section: "\n" + section,
+		section + "and more\n":       "\n" + section,
+		section + other:              "\n" + section + "\n" + other,
+		other + section:              "\n" + section + "\n" + other,
+		"# Benchmarks\n" + begin:     "",
+		end + begin + "...":          "",
 	} {
-		if got := upgrades(page); got != want {
+		if got := others(page); got != want {
 			t.Errorf("of the page\n%s\nis kept\n%s\nwant\n%s", page, got, want)
 		}
 	}

@@ -57,23 +57,21 @@ func document(o options, machine string, targets []*target, chosen []workload, r
 	return b.String()
 }
 
-// The marks around the section of the page that `make bench-upgrade` writes: cmd/relevo's upgrade_bench_test.go has them too.
-const (
-	upgradesBegin = "<!-- upgrades: from here on"
-	upgradesEnd   = "<!-- upgrades: up to here -->\n"
-)
-
-// upgrades is the section of an earlier page that is not written here, empty if there is none.
-func upgrades(page string) string {
-	begin := strings.Index(page, upgradesBegin)
-	if begin < 0 {
-		return ""
+// others are the sections of an earlier page that other benches write, each between marks that name it. cmd/relevo's
+// upgrade_bench_test.go has them too.
+func others(page string) string {
+	var kept strings.Builder
+	for _, name := range []string{"upgrades", "configuration"} {
+		begin := strings.Index(page, "<!-- "+name+": from here on")
+		if begin < 0 {
+			continue
+		}
+		last := "<!-- " + name + ": up to here -->\n"
+		if end := strings.Index(page[begin:], last); end >= 0 {
+			kept.WriteString("\n" + page[begin:begin+end+len(last)])
+		}
 	}
-	end := strings.Index(page[begin:], upgradesEnd)
-	if end < 0 {
-		return ""
-	}
-	return "\n" + page[begin:begin+end+len(upgradesEnd)]
+	return kept.String()
 }
 
 // writeTable writes a row for each workload and target. Only with a baseline is there a column for it.

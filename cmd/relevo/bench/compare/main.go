@@ -121,7 +121,7 @@ func compare(ctx context.Context, o options) (err error) {
 	} else {
 		var before []byte
 		if before, err = os.ReadFile(o.out); err == nil || errors.Is(err, fs.ErrNotExist) {
-			err = writeFile(o.out, []byte(page+upgrades(string(before))))
+			err = writeFile(o.out, []byte(page+others(string(before))))
 		}
 	}
 	return errors.Join(err, failed(results), failedBeside(beside))
