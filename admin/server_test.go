@@ -32,7 +32,7 @@ func TestDefaultLimitsReachTheServer(t *testing.T) {
 	if got, want := s.http.MaxHeaderBytes, 16384; got != want {
 		t.Errorf("headers may have %d bytes, want %d", got, want)
 	}
-	if got, want := cap(s.listener.slots), 256; got != want {
+	if got, want := s.listener.limit, 256; got != want {
 		t.Errorf("%d connections may be open, want %d", got, want)
 	}
 }
@@ -123,39 +123,6 @@ func TestOversized(t *testing.T) {
 	}
 }
 
-func TestConnectionsAreBounded(t *testing.T) {
-	lim := defaultLimits
-	lim.connections = 2
-	l := listen(t, "127.0.0.1:0")
-	serve(t, l, okHandler, lim)
-	ask := func(c net.Conn, wait time.Duration) error {
-		if _, err := io.WriteString(c, get); err != nil {
-			return err
-		}
-		if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
-			return err
-		}
-		_, err := readAnswer(bufio.NewReader(c))
-		return err
-	}
-	first, second, third := dial(t, l), dial(t, l), dial(t, l)
-	for _, c := range []net.Conn{first, second} {
-		if err := ask(c, 10*time.Second); err != nil {
-			t.Fatalf("a connection within the bound: %v", err)
-		}
-	}
-	if err := ask(third, 100*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("the connection above the bound gets %v, want no answer yet", err)
-	}
-	_ = first.Close()
-	if err := third.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if code, err := readAnswer(bufio.NewReader(third)); err != nil || code != 200 {
-		t.Errorf("when another one has closed, it gets %d, %v; want 200", code, err)
-	}
-}
-
 // TestShutdown ends a server with one request under way, once with a handler that finishes and once with one
 // that does not.
 func TestShutdown(t *testing.T) {
@@ -233,31 +200,6 @@ func TestClose(t *testing.T) {
 	s = NewServer(listen(t, "unix:"+path), okHandler, zap.NewNop())
 	if err := errors.Join(s.Close(), s.Run(t.Context())); err != nil {
 		t.Errorf("Close before Run, then Run: %v, want nil", err)
-	}
-}
-
-// TestCloseWakesAWaitingAccept closes while every place is taken.
-func TestCloseWakesAWaitingAccept(t *testing.T) {
-	l := newLimitListener(listen(t, "127.0.0.1:0"), 1)
-	dial(t, l)
-	c, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { _, err := l.Accept(); ended <- err }() // ends by Close
-	if err := errors.Join(l.Close(), l.Close()); err != nil {
-		t.Errorf("Close twice: %v", err)
-	}
-	if err := <-ended; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Accept returns %v, want net.ErrClosed", err)
-	}
-	if err := c.Close(); err != nil {
-		t.Errorf("close the connection: %v", err)
-	}
-	_ = c.Close()
-	if n := len(l.slots); n != 0 {
-		t.Errorf("%d places are taken after closing twice, want 0", n)
 	}
 }
 

@@ -39,6 +39,9 @@ func checkVerb() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := server.CheckFiles(c); err != nil {
+			return from(*file, err)
+		}
 		out, name := cmd.OutOrStdout(), *file
 		if name == stdinName {
 			name = stdinTitle

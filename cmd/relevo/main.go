@@ -59,7 +59,7 @@ func newRoot(typed string) *cobra.Command {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetHelpCommand(helpVerb())
 	root.AddCommand(
-		runVerb(typed), statusVerb(), failuresVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(),
+		runVerb(typed), statusVerb(), failuresVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(), tokenVerb(),
 		explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(), completionVerb(), versionVerb(), manVerb(),
 	)
 	return root
