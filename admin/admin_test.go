@@ -72,6 +72,12 @@ func testRegistry() *stats.Registry {
 func serve(t *testing.T, l net.Listener, h http.Handler, lim limits) *Server {
 	t.Helper()
 	s := newServer(l, h, zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)), lim)
+	runUntilEnd(t, s)
+	return s
+}
+
+func runUntilEnd(t *testing.T, s *Server) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }() // ends with ctx
@@ -81,7 +87,6 @@ func serve(t *testing.T, l net.Listener, h http.Handler, lim limits) *Server {
 			t.Errorf("Run returned %v, want nil", err)
 		}
 	})
-	return s
 }
 
 func listen(t *testing.T, address string) net.Listener {

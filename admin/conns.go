@@ -6,12 +6,13 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 )
 
 // limitListener bounds the connections that are open. At the bound the one that has been without a request for longest
 // makes room for a new one, but for those that have been so for less than grace: nobody is kept out by clients that say
-// nothing, nor by a crowd of new ones. A connection with a request under way makes no room: while there are only such,
+// nothing, nor by a crowd of new ones. A connection with a request under way, or that has just come, makes no room: while there are only such,
 // or too young ones, further connections wait in the kernel's queue. There may be one more than the bound.
 type limitListener struct {
 	net.Listener
@@ -97,18 +98,42 @@ func (l *limitListener) await(wait time.Duration) bool {
 func (l *limitListener) admit(c *limitConn) (out []*limitConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for excess := l.open + 1 - l.limit; excess > 0; excess-- {
+	now := time.Now()
+	for excess := l.open + 1 - l.limit; excess > 0; {
 		first := l.idle.Front()
-		if first == nil || time.Since(first.Value.(*limitConn).since) < l.grace {
+		if first == nil || now.Sub(first.Value.(*limitConn).since) < l.grace {
 			break
 		}
-		old := l.idle.Remove(first).(*limitConn)
-		old.place, old.evicted = nil, true
+		old := first.Value.(*limitConn)
+		old.work()
+		if hasUnread(old.Conn) { // a request, for which this process had no time yet
+			old.rest()
+			continue
+		}
+		old.evicted = true
 		out = append(out, old)
+		excess--
 	}
 	l.open++
 	c.rest()
 	return out
+}
+
+// hasUnread says whether something has come that nobody has read yet. It does not wait.
+func hasUnread(c net.Conn) (unread bool) {
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		n, _, err := syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		unread = err == nil && n > 0
+	})
+	return unread && err == nil
 }
 
 // poke has whoever waits look again.

@@ -43,30 +43,28 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	lim := defaultLimits
 	lim.connections, lim.grace = 2, 0
 	l := listen(t, "127.0.0.1:0")
-	serve(t, l, okHandler, lim)
-	const patience = 10 * time.Second
-	silent := dial(t, l)
-	second := dial(t, l)
-	for range 2 {
-		if err := askOn(second, get, patience); err != nil {
-			t.Fatalf("a connection within the bound: %v", err)
+	s := serve(t, l, okHandler, lim)
+	request := func(what string, c net.Conn) {
+		t.Helper()
+		if err := askOn(c, get, 10*time.Second); err != nil {
+			t.Errorf("%s: %v, want an answer", what, err)
+		}
+		for idle := 0; idle < 2 && !t.Failed(); time.Sleep(time.Millisecond) { // the server is done a moment after its answer is there
+			s.listener.mu.Lock()
+			idle = s.listener.idle.Len()
+			s.listener.mu.Unlock()
 		}
 	}
+	silent, second := dial(t, l), dial(t, l)
+	request("a connection within the bound", second)
+	request("the same once more", second)
 	third := dial(t, l)
-	if err := askOn(third, get, patience); err != nil {
-		t.Errorf("a connection above the bound: %v, want an answer", err)
-	}
+	request("a connection above the bound", third)
 	expectClosed(t, "the one that never asked", silent)
-	if err := askOn(second, get, patience); err != nil {
-		t.Errorf("the second one, which asked later: %v, want an answer", err)
-	}
-	if err := askOn(dial(t, l), get, patience); err != nil {
-		t.Errorf("one more connection above the bound: %v, want an answer", err)
-	}
+	request("the second one, which asked later", second)
+	request("one more above the bound", dial(t, l))
 	expectClosed(t, "the third one, which has asked nothing for longest", third)
-	if err := askOn(second, get, patience); err != nil {
-		t.Errorf("the second one, which asked last: %v, want an answer", err)
-	}
+	request("the second one, which asked last", second)
 }
 
 // TestRequestsUnderWayMakeNoRoom fills the places with requests that take their time.
@@ -128,10 +126,23 @@ func TestGrace(t *testing.T) {
 	if wait, ok := l.room(); ok || wait != 0 {
 		t.Errorf("with a request at the bound there is room: %v, or in %v; want to wait for a change", ok, wait)
 	}
+	// A request that has come and was not read yet is as good as one under way.
+	other := dial(t, l)
+	if _, err := io.WriteString(other, get); err != nil {
+		t.Fatal(err)
+	}
+	unread, err := l.Listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := &limitConn{Conn: unread, listener: l}
+	l.admit(asked)
+	asked.since = time.Now().Add(-time.Hour)
 	third := &limitConn{Conn: c, listener: l}
 	if out := l.admit(third); len(out) != 0 {
 		t.Error("a connection with a request has to go for a new one, want it to stay")
 	}
+	_ = asked.Close()
 	_ = third.Close()
 	_ = c.Close()
 	if _, ok := l.room(); !ok {

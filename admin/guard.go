@@ -96,8 +96,7 @@ func isProbe(r *http.Request) bool {
 	return !needsWrite(r) && (path == "/healthz" || path == "/readyz")
 }
 
-// protect lets nobody through who may not do what he asks for. What it lets through has an author, but for reads at a door
-// that asks nobody who he is.
+// protect lets nobody through who may not do what he asks for. What it lets through has an author.
 func (g *Guard) protect(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
@@ -107,7 +106,7 @@ func (g *Guard) protect(next http.Handler) http.Handler {
 		case isForeign(r):
 			writeProblem(w, http.StatusForbidden, "this door answers no requests from pages of other sites")
 		case isProbe(r), g.readOnly && !needsWrite(r):
-			next.ServeHTTP(w, r)
+			next.ServeHTTP(w, withAuthor(r, authorFrom(r)))
 		case g.readOnly:
 			writeProblem(w, http.StatusForbidden,
 				"this door only reads: have admin.tcp.tokens_file or admin.tcp.tls.client_ca_file say who may write, or write through a unix socket, admin.address")
@@ -136,10 +135,15 @@ func (g *Guard) admit(w http.ResponseWriter, r *http.Request, next http.Handler)
 	}
 }
 
+// authorFrom is what is known of who makes a request without a credential.
+func authorFrom(r *http.Request) revision.Author {
+	return revision.Author{Door: revision.DoorTCP, Address: r.RemoteAddr}
+}
+
 // identify finds who makes a request, with what he may: a certificate is as good as a token that may write everywhere. A
 // token that is wrong is not made good by a certificate.
 func (g *Guard) identify(r *http.Request, now time.Time) (t token, author revision.Author, ok bool) {
-	author = revision.Author{Door: revision.DoorTCP, Address: r.RemoteAddr}
+	author = authorFrom(r)
 	if said := r.Header.Values("Authorization"); len(said) > 0 {
 		scheme, secret, _ := strings.Cut(said[0], " ")
 		if len(said) > 1 || !strings.EqualFold(scheme, "Bearer") || g.tokens == nil {

@@ -3,6 +3,7 @@ package admin
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -15,6 +16,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/relevo-proxy/relevo/admin/admintest"
+	"github.com/relevo-proxy/relevo/server/config"
 )
 
 const get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -41,30 +45,63 @@ func TestDefaultLimitsReachTheServer(t *testing.T) {
 func TestSlowClientsAreCutOff(t *testing.T) {
 	lim := defaultLimits
 	lim.readHeader, lim.read, lim.idle = 100*time.Millisecond, 200*time.Millisecond, 100*time.Millisecond
-	l := listen(t, "127.0.0.1:0")
 	reads := make(chan error, 1)
-	serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	for kind, dial := range serveBoth(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == "POST" {
 			_, err := io.ReadAll(r.Body)
 			reads <- err
 			return
 		}
 		okHandler.ServeHTTP(w, r)
-	}), lim)
-	for name, text := range map[string]string{
-		"before the first byte": "",
-		"inside the header":     "GET /healthz HTTP/1.1\r\nHost: loc",
-		"inside the body":       "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12",
-		"after an answer":       get,
-	} {
-		start := time.Now()
-		raw(t, l, text) // returns when the server closes
-		if took := time.Since(start); took < 50*time.Millisecond {
-			t.Errorf("a client that stops %s is cut off after %v, want it given its time", name, took)
+	}), lim) {
+		for name, text := range map[string]string{
+			"before the first byte": "",
+			"inside the header":     "GET /healthz HTTP/1.1\r\nHost: loc",
+			"inside the body":       "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12",
+			"after an answer":       get,
+		} {
+			start := time.Now()
+			c := dial()
+			if _, err := io.WriteString(c, text); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadAll(c); err != nil { // ends when the server closes
+				t.Errorf("%s: a client that stops %s: %v", kind, name, err)
+			}
+			if took := time.Since(start); took < 50*time.Millisecond {
+				t.Errorf("%s: a client that stops %s is cut off after %v, want it given its time", kind, name, took)
+			}
+		}
+		if err := <-reads; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: reading the body gives %v, want a timeout", kind, err)
 		}
 	}
-	if err := <-reads; !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("reading the body gives %v, want a timeout", err)
+}
+
+// serveBoth serves without TLS and with it, and returns what makes a connection to each.
+func serveBoth(t *testing.T, h http.Handler, lim limits) map[string]func() net.Conn {
+	t.Helper()
+	plain := listen(t, "127.0.0.1:0")
+	serve(t, plain, h, lim)
+	authority := admintest.NewAuthority(t, "ca")
+	certFile, keyFile := authority.Server(t)
+	k, err := loadKeys(&config.TLS{CertFile: certFile, KeyFile: keyFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	encrypted := listen(t, "127.0.0.1:0")
+	s := newServer(encrypted, h, zap.NewNop(), lim)
+	s.TLS(k.config)
+	runUntilEnd(t, s)
+	return map[string]func() net.Conn{
+		"tcp": func() net.Conn { return dial(t, plain) },
+		"tls": func() net.Conn {
+			c := tls.Client(dial(t, encrypted), &tls.Config{RootCAs: authority.Pool(), ServerName: "localhost"})
+			if err := c.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			return c
+		},
 	}
 }
 
@@ -89,8 +126,7 @@ func TestClientThatReadsNothingIsCutOff(t *testing.T) {
 }
 
 func TestOversized(t *testing.T) {
-	l := listen(t, "127.0.0.1:0")
-	serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	doors := serveBoth(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 			if n > 64<<10 {
@@ -114,11 +150,13 @@ func TestOversized(t *testing.T) {
 		{"a chunked body of 64 KiB", post("Transfer-Encoding: chunked", "10000\r\n"+fits+"\r\n0\r\n\r\n"), "HTTP/1.1 200 "},
 		{"a chunked body of a byte more", post("Transfer-Encoding: chunked", "10001\r\n"+large+"\r\n0\r\n\r\n"), "HTTP/1.1 413 "},
 	} {
-		c := dial(t, l)
-		_, _ = io.WriteString(c, tc.text) // the server may close before it has read it all
-		line, err := bufio.NewReader(c).ReadString('\n')
-		if !strings.HasPrefix(line, tc.want) {
-			t.Errorf("%s gives %q, %v; want %s", tc.what, line, err, tc.want)
+		for kind, dial := range doors {
+			c := dial()
+			_, _ = io.WriteString(c, tc.text) // the server may close before it has read it all
+			line, err := bufio.NewReader(c).ReadString('\n')
+			if !strings.HasPrefix(line, tc.want) {
+				t.Errorf("%s: %s gives %q, %v; want %s", kind, tc.what, line, err, tc.want)
+			}
 		}
 	}
 }
