@@ -128,7 +128,7 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.Close()
 	default:
 	}
-	served := make(chan error, 1)                      // never closed
+	served := make(chan error, 1) // never closed
 	var l net.Listener = s.listener
 	if s.tls != nil {
 		l = tls.NewListener(l, s.tls)
