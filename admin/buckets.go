@@ -83,14 +83,10 @@ func limitRate(next http.Handler) http.Handler {
 	callers := newBuckets(requestRate, requestBurst)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !callers.allow(originOf(r), time.Now()) {
-			tooMany(w, "you ask too often")
+			w.Header().Set("Retry-After", retryAfter)
+			writeProblem(w, http.StatusTooManyRequests, "you ask too often")
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
-}
-
-func tooMany(w http.ResponseWriter, detail string) {
-	w.Header().Set("Retry-After", retryAfter)
-	writeProblem(w, http.StatusTooManyRequests, detail)
 }

@@ -24,7 +24,20 @@ type Guard struct {
 	tokens   *watched[[]token] // nil: none
 	keys     *watched[*keys]   // nil: no TLS
 	refused  *buckets
+	refusals map[refusal]*stats.Counter
 }
+
+// refusal is why a request is not let through: a label of a metric.
+type refusal string
+
+const (
+	refusedHost       refusal = "host"
+	refusedOrigin     refusal = "origin"
+	refusedReadOnly   refusal = "read-only"
+	refusedCredential refusal = "credential" // none that holds
+	refusedRole       refusal = "role"
+	refusedPath       refusal = "path"
+)
 
 // NewGuard reads the files of c. The error, a *config.Errors, has all that is wrong with them.
 func NewGuard(c *config.AdminTCP, reg *stats.Registry, log *zap.Logger) (*Guard, error) {
@@ -45,6 +58,10 @@ func NewGuard(c *config.AdminTCP, reg *stats.Registry, log *zap.Logger) (*Guard,
 	}
 	if err := errors.Join(tokensErr, keysErr); err != nil { // they have changed just now
 		return nil, err
+	}
+	g.refusals = make(map[refusal]*stats.Counter)
+	for _, why := range []refusal{refusedHost, refusedOrigin, refusedReadOnly, refusedCredential, refusedRole, refusedPath} {
+		g.refusals[why] = reg.Counter("relevo_admin_refused_total", "Requests that admin.tcp did not let through, by reason.", stats.Label{Name: "reason", Value: string(why)})
 	}
 	reg.GaugeFunc("relevo_admin_stale_files", "Sets of files of admin.tcp (tokens; certificates) whose content is not what holds, because it cannot be used.", g.stale)
 	return g, nil
@@ -101,14 +118,14 @@ func (g *Guard) protect(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case !g.isOurs(r):
-			writeProblem(w, http.StatusMisdirectedRequest,
+			g.refuse(w, refusedHost, http.StatusMisdirectedRequest,
 				"the Host of the request is neither a loopback name nor the address of this door, nor a name in its certificate")
 		case isForeign(r):
-			writeProblem(w, http.StatusForbidden, "this door answers no requests from pages of other sites")
+			g.refuse(w, refusedOrigin, http.StatusForbidden, "this door answers no requests from pages of other sites")
 		case isProbe(r), g.readOnly && !needsWrite(r):
 			next.ServeHTTP(w, withAuthor(r, authorFrom(r)))
 		case g.readOnly:
-			writeProblem(w, http.StatusForbidden,
+			g.refuse(w, refusedReadOnly, http.StatusForbidden,
 				"this door only reads: have admin.tcp.tokens_file or admin.tcp.tls.client_ca_file say who may write, or write through a unix socket, admin.address")
 		default:
 			g.admit(w, r, next)
@@ -116,20 +133,29 @@ func (g *Guard) protect(next http.Handler) http.Handler {
 	})
 }
 
+func (g *Guard) refuse(w http.ResponseWriter, why refusal, code int, detail string) {
+	g.refusals[why].Add(1)
+	writeProblem(w, code, detail)
+}
+
 // admit asks for a credential.
 func (g *Guard) admit(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	now := time.Now()
 	t, author, ok := g.identify(r, now)
 	switch {
-	case !ok && !g.refused.allow(originOf(r), now):
-		tooMany(w, "too many requests without a credential that holds")
 	case !ok:
-		w.Header().Set("WWW-Authenticate", `Bearer realm="relevo"`)
-		writeProblem(w, http.StatusUnauthorized, "this takes a token, or a client certificate, that holds here")
+		code, detail := http.StatusUnauthorized, "this takes a token, or a client certificate, that holds here"
+		if g.refused.allow(originOf(r), now) {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="relevo"`)
+		} else {
+			w.Header().Set("Retry-After", retryAfter)
+			code, detail = http.StatusTooManyRequests, "too many requests without a credential that holds"
+		}
+		g.refuse(w, refusedCredential, code, detail)
 	case needsWrite(r) && t.role != RoleWrite:
-		writeProblem(w, http.StatusForbidden, "the token "+t.name+" may only read")
+		g.refuse(w, refusedRole, http.StatusForbidden, "the token "+t.name+" may only read")
 	case !t.covers(r.URL.EscapedPath()):
-		writeProblem(w, http.StatusForbidden, "the token "+t.name+" is not for this path")
+		g.refuse(w, refusedPath, http.StatusForbidden, "the token "+t.name+" is not for this path")
 	default:
 		next.ServeHTTP(w, withAuthor(r, author))
 	}

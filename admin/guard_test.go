@@ -38,7 +38,8 @@ type guarded struct {
 func openGuarded(t *testing.T, server, clients *admintest.Authority) *guarded {
 	t.Helper()
 	d := &guarded{secrets: map[string]string{}, tokens: filepath.Join(t.TempDir(), "tokens")}
-	lines := "# who may come\n\n"
+	var lines strings.Builder
+	lines.WriteString("# who may come\n\n")
 	for _, w := range []struct {
 		name  string
 		role  Role
@@ -53,9 +54,9 @@ func openGuarded(t *testing.T, server, clients *admintest.Authority) *guarded {
 			t.Fatal(err)
 		}
 		d.secrets[w.name] = secret
-		lines += line + "\n"
+		lines.WriteString(line + "\n")
 	}
-	if err := os.WriteFile(d.tokens, []byte(lines), 0o600); err != nil {
+	if err := os.WriteFile(d.tokens, []byte(lines.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c := &config.AdminTCP{Address: "127.0.0.1:0", TokensFile: d.tokens}
@@ -279,6 +280,9 @@ func TestRefusalsAreSlowed(t *testing.T) {
 	}
 	if codes[401] < refusedBurst || codes[429] == 0 || codes[401]+codes[429] != 3*refusedBurst {
 		t.Errorf("%d guesses give these answers: %v; want %d of 401, then 429", 3*refusedBurst, codes, refusedBurst)
+	}
+	if n := d.guard.refusals[refusedCredential].Value(); n != 3*refusedBurst {
+		t.Errorf("%d refusals are counted, want %d", n, 3*refusedBurst)
 	}
 	if got, err := d.asks(t, nil, "GET", "/v1/status", d.bearer("reader")); err != nil || got.code != 200 {
 		t.Errorf("a right token beside them gives %d, %v; want 200", got.code, err)

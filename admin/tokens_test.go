@@ -35,8 +35,19 @@ func TestNewToken(t *testing.T) {
 		role Role
 		path string
 	}{
-		{"a b", RoleRead, "/x"}, {"", RoleRead, "/x"}, {"#a", RoleRead, "/x"}, {strings.Repeat("a", 65), RoleRead, "/x"}, {"a", "admin", "/x"},
-		{"a", RoleRead, "x"}, {"a", RoleRead, "/"}, {"a", RoleRead, "/x/"}, {"a", RoleRead, "/x/../y"}, {"a", RoleRead, "/x//y"}, {"a", RoleRead, "/x /y"}, {"a", RoleRead, "/%zz"}, {"a", RoleRead, "/%2e%2e"},
+		{"a b", RoleRead, "/x"},
+		{"", RoleRead, "/x"},
+		{"#a", RoleRead, "/x"},
+		{strings.Repeat("a", 65), RoleRead, "/x"},
+		{"a", "admin", "/x"},
+		{"a", RoleRead, "x"},
+		{"a", RoleRead, "/"},
+		{"a", RoleRead, "/x/"},
+		{"a", RoleRead, "/x/../y"},
+		{"a", RoleRead, "/x//y"},
+		{"a", RoleRead, "/x /y"},
+		{"a", RoleRead, "/%zz"},
+		{"a", RoleRead, "/%2e%2e"},
 	} {
 		if _, line, err := NewToken(tc.name, tc.role, []string{tc.path}); err == nil {
 			t.Errorf("%+v gives the line %q, want an error", tc, line)

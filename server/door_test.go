@@ -45,7 +45,7 @@ func newNetDoor(t *testing.T) *netDoor {
 	t.Helper()
 	d := &netDoor{folder: t.TempDir(), authority: admintest.NewAuthority(t, "ca")}
 	d.tokens = filepath.Join(d.folder, "tokens")
-	var lines string
+	var lines strings.Builder
 	for name, secret := range map[string]*string{"reader": &d.reader, "writer": &d.writer} {
 		role := map[string]admin.Role{"reader": admin.RoleRead, "writer": admin.RoleWrite}[name]
 		made, line, err := admin.NewToken(name, role, nil)
@@ -53,9 +53,9 @@ func newNetDoor(t *testing.T) *netDoor {
 			t.Fatal(err)
 		}
 		*secret = made
-		lines += line + "\n"
+		lines.WriteString(line + "\n")
 	}
-	if err := os.WriteFile(d.tokens, []byte(lines), 0o600); err != nil {
+	if err := os.WriteFile(d.tokens, []byte(lines.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var certFile string
