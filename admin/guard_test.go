@@ -474,7 +474,7 @@ func TestLongAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	lim := defaultLimits
-	lim.write = time.Second // the TLS handshake has as much
+	lim.read, lim.write = time.Second, time.Second // the TLS handshake has as much
 	l := listen(t, "127.0.0.1:0")
 	s := newServer(l, harden(limitRate(g.protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := http.NewResponseController(w)
@@ -484,6 +484,9 @@ func TestLongAnswers(t *testing.T) {
 			}
 		}
 		<-time.NewTimer(lim.write + 100*time.Millisecond).C // it outlasts the bound
+		if err := r.Context().Err(); err != nil && r.URL.Path == "/long" {
+			t.Errorf("a client that waits for a long answer is taken for gone: %v", err)
+		}
 		for range 3 {
 			_, _ = io.WriteString(w, "event\n")
 			if err := c.Flush(); err != nil && r.URL.Path == "/long" {

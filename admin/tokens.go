@@ -134,13 +134,15 @@ func parseToken(fields []string) (t token, errs []error) {
 }
 
 // segments are the parts of an escaped path between slashes, each decoded for itself, so that a slash that is a part of a name
-// stays one. plain says that there is one way only to write it, but for what is escaped: no part is empty, . or ...
+// stays one. plain says that nobody can take it for another path: no part is empty, . or .., not even when escaped slashes
+// were taken for slashes.
 func segments(escaped string) (list []string, plain bool) {
 	plain = true
 	for part := range strings.SplitSeq(strings.TrimPrefix(escaped, "/"), "/") {
 		name, err := url.PathUnescape(part)
-		if err != nil || name == "" || name == "." || name == ".." {
-			plain = false
+		plain = plain && err == nil
+		for word := range strings.SplitSeq(name, "/") {
+			plain = plain && word != "" && word != "." && word != ".."
 		}
 		list = append(list, name)
 	}

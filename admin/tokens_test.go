@@ -2,7 +2,9 @@ package admin
 
 import (
 	"fmt"
+	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -144,4 +146,31 @@ func TestFind(t *testing.T) {
 	if _, ok := find(nil, secret); ok {
 		t.Error("in an empty list there is a token, want none")
 	}
+}
+
+// Whatever a token for a path is let through to is that path or below it, for whoever decodes it, in whichever way.
+func FuzzCovers(f *testing.F) {
+	const prefix = "/v1/config/clusters/order"
+	for _, seed := range []string{
+		prefix, prefix + "/endpoints/127.0.0.1:1", prefix + "/..", prefix + "/%2e%2E/pay", prefix + "/..%2F..%2Fpay", prefix + "//x", prefix + "/", prefix + "s",
+		"/v1/config%2fclusters/order", "/v1//config/clusters/order", "//v1/config/clusters/order", "v1/config/clusters/order", "/V1/config/clusters/order", prefix + "/%zz", prefix + "/%2F", "",
+	} {
+		f.Add(seed)
+	}
+	t0, errs := parseToken([]string{"a", "read", strings.Repeat("0", 64), prefix})
+	if len(errs) > 0 {
+		f.Fatal(errs)
+	}
+	f.Fuzz(func(t *testing.T, escaped string) {
+		if !strings.HasPrefix(escaped, "/") || !t0.covers(escaped) {
+			return
+		}
+		decoded, err := url.PathUnescape(escaped)
+		if err != nil {
+			t.Fatalf("%q is covered, and cannot be decoded: %v", escaped, err)
+		}
+		if clean := path.Clean(decoded); clean != decoded || clean != prefix && !strings.HasPrefix(clean, prefix+"/") {
+			t.Errorf("%q is covered, and is %q, clean %q", escaped, decoded, clean)
+		}
+	})
 }
