@@ -65,7 +65,7 @@ func Admin(reg *stats.Registry, state State, control Control, build BuildInfo, g
 	if guard != nil {
 		handler = guard.protect(handler)
 	}
-	return harden(limitRate(handler))
+	return harden(limitRate(newBuckets(requestRate, requestBurst), handler))
 }
 
 // common returns what both doors have.

@@ -79,8 +79,7 @@ func (b *buckets) allow(who origin, now time.Time) bool {
 }
 
 // limitRate answers 429 to who asks too often.
-func limitRate(next http.Handler) http.Handler {
-	callers := newBuckets(requestRate, requestBurst)
+func limitRate(callers *buckets, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !callers.allow(originOf(r), time.Now()) {
 			w.Header().Set("Retry-After", retryAfter)

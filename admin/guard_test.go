@@ -70,7 +70,7 @@ func openGuarded(t *testing.T, server, clients *admintest.Authority) *guarded {
 		t.Fatal(err)
 	}
 	d.listener = listen(t, "127.0.0.1:0")
-	handler := harden(limitRate(d.guard.protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := harden(limitRate(newBuckets(requestRate, requestBurst), d.guard.protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, authorOf(r))
 	}))))
 	s := newServer(d.listener, handler, zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel)), defaultLimits)
@@ -476,7 +476,7 @@ func TestLongAnswers(t *testing.T) {
 	lim := defaultLimits
 	lim.read, lim.write = time.Second, time.Second // the TLS handshake has as much
 	l := listen(t, "127.0.0.1:0")
-	s := newServer(l, harden(limitRate(g.protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := newServer(l, harden(limitRate(newBuckets(requestRate, requestBurst), g.protect(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := http.NewResponseController(w)
 		if r.URL.Path == "/long" {
 			if err := c.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
