@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -64,7 +65,8 @@ func (w *watched[T]) get(now time.Time) (value T, stale bool) {
 func (w *watched[T]) look(now time.Time) {
 	w.looked = now
 	seen := stat(w.files)
-	if w.same(seen) {
+	changed := !same(w.seen, seen)
+	if !changed && w.isSettled() {
 		return
 	}
 	w.seen, w.at = seen, now
@@ -72,26 +74,30 @@ func (w *watched[T]) look(now time.Time) {
 	files := zap.Strings("files", w.files)
 	switch {
 	case err == nil:
+		if changed || w.fault != "" {
+			w.log.Info("credentials were read anew", files)
+		}
 		w.value, w.fault = value, ""
-		w.log.Info("credentials were read anew", files)
 	case err.Error() != w.fault:
 		w.fault = err.Error()
 		w.log.Warn("credentials cannot be used: what was there before holds", files, zap.Error(err))
 	}
 }
 
-// same says that the files are those that were read. A file that was read within settled of its last change may have been
+// isSettled says that no file has changed since it was read: one that was read within settled of its last change may have been
 // changed once more without a trace.
-func (w *watched[T]) same(now []fs.FileInfo) bool {
-	for i, was := range w.seen {
-		switch is := now[i]; {
-		case was == nil && is == nil:
-		case was == nil || is == nil, !os.SameFile(was, is), was.Size() != is.Size(), !was.ModTime().Equal(is.ModTime()),
-			was.Mode() != is.Mode(), w.at.Sub(was.ModTime()) < settled:
-			return false
+func (w *watched[T]) isSettled() bool {
+	return !slices.ContainsFunc(w.seen, func(f fs.FileInfo) bool { return f != nil && w.at.Sub(f.ModTime()) < settled })
+}
+
+// same says whether files look as they did.
+func same(was, is []fs.FileInfo) bool {
+	return slices.EqualFunc(was, is, func(a, b fs.FileInfo) bool {
+		if a == nil || b == nil {
+			return a == nil && b == nil
 		}
-	}
-	return true
+		return os.SameFile(a, b) && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
+	})
 }
 
 func stat(files []string) []fs.FileInfo {

@@ -79,4 +79,7 @@ func TestWatched(t *testing.T) {
 	step("it may have been written again", lookEvery, "four", false, 9, 2)
 	step("it cannot have been any more", settled, "four", false, 9, 2)
 	step("and so it is settled", lookEvery, "four", false, 9, 2)
+	if n := logs.FilterLevelExact(zapcore.InfoLevel).Len(); n != 4 {
+		t.Errorf("%d times the log says that the file was read anew, want 4: at each change to what can be used", n)
+	}
 }
