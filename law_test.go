@@ -69,6 +69,9 @@ var mayImport = map[string][]string{
 	"forwarder/filter/ratelimit": {"forwarder/filter", "forwarder/wire"},
 	"forwarder/filter/source":    {"forwarder/filter"},
 
+	// What only tests need.
+	"admin/admintest": {},
+
 	// What only the making of packages needs.
 	"packaging/inventory": {},
 

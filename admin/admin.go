@@ -2,7 +2,7 @@
 // door for people and tools. The first only reads; at the second the configuration is changed, too.
 //
 // It serves what others know: the numbers of a stats.Registry and the answers of a [State] and a [Control]. It decides
-// nothing, but who may write: those who may open the unix socket. [Listen] opens an address, [Metrics] and [Admin] are what is behind the doors,
+// nothing, but who may do what: a [Guard] does, or the file of a unix socket. [Listen] opens an address, [Metrics] and [Admin] are what is behind the doors,
 // and a [Server] puts the two together within bounds of time, size and number.
 //
 // A door can change hands: another process makes a Server on the same listening socket, and the one that had it
@@ -48,11 +48,16 @@ func Metrics(reg *stats.Registry, state State, build BuildInfo) http.Handler {
 }
 
 // Admin returns the door for people and tools: what Metrics has, /v1/build, /v1/status, what control has, which may be
-// nil, and a list of it all at /. Only who comes through a unix socket may change anything; others get 403. address is the one that was given to Listen. On TCP, only requests whose Host is a loopback name or
-// address, the host of address, or the address that the connection came in on are answered; others get 421,
-// so that no web page can read here under a name that it has made to resolve to this host.
-func Admin(reg *stats.Registry, state State, control Control, build BuildInfo, address string) http.Handler {
-	return harden(checkHost(address, router(adminRoutes(reg, state, control, build))))
+// nil, and a list of it all at /. At a unix socket, whose file says who may come, guard is nil; at a door on TCP it says who
+// may do what. There only requests whose Host is a loopback name or address, the configured host, a name in the certificate, or
+// the address that the connection came in on are answered; others get 421, so that no web page can read here under a name that
+// it has made to resolve to this host.
+func Admin(reg *stats.Registry, state State, control Control, build BuildInfo, guard *Guard) http.Handler {
+	handler := router(adminRoutes(reg, state, control, build))
+	if guard != nil {
+		handler = guard.protect(handler)
+	}
+	return harden(limitRate(newBuckets(requestRate, requestBurst), handler))
 }
 
 // adminRoutes returns what the admin door has.

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/relevo-proxy/relevo/forwarder/stats"
+	"github.com/relevo-proxy/relevo/server/config"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -71,6 +72,12 @@ func testRegistry() *stats.Registry {
 func serve(t *testing.T, l net.Listener, h http.Handler, lim limits) *Server {
 	t.Helper()
 	s := newServer(l, h, zaptest.NewLogger(t, zaptest.Level(zap.WarnLevel)), lim)
+	runUntilEnd(t, s)
+	return s
+}
+
+func runUntilEnd(t *testing.T, s *Server) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Run(ctx) }() // ends with ctx
@@ -80,7 +87,6 @@ func serve(t *testing.T, l net.Listener, h http.Handler, lim limits) *Server {
 			t.Errorf("Run returned %v, want nil", err)
 		}
 	})
-	return s
 }
 
 func listen(t *testing.T, address string) net.Listener {
@@ -128,6 +134,16 @@ func ask(t *testing.T, c *http.Client, method, url string) answer {
 	return answer{resp.StatusCode, resp.Header, string(body)}
 }
 
+// openGuard is the guard of a door on TCP that asks nobody who he is.
+func openGuard(t *testing.T, address string) *Guard {
+	t.Helper()
+	g, err := NewGuard(&config.AdminTCP{Address: config.Address(address)}, stats.NewRegistry(), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
 // doors serves both doors on TCP and the admin door on a unix socket, and returns a client for each.
 func doors(t *testing.T, state State) map[string]*http.Client {
 	reg := testRegistry()
@@ -137,8 +153,11 @@ func doors(t *testing.T, state State) map[string]*http.Client {
 	} {
 		l := listen(t, address)
 		h := Metrics(reg, state, testBuild)
-		if name != "metrics" {
-			h = Admin(reg, state, nil, testBuild, address)
+		switch name {
+		case "admin":
+			h = Admin(reg, state, nil, testBuild, openGuard(t, address))
+		case "admin-unix":
+			h = Admin(reg, state, nil, testBuild, nil)
 		}
 		serve(t, l, h, defaultLimits)
 		all[name] = client(t, l)
@@ -207,6 +226,10 @@ func TestEverythingElseIsAProblem(t *testing.T) {
 			{"GET", "/v1", 404},
 			{"GET", "/debug/pprof/", 404},
 		} {
+			writes := tc.method != "GET" && tc.method != "OPTIONS" || strings.HasPrefix(tc.path, "/debug/pprof")
+			if name == "admin" && writes { // it does not even say what there is
+				tc.code = 403
+			}
 			got := ask(t, c, tc.method, base+tc.path)
 			var p problem
 			if err := json.Unmarshal([]byte(got.body), &p); err != nil {
@@ -226,7 +249,7 @@ func TestEverythingElseIsAProblem(t *testing.T) {
 				t.Errorf("%s: %s %s has Allow %q, want %q", name, tc.method, tc.path, a, allow)
 			}
 		}
-		if name != "metrics" {
+		if name == "admin-unix" {
 			if got := ask(t, c, "POST", base+"/v1/status"); got.code != 405 || got.header.Get("Allow") != "GET, HEAD" {
 				t.Errorf("%s: POST /v1/status gives %d, Allow %q", name, got.code, got.header.Get("Allow"))
 			}
@@ -237,10 +260,10 @@ func TestEverythingElseIsAProblem(t *testing.T) {
 // TestRequestsWithoutPath sends what a client library does not.
 func TestRequestsWithoutPath(t *testing.T) {
 	l := listen(t, "127.0.0.1:0")
-	serve(t, l, Admin(testRegistry(), &fakeState{}, nil, testBuild, ""), defaultLimits)
+	serve(t, l, Admin(testRegistry(), &fakeState{}, nil, testBuild, openGuard(t, "127.0.0.1:0")), defaultLimits)
 	for line, want := range map[string]string{
 		"OPTIONS * HTTP/1.1":            "HTTP/1.1 404 ",
-		"CONNECT localhost:80 HTTP/1.1": "HTTP/1.1 405 ",
+		"CONNECT localhost:80 HTTP/1.1": "HTTP/1.1 403 ",
 		"GET HTTP/1.1":                  "HTTP/1.1 400 ",
 	} {
 		got := raw(t, l, line+"\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -459,9 +482,8 @@ func TestHostCheck(t *testing.T) {
 		{"localhost.evil.example", "gate.example:9911", false},
 		{"evil.example:9911", "127.0.0.1:9911", false},
 		{"", ":9911", false},
-		{"unix", "unix:/run/a.sock", false},
 	} {
-		h := Admin(stats.NewRegistry(), &fakeState{}, nil, testBuild, tc.address)
+		h := Admin(stats.NewRegistry(), &fakeState{}, nil, testBuild, openGuard(t, tc.address))
 		for _, path := range []string{"/v1/build", "/healthz", "/nothing"} {
 			req := httptest.NewRequest("GET", path, nil)
 			req = req.WithContext(context.WithValue(req.Context(), http.LocalAddrContextKey, net.Addr(local)))

@@ -13,30 +13,53 @@ import (
 // caller is who is at the other end of a unix socket.
 type caller struct{ uid, pid int }
 
-// callerKey is the key of a connection's caller in its context.
-type callerKey struct{}
+// connKey is the key of a connection, a *limitConn, in its context.
+type connKey struct{}
 
-// withCaller asks the kernel once a connection who has opened it.
-func withCaller(ctx context.Context, c net.Conn) context.Context {
-	if l, ok := c.(*limitConn); ok {
-		c = l.Conn
-	}
-	u, ok := c.(*net.UnixConn)
-	if !ok {
+// withConn asks the kernel once a connection who has opened it.
+func withConn(ctx context.Context, conn net.Conn) context.Context {
+	c := limitOf(conn)
+	if c == nil {
 		return ctx
 	}
-	who, err := peerOf(u)
-	if err != nil {
-		return ctx // the audit trail says unix, and no more
+	if u, ok := c.Conn.(*net.UnixConn); ok {
+		if who, err := peerOf(u); err == nil { // else the audit trail says unix, and no more
+			c.peer = &who
+		}
 	}
-	return context.WithValue(ctx, callerKey{}, who) //nolint:forbidigo // net/http has no other way from a connection to its requests
+	return context.WithValue(ctx, connKey{}, c) //nolint:forbidigo // net/http has no other way from a connection to its requests
 }
 
-// authorOf is who makes a request that came through a unix socket.
+// connOf is the connection of a request, nil for one that came in another way.
+func connOf(r *http.Request) *limitConn {
+	c, _ := r.Context().Value(connKey{}).(*limitConn)
+	return c
+}
+
+// peerAt is who is at the other end of a request's unix socket, nil where that is not known.
+func peerAt(r *http.Request) *caller {
+	if c := connOf(r); c != nil {
+		return c.peer
+	}
+	return nil
+}
+
+// authorKey is the key of who makes a request, a revision.Author, in the context of one that came through a Guard.
+type authorKey struct{}
+
+func withAuthor(r *http.Request, a revision.Author) *http.Request {
+	ctx := context.WithValue(r.Context(), authorKey{}, a) //nolint:forbidigo // handlers know http.Request only
+	return r.WithContext(ctx)
+}
+
+// authorOf is who makes a request.
 func authorOf(r *http.Request) revision.Author {
+	if a, ok := r.Context().Value(authorKey{}).(revision.Author); ok {
+		return a
+	}
 	a := revision.Author{Door: revision.DoorUnix}
-	c, ok := r.Context().Value(callerKey{}).(caller)
-	if !ok {
+	c := peerAt(r)
+	if c == nil {
 		return a
 	}
 	a.PID, a.UID = c.pid, new(c.uid)
@@ -44,10 +67,4 @@ func authorOf(r *http.Request) revision.Author {
 		a.Who = u.Username
 	}
 	return a
-}
-
-// throughUnix says whether a request came through a unix socket.
-func throughUnix(r *http.Request) bool {
-	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-	return local != nil && local.Network() == "unix"
 }

@@ -34,33 +34,21 @@ func newConfigDoor(c Control) *configDoor { return &configDoor{c, make(chan stru
 // controls returns what a Control has.
 func controls(c Control) []route {
 	d := newConfigDoor(c)
-	write := func(h http.HandlerFunc) http.Handler { return onlyUnix(h) }
 	const below = configPath + "/*"
 	return []route{
 		{http.MethodGet, configPath, "the configuration in force; ?effective=true with its defaults", http.HandlerFunc(d.get)},
-		{http.MethodPut, configPath, "replace it; If-Match; ?dry_run=true only says what would change", write(d.put)},
-		{http.MethodPatch, configPath, "change it by a JSON merge patch", write(d.patch)},
+		{http.MethodPut, configPath, "replace it; If-Match; ?dry_run=true only says what would change", http.HandlerFunc(d.put)},
+		{http.MethodPatch, configPath, "change it by a JSON merge patch", http.HandlerFunc(d.patch)},
 		{http.MethodGet, below, "a part of it, as in clusters/order/endpoints/127.0.0.1:12200", http.HandlerFunc(d.get)},
-		{http.MethodPut, below, "make or replace a part", write(d.put)},
-		{http.MethodPatch, below, "change a part by a JSON merge patch", write(d.patch)},
-		{http.MethodDelete, below, "delete a part", write(d.remove)},
+		{http.MethodPut, below, "make or replace a part", http.HandlerFunc(d.put)},
+		{http.MethodPatch, below, "change a part by a JSON merge patch", http.HandlerFunc(d.patch)},
+		{http.MethodDelete, below, "delete a part", http.HandlerFunc(d.remove)},
 		{http.MethodGet, "/v1/revisions", "the newest revisions; ?before=N&limit=N", http.HandlerFunc(d.list)},
 		{http.MethodGet, "/v1/revisions/{n}", "a revision", http.HandlerFunc(d.revision)},
 		{http.MethodGet, "/v1/revisions/{n}/diff/{m}", "what leads from revision n to m", http.HandlerFunc(d.diff)},
-		{http.MethodPost, "/v1/revisions/{n}/restore", "put a revision into force again; If-Match of the whole", write(d.restore)},
+		{http.MethodPost, "/v1/revisions/{n}/restore", "put a revision into force again; If-Match of the whole", http.HandlerFunc(d.restore)},
 		{http.MethodGet, "/v1/failures", "the last exchanges that failed or were answered here", serveJSON(func() any { return failures(c) })},
 	}
-}
-
-// onlyUnix refuses what did not come through a unix socket, whose file says who may write.
-func onlyUnix(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !throughUnix(r) {
-			writeProblem(w, http.StatusForbidden, "over TCP this door only reads: have admin.address be a unix socket, and write there")
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }
 
 // pathOf is the path in the document that a request names. ok is false for one that ends in a slash.

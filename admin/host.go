@@ -5,32 +5,35 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"time"
 )
 
-// checkHost answers 421 to requests over TCP that were made under a name which is not ours; see Admin.
-func checkHost(address string, next http.Handler) http.Handler {
-	configured := ""
-	if !strings.HasPrefix(address, "unix:") {
-		configured, _, _ = net.SplitHostPort(address) // Listen has refused what this cannot split
+// isOurs reports whether a request was made under a name of this door; see Admin.
+func (g *Guard) isOurs(r *http.Request) bool {
+	configured, _, _ := net.SplitHostPort(g.address) // the configuration has refused what this cannot split
+	local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	if isOurs(r.Host, configured, local) {
+		return true
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		local, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
-		if local != nil && local.Network() == "unix" || isOurs(r.Host, configured, local) {
-			next.ServeHTTP(w, r)
-			return
-		}
-		writeProblem(w, http.StatusMisdirectedRequest,
-			"the Host of the request is neither a loopback name nor the address of this door")
-	})
+	if g.keys == nil {
+		return false
+	}
+	k, _ := g.keys.get(time.Now())
+	return k.leaf.VerifyHostname(bareHost(r.Host)) == nil
+}
+
+// bareHost is a host without its port.
+func bareHost(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	return strings.Trim(host, "[]")
 }
 
 // isOurs reports whether host, with or without a port, names this door: by a loopback name or address, by
 // the configured host, or by the address local that the connection came in on.
 func isOurs(host, configured string, local net.Addr) bool {
-	if h, _, err := net.SplitHostPort(host); err == nil {
-		host = h
-	}
-	host = strings.Trim(host, "[]")
+	host = bareHost(host)
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
 		return host != "" && (strings.EqualFold(host, "localhost") || strings.EqualFold(host, configured))

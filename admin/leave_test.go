@@ -285,7 +285,7 @@ func TestScrapesWaitForWhatIsToCome(t *testing.T) {
 					ctx, cancel = context.WithTimeout(ctx, tc.gone)
 					defer cancel()
 				}
-				h := Admin(testRegistry(), state, nil, testBuild, "127.0.0.1:0")
+				h := Admin(testRegistry(), state, nil, testBuild, nil)
 				w := httptest.NewRecorder()
 				start := time.Now()
 				h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", base+path, nil))

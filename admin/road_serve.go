@@ -39,10 +39,10 @@ func roadRoutes(c Control) []route {
 		get(cluster, "one of them", d.clusters),
 		get(cluster+"/endpoints", "its endpoints", d.endpoints),
 		get(endpoint, "one of them", d.endpoints),
-		{http.MethodPatch, endpoint, "its weight, or whether it drains, in the configuration", onlyUnix(http.HandlerFunc(d.patchEndpoint))},
+		{http.MethodPatch, endpoint, "its weight, or whether it drains, in the configuration", http.HandlerFunc(d.patchEndpoint)},
 		get("/v1/connections", "connections; ?side= listener= cluster= endpoint= client= limit= after=", d.connections),
 		get("/v1/connections/{id}", "one of them", d.connection),
-		{http.MethodDelete, "/v1/connections/{id}", "close it: a server connection behind its last reply, or ?now=true", onlyUnix(http.HandlerFunc(d.closeConnection))},
+		{http.MethodDelete, "/v1/connections/{id}", "close it: a server connection behind its last reply, or ?now=true", http.HandlerFunc(d.closeConnection)},
 		get("/v1/streams", "the oldest requests in flight; ?listener= cluster= endpoint= service= limit=", d.streams),
 	}
 }

@@ -1,17 +1,22 @@
 package admin
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 )
 
 // limits bounds what clients of a door can hold.
@@ -23,7 +28,8 @@ type limits struct {
 	shutdown    time.Duration // what requests under way get when the door closes
 	headerBytes int
 	bodyBytes   int64
-	connections int // open at once; further ones wait in the kernel's queue
+	connections int           // open at once
+	grace       time.Duration // that a connection without a request gets before it makes room for a new one
 }
 
 var defaultLimits = limits{
@@ -35,6 +41,7 @@ var defaultLimits = limits{
 	headerBytes: 16 << 10,
 	bodyBytes:   64 << 10,
 	connections: 256,
+	grace:       100 * time.Millisecond,
 }
 
 // Server is one door: a listener and what is behind it.
@@ -45,6 +52,7 @@ type Server struct {
 	file     socketFile
 	http     *http.Server
 	handler  http.Handler // without the bound of bodies
+	tls      *tls.Config  // nil: none
 	shutdown time.Duration
 	log      *zap.Logger
 	leaving  chan struct{} // closed by Leave
@@ -68,33 +76,32 @@ func NewServer(l net.Listener, handler http.Handler, log *zap.Logger) *Server {
 
 func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits) *Server {
 	log = log.With(zap.Stringer("address", l.Addr()))
-	errorLog, err := zap.NewStdLogAt(log, zap.WarnLevel)
-	if err != nil {
-		panic(err) // only for a level that zap does not know
-	}
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // the file is removed here, or stays
 	}
 	s := &Server{
 		socket:   l,
-		listener: newLimitListener(l, lim.connections),
+		listener: newLimitListener(l, lim.connections, lim.grace),
 		file:     socketFileOf(l),
 		shutdown: lim.shutdown,
 		log:      log,
 		leaving:  make(chan struct{}),
 		handler:  handler,
 		http: &http.Server{
-			Handler:                      limitBody(handler, lim.bodyBytes),
+			Handler:                      onlyOpen(limitBody(handler, lim.bodyBytes)),
 			ReadHeaderTimeout:            lim.readHeader,
 			ReadTimeout:                  lim.read,
 			WriteTimeout:                 lim.write,
 			IdleTimeout:                  lim.idle,
 			MaxHeaderBytes:               lim.headerBytes,
-			ErrorLog:                     errorLog,
+			ErrorLog:                     stdlog.New(&netLog{log, rate.Sometimes{First: 1, Interval: 10 * time.Second}}, "", 0),
 			DisableGeneralOptionsHandler: true,
-			ConnContext:                  withCaller,
+			ConnContext:                  withConn,
+			ConnState:                    noteState,
+			Protocols:                    new(http.Protocols),
 		},
 	}
+	s.http.Protocols.SetHTTP1(true) // what is said here of a connection and its one request holds for no other
 	s.leave = sync.OnceFunc(func() {
 		s.left.Store(true)
 		close(s.leaving)
@@ -121,8 +128,12 @@ func (s *Server) Run(ctx context.Context) error {
 		return s.Close()
 	default:
 	}
-	served := make(chan error, 1)                      // never closed
-	go func() { served <- s.http.Serve(s.listener) }() // ends when the listener is closed, by Shutdown or Close
+	served := make(chan error, 1) // never closed
+	var l net.Listener = s.listener
+	if s.tls != nil {
+		l = tls.NewListener(l, s.tls)
+	}
+	go func() { served <- s.http.Serve(l) }() // ends when the listener is closed, by Shutdown or Close
 	select {
 	case err := <-served:
 		closeErr := s.Close()
@@ -160,7 +171,10 @@ func (s *Server) Leave() { s.leave() }
 func (s *Server) Keep() { s.left.Store(true) }
 
 // Documents has requests carry whole configurations in their bodies. It is called before Run.
-func (s *Server) Documents() { s.http.Handler = limitBody(s.handler, maxDocument) }
+func (s *Server) Documents() { s.http.Handler = onlyOpen(limitBody(s.handler, maxDocument)) }
+
+// TLS has connections be encrypted. It is called before Run.
+func (s *Server) TLS(c *tls.Config) { s.tls = c }
 
 // maxDocument is the size in bytes of the largest configuration.
 const maxDocument = 16 << 20
@@ -175,6 +189,22 @@ func (s *Server) SyscallConn() (syscall.RawConn, error) {
 	return c.SyscallConn()
 }
 
+// netLog takes what net/http has to say. What clients can cause as often as they like is said once in 10 s.
+type netLog struct {
+	log *zap.Logger
+	few rate.Sometimes
+}
+
+func (l *netLog) Write(text []byte) (int, error) {
+	say := func() { l.log.Warn(strings.TrimSpace(string(text))) }
+	if bytes.HasPrefix(text, []byte("http: panic")) {
+		say()
+	} else {
+		l.few.Do(say)
+	}
+	return len(text), nil
+}
+
 // limitBody answers 413 to a request that announces a body of more than n bytes, and ends reading there
 // for one that announces nothing.
 func limitBody(next http.Handler, n int64) http.Handler {
@@ -187,69 +217,4 @@ func limitBody(next http.Handler, n int64) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, n)
 		next.ServeHTTP(w, r)
 	})
-}
-
-// limitListener accepts a connection only while fewer than cap(slots) are open.
-type limitListener struct {
-	net.Listener
-
-	// Static after New.
-	slots chan struct{} // one element an open connection; never closed
-	done  chan struct{} // closed by close
-	close func() error  // once
-}
-
-func newLimitListener(l net.Listener, n int) *limitListener {
-	ll := &limitListener{Listener: l, slots: make(chan struct{}, n), done: make(chan struct{})}
-	ll.close = sync.OnceValue(func() error {
-		close(ll.done)
-		return l.Close()
-	})
-	return ll
-}
-
-// Accept waits for a free place, then for a connection.
-func (l *limitListener) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitConn{Conn: c, free: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-// drained waits until the connections of a closed listener have been closed, and reports whether they were within d.
-func (l *limitListener) drained(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	for range cap(l.slots) {
-		select {
-		case l.slots <- struct{}{}: // whoever has all places knows that nobody else has one
-		case <-t.C:
-			return false
-		}
-	}
-	return true
-}
-
-// Close wakes Accept.
-func (l *limitListener) Close() error { return l.close() }
-
-// limitConn gives its place back when it is closed.
-type limitConn struct {
-	net.Conn
-
-	// Static after New.
-	free func() // once
-}
-
-// Close closes the connection, then frees its place.
-func (c *limitConn) Close() error {
-	defer c.free()
-	return c.Conn.Close()
 }

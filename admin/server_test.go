@@ -3,6 +3,7 @@ package admin
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -15,6 +16,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/relevo-proxy/relevo/admin/admintest"
+	"github.com/relevo-proxy/relevo/server/config"
 )
 
 const get = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -32,7 +36,7 @@ func TestDefaultLimitsReachTheServer(t *testing.T) {
 	if got, want := s.http.MaxHeaderBytes, 16384; got != want {
 		t.Errorf("headers may have %d bytes, want %d", got, want)
 	}
-	if got, want := cap(s.listener.slots), 256; got != want {
+	if got, want := s.listener.limit, 256; got != want {
 		t.Errorf("%d connections may be open, want %d", got, want)
 	}
 }
@@ -41,30 +45,63 @@ func TestDefaultLimitsReachTheServer(t *testing.T) {
 func TestSlowClientsAreCutOff(t *testing.T) {
 	lim := defaultLimits
 	lim.readHeader, lim.read, lim.idle = 100*time.Millisecond, 200*time.Millisecond, 100*time.Millisecond
-	l := listen(t, "127.0.0.1:0")
 	reads := make(chan error, 1)
-	serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	for kind, dial := range serveBoth(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == "POST" {
 			_, err := io.ReadAll(r.Body)
 			reads <- err
 			return
 		}
 		okHandler.ServeHTTP(w, r)
-	}), lim)
-	for name, text := range map[string]string{
-		"before the first byte": "",
-		"inside the header":     "GET /healthz HTTP/1.1\r\nHost: loc",
-		"inside the body":       "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12",
-		"after an answer":       get,
-	} {
-		start := time.Now()
-		raw(t, l, text) // returns when the server closes
-		if took := time.Since(start); took < 50*time.Millisecond {
-			t.Errorf("a client that stops %s is cut off after %v, want it given its time", name, took)
+	}), lim) {
+		for name, text := range map[string]string{
+			"before the first byte": "",
+			"inside the header":     "GET /healthz HTTP/1.1\r\nHost: loc",
+			"inside the body":       "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12",
+			"after an answer":       get,
+		} {
+			start := time.Now()
+			c := dial()
+			if _, err := io.WriteString(c, text); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadAll(c); err != nil { // ends when the server closes
+				t.Errorf("%s: a client that stops %s: %v", kind, name, err)
+			}
+			if took := time.Since(start); took < 50*time.Millisecond {
+				t.Errorf("%s: a client that stops %s is cut off after %v, want it given its time", kind, name, took)
+			}
+		}
+		if err := <-reads; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s: reading the body gives %v, want a timeout", kind, err)
 		}
 	}
-	if err := <-reads; !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("reading the body gives %v, want a timeout", err)
+}
+
+// serveBoth serves without TLS and with it, and returns what makes a connection to each.
+func serveBoth(t *testing.T, h http.Handler, lim limits) map[string]func() net.Conn {
+	t.Helper()
+	plain := listen(t, "127.0.0.1:0")
+	serve(t, plain, h, lim)
+	authority := admintest.NewAuthority(t, "ca")
+	certFile, keyFile := authority.Server(t)
+	k, err := loadKeys(&config.TLS{CertFile: certFile, KeyFile: keyFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	encrypted := listen(t, "127.0.0.1:0")
+	s := newServer(encrypted, h, zap.NewNop(), lim)
+	s.TLS(k.config)
+	runUntilEnd(t, s)
+	return map[string]func() net.Conn{
+		"tcp": func() net.Conn { return dial(t, plain) },
+		"tls": func() net.Conn {
+			c := tls.Client(dial(t, encrypted), &tls.Config{RootCAs: authority.Pool(), ServerName: "localhost"})
+			if err := c.Handshake(); err != nil {
+				t.Fatal(err)
+			}
+			return c
+		},
 	}
 }
 
@@ -89,8 +126,7 @@ func TestClientThatReadsNothingIsCutOff(t *testing.T) {
 }
 
 func TestOversized(t *testing.T) {
-	l := listen(t, "127.0.0.1:0")
-	serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	doors := serveBoth(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(io.Discard, r.Body)
 		if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 			if n > 64<<10 {
@@ -114,45 +150,14 @@ func TestOversized(t *testing.T) {
 		{"a chunked body of 64 KiB", post("Transfer-Encoding: chunked", "10000\r\n"+fits+"\r\n0\r\n\r\n"), "HTTP/1.1 200 "},
 		{"a chunked body of a byte more", post("Transfer-Encoding: chunked", "10001\r\n"+large+"\r\n0\r\n\r\n"), "HTTP/1.1 413 "},
 	} {
-		c := dial(t, l)
-		_, _ = io.WriteString(c, tc.text) // the server may close before it has read it all
-		line, err := bufio.NewReader(c).ReadString('\n')
-		if !strings.HasPrefix(line, tc.want) {
-			t.Errorf("%s gives %q, %v; want %s", tc.what, line, err, tc.want)
+		for kind, dial := range doors {
+			c := dial()
+			_, _ = io.WriteString(c, tc.text) // the server may close before it has read it all
+			line, err := bufio.NewReader(c).ReadString('\n')
+			if !strings.HasPrefix(line, tc.want) {
+				t.Errorf("%s: %s gives %q, %v; want %s", kind, tc.what, line, err, tc.want)
+			}
 		}
-	}
-}
-
-func TestConnectionsAreBounded(t *testing.T) {
-	lim := defaultLimits
-	lim.connections = 2
-	l := listen(t, "127.0.0.1:0")
-	serve(t, l, okHandler, lim)
-	ask := func(c net.Conn, wait time.Duration) error {
-		if _, err := io.WriteString(c, get); err != nil {
-			return err
-		}
-		if err := c.SetReadDeadline(time.Now().Add(wait)); err != nil {
-			return err
-		}
-		_, err := readAnswer(bufio.NewReader(c))
-		return err
-	}
-	first, second, third := dial(t, l), dial(t, l), dial(t, l)
-	for _, c := range []net.Conn{first, second} {
-		if err := ask(c, 10*time.Second); err != nil {
-			t.Fatalf("a connection within the bound: %v", err)
-		}
-	}
-	if err := ask(third, 100*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("the connection above the bound gets %v, want no answer yet", err)
-	}
-	_ = first.Close()
-	if err := third.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	if code, err := readAnswer(bufio.NewReader(third)); err != nil || code != 200 {
-		t.Errorf("when another one has closed, it gets %d, %v; want 200", code, err)
 	}
 }
 
@@ -233,31 +238,6 @@ func TestClose(t *testing.T) {
 	s = NewServer(listen(t, "unix:"+path), okHandler, zap.NewNop())
 	if err := errors.Join(s.Close(), s.Run(t.Context())); err != nil {
 		t.Errorf("Close before Run, then Run: %v, want nil", err)
-	}
-}
-
-// TestCloseWakesAWaitingAccept closes while every place is taken.
-func TestCloseWakesAWaitingAccept(t *testing.T) {
-	l := newLimitListener(listen(t, "127.0.0.1:0"), 1)
-	dial(t, l)
-	c, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() { _, err := l.Accept(); ended <- err }() // ends by Close
-	if err := errors.Join(l.Close(), l.Close()); err != nil {
-		t.Errorf("Close twice: %v", err)
-	}
-	if err := <-ended; !errors.Is(err, net.ErrClosed) {
-		t.Errorf("Accept returns %v, want net.ErrClosed", err)
-	}
-	if err := c.Close(); err != nil {
-		t.Errorf("close the connection: %v", err)
-	}
-	_ = c.Close()
-	if n := len(l.slots); n != 0 {
-		t.Errorf("%d places are taken after closing twice, want 0", n)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/relevo-proxy/relevo/server/revision"
 )
 
 // UpgradeStatus is what there is to say about upgrades.
@@ -30,11 +32,12 @@ func (d *upgradeDoor) post(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 && !readJSON(w, r, &body) {
 		return
 	}
-	if body.Binary != "" && !throughUnix(r) {
+	author := authorOf(r)
+	if body.Binary != "" && author.Door != revision.DoorUnix {
 		writeProblem(w, http.StatusForbidden, "which program is started is said through the unix socket only")
 		return
 	}
-	id, err := d.control.RequestUpgrade(authorOf(r), body.Binary)
+	id, err := d.control.RequestUpgrade(author, body.Binary)
 	if refused, ok := errors.AsType[*RefusedError](err); ok {
 		writeFaults(w, "the program is not started", []fault{{"/binary", refused.Reason}})
 		return

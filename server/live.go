@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -132,6 +133,11 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 	if err := s.fixed(old.config, c); err != nil {
 		return admin.Outcome{}, err
 	}
+	if !reflect.DeepEqual(old.config.Admin, c.Admin) {
+		if err := CheckFiles(c); err != nil { // with which no upgrade would succeed
+			return admin.Outcome{}, err
+		}
+	}
 	spec, err := Spec(c)
 	if err != nil {
 		return admin.Outcome{}, &admin.RefusedError{Reason: err.Error()}
@@ -177,6 +183,14 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 	s.level.configure(next.config.Log.Level)
 	s.moveSockets(old.config, next.config)
 	return r.Info, nil
+}
+
+// CheckFiles reads the files that a valid configuration names, and says what is wrong with them: a *config.Errors.
+func CheckFiles(c *config.Config) error {
+	if c.Admin == nil || c.Admin.TCP == nil {
+		return nil
+	}
+	return admin.CheckFiles(c.Admin.TCP)
 }
 
 // pathsLogged is how many changes a line of the log names.

@@ -242,7 +242,7 @@ func TestDoorServesTheRest(t *testing.T) {
 
 func TestOverTCPNothingIsWritten(t *testing.T) {
 	s, _ := run(t, parse(t, oneHop, "127.0.0.1:1"))
-	base := "http://" + s.AdminAddress().String()
+	base := "http://" + s.AdminTCPAddress().String()
 	for method, path := range map[string]string{"PUT": "/v1/config", "PATCH": "/v1/config/log", "DELETE": "/v1/config/metrics", "POST": "/v1/upgrade"} {
 		r, err := http.NewRequestWithContext(t.Context(), method, base+path, strings.NewReader("{}"))
 		if err != nil {
@@ -255,11 +255,11 @@ func TestOverTCPNothingIsWritten(t *testing.T) {
 		}
 		text, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(text), "unix socket") {
-			t.Errorf("%s %s over TCP gives %d %s; want 403, and that it takes the unix socket", method, path, resp.StatusCode, text)
+		if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(text), "admin.tcp.tokens_file") {
+			t.Errorf("%s %s over TCP gives %d %s; want 403, and what it takes", method, path, resp.StatusCode, text)
 		}
 	}
-	if code, body := get(t, s.AdminAddress(), "/v1/config/clusters/echo/name"); code != 200 || body != "\"echo\"\n" {
+	if code, body := get(t, s.AdminTCPAddress(), "/v1/config/clusters/echo/name"); code != 200 || body != "\"echo\"\n" {
 		t.Errorf("reading over TCP gives %d %s", code, body)
 	}
 }

@@ -76,6 +76,13 @@ type Server struct {
 	stage atomic.Int32 // a stage
 }
 
+// The names of the doors, as a socket unit may give them.
+const (
+	doorMetrics  = "metrics"
+	doorAdmin    = "admin"
+	doorAdminTCP = "admin-tcp"
+)
+
 // door is one HTTP address.
 type door struct {
 	name    string
@@ -157,43 +164,60 @@ func (s *Server) build(o Options) (err error) {
 // openDoors binds the HTTP addresses.
 func (s *Server) openDoors(o Options) error {
 	if m := o.Config.Metrics; m != nil {
-		if err := s.open("metrics", m.Address, admin.SocketFile{}, func(string) http.Handler { return admin.Metrics(s.reg, s, o.Build) }); err != nil {
+		if _, err := s.open(doorMetrics, m.Address, admin.SocketFile{}, admin.Metrics(s.reg, s, o.Build)); err != nil {
 			return err
 		}
 	}
-	if a := o.Config.Admin; a != nil {
-		return s.open("admin", a.Address, admin.SocketFile{Mode: a.FileMode(), Group: a.Group}, func(address string) http.Handler { return admin.Admin(s.reg, s, s, o.Build, address) })
+	a := o.Config.Admin
+	if a == nil {
+		return nil
+	}
+	if a.Address != "" {
+		d, err := s.open(doorAdmin, a.Address, admin.SocketFile{Mode: a.FileMode(), Group: a.Group}, admin.Admin(s.reg, s, s, o.Build, nil))
+		if err != nil {
+			return err
+		}
+		d.Documents()
+	}
+	if a.TCP != nil {
+		guard, err := admin.NewGuard(a.TCP, s.reg, o.Log.With(zap.String("door", doorAdminTCP)))
+		if err != nil {
+			return &ConfigError{err}
+		}
+		d, err := s.open(doorAdminTCP, a.TCP.Address, admin.SocketFile{}, admin.Admin(s.reg, s, s, o.Build, guard))
+		if err != nil {
+			return err
+		}
+		d.Documents()
+		d.TLS(guard.TLS())
 	}
 	return nil
 }
 
-func (s *Server) open(name string, address config.Address, file admin.SocketFile, handler func(address string) http.Handler) error {
+func (s *Server) open(name string, address config.Address, file admin.SocketFile, handler http.Handler) (*admin.Server, error) {
 	network, at := address.Split()
 	l, kept := s.claim(true, name, network, at)
 	came := l != nil
 	if !came {
 		var err error
 		if l, err = admin.Listen(string(address), file); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	} else if !kept && file != (admin.SocketFile{}) { // what is systemd's, its unit says
 		if err := admin.Grant(string(address), file); err != nil {
 			_ = l.Close() // a copy
-			return fmt.Errorf("%s: %w", name, err)
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	log := s.log.With(zap.String("door", name))
-	d := &door{name, address, l, admin.NewServer(l, handler(string(address)), log), came, kept}
-	if name == "admin" {
-		d.server.Documents()
-	}
+	d := &door{name, address, l, admin.NewServer(l, handler, log), came, kept}
 	if kept {
 		d.server.Keep()
 	} else if !came {
 		s.bound = append(s.bound, stored{place{name, network, at, true}, d.server})
 	}
 	s.doors = append(s.doors, d)
-	return nil
+	return d.server, nil
 }
 
 // closeUnused closes a server that was never started.
@@ -344,11 +368,14 @@ func (s *Server) logStart() {
 // Addresses are the addresses of the listeners, as bound, by name.
 func (s *Server) Addresses() map[string]net.Addr { return s.road.Addresses() }
 
-// AdminAddress is where the admin door is, nil where there is none.
-func (s *Server) AdminAddress() net.Addr { return s.address("admin") }
+// AdminAddress is where the admin door's unix socket is, nil where there is none.
+func (s *Server) AdminAddress() net.Addr { return s.address(doorAdmin) }
+
+// AdminTCPAddress is where the admin door is over the network, nil where it is not.
+func (s *Server) AdminTCPAddress() net.Addr { return s.address(doorAdminTCP) }
 
 // MetricsAddress is where metrics are served, nil where they are not.
-func (s *Server) MetricsAddress() net.Addr { return s.address("metrics") }
+func (s *Server) MetricsAddress() net.Addr { return s.address(doorMetrics) }
 
 func (s *Server) address(name string) net.Addr {
 	for _, d := range s.doors {

@@ -44,7 +44,7 @@ listeners: [{name: in, address: "127.0.0.1:0", protocol: bolt}]
 routes: [{name: rpc, rules: [{match: {service: "com.example.Echo:1.0"}, cluster: echo}]}]
 clusters: [{name: echo, protocol: bolt, endpoints: [{address: "%s"}]}]
 metrics: {address: "127.0.0.1:0"}
-admin: {address: "127.0.0.1:0"}
+admin: {tcp: {address: "127.0.0.1:0"}}
 `
 
 // run starts a server; stop ends it and returns what Run returned.
@@ -134,7 +134,7 @@ func TestForwardsCountsAndStops(t *testing.T) {
 	if code, _ := get(t, s.MetricsAddress(), "/readyz"); code != http.StatusOK {
 		t.Errorf("/readyz answers %d while serving, want 200", code)
 	}
-	if code, body := get(t, s.AdminAddress(), "/v1/status"); code != http.StatusOK || !strings.Contains(body, `"name": "echo"`) {
+	if code, body := get(t, s.AdminTCPAddress(), "/v1/status"); code != http.StatusOK || !strings.Contains(body, `"name": "echo"`) {
 		t.Errorf("/v1/status answers %d: %s", code, body)
 	}
 	if err := stop(); err != nil {
@@ -234,7 +234,7 @@ func TestNothingIsHalfStarted(t *testing.T) {
 			case "metrics":
 				c.Metrics.Address = address
 			case "admin":
-				c.Admin.Address = address
+				c.Admin.TCP.Address = address
 			}
 			_, err := server.New(server.Options{Config: c, Log: zaptest.NewLogger(t)})
 			if !errors.Is(err, syscall.EADDRINUSE) {

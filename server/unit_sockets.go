@@ -39,10 +39,15 @@ func places(c *config.Config) (out []place) {
 		add(l.Name, l.Address, false)
 	}
 	if c.Metrics != nil {
-		add("metrics", c.Metrics.Address, true)
+		add(doorMetrics, c.Metrics.Address, true)
 	}
-	if c.Admin != nil {
-		add("admin", c.Admin.Address, true)
+	if a := c.Admin; a != nil {
+		if a.Address != "" {
+			add(doorAdmin, a.Address, true)
+		}
+		if a.TCP != nil {
+			add(doorAdminTCP, a.TCP.Address, true)
+		}
 	}
 	return out
 }

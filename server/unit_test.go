@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -313,6 +314,23 @@ func TestSocketsFindTheirPlaces(t *testing.T) {
 	}
 	if len(rest) != 3 {
 		t.Errorf("%d sockets are left, want 3: the one whose file is gone, the second one of a name, one that nobody wants", len(rest))
+	}
+}
+
+// Every address has a place, and so goes over upgrades and into systemd's store.
+func TestPlacesOfDoors(t *testing.T) {
+	c, err := config.Parse([]byte(underUnit + `admin: {address: "unix:/run/a.sock", tcp: {address: "127.0.0.1:0"}}` + "\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range places(c) {
+		if p.door {
+			got = append(got, p.name+" "+p.network+" "+p.address)
+		}
+	}
+	if want := []string{"metrics tcp 127.0.0.1:0", "admin unix /run/a.sock", "admin-tcp tcp 127.0.0.1:0"}; !slices.Equal(got, want) {
+		t.Errorf("the places of doors are %v, want %v", got, want)
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -23,10 +25,6 @@ import (
 )
 
 const (
-	// defaultAdmin is where the packages have the admin door.
-	defaultAdmin = "unix:/run/relevo/admin.sock"
-	// adminVariable is the environment variable that says where it is instead.
-	adminVariable = "RELEVO_ADMIN"
 	// adminPatience bounds one question, and all tries of a change that an upgrade is in the way of.
 	adminPatience = 30 * time.Second
 	// maxAnswer is the size in bytes of the largest answer that is read.
@@ -43,29 +41,60 @@ func adminVerb(least, most int, run func(cmd *cobra.Command, args []string) erro
 	})
 }
 
-// adminFlags adds to a verb what finds the admin door.
-func adminFlags(cmd *cobra.Command) *string {
-	return cmd.Flags().String("address", "", "the admin door: unix:/PATH or HOST:PORT (default $"+adminVariable+", else "+defaultAdmin+")")
-}
-
 // adminClient asks the admin door of a process that runs.
 type adminClient struct {
-	address string
-	http    *http.Client
+	address  string // as it was said
+	base     string // of URLs
+	token    string // "" for none
+	http     *http.Client
+	unusable error // why nothing can be asked
 }
 
-func newAdminClient(flag string) *adminClient {
-	address := cmp.Or(flag, os.Getenv(adminVariable), defaultAdmin)
-	network, at := "tcp", address
-	if path, ok := strings.CutPrefix(address, "unix:"); ok {
-		network, at = "unix", path
+// newAdminClient is a client of a door. What is wrong with the flags, the first question says.
+func newAdminClient(d adminDoor) *adminClient {
+	c := &adminClient{address: cmp.Or(d.address, os.Getenv(adminVariable), defaultAdmin), base: "http://localhost"}
+	transport := &http.Transport{DisableKeepAlives: true}
+	c.http = &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	if path, ok := strings.CutPrefix(c.address, "unix:"); ok {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+		}
+		return c
 	}
-	return &adminClient{address, &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, network, at)
-		},
-	}}}
+	if c.base = strings.TrimSuffix(c.address, "/"); !strings.Contains(c.base, "://") {
+		c.base = "http://" + c.base
+	}
+	if c.unusable = c.checkBase(); c.unusable != nil {
+		return c
+	}
+	if c.token, c.unusable = d.token(); c.unusable != nil {
+		return c
+	}
+	if c.token != "" && !c.private() {
+		c.unusable = misused("a token is not sent to %s unencrypted: use https://", c.address)
+		return c
+	}
+	transport.TLSClientConfig, c.unusable = d.tls()
+	return c
+}
+
+// checkBase refuses an address that is more than a scheme, a host and a port.
+func (c *adminClient) checkBase() error {
+	u, err := url.Parse(c.base)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Path != "" || u.RawQuery != "" || u.User != nil {
+		return misused("%q is no address of a door: want unix:/PATH, https://HOST:PORT or http://HOST:PORT", c.address)
+	}
+	return nil
+}
+
+// private says that nobody on the way reads what is sent.
+func (c *adminClient) private() bool {
+	u, err := url.Parse(c.base)
+	if err != nil {
+		return false
+	}
+	ip, _ := netip.ParseAddr(u.Hostname()) // the zero Addr is no loopback address
+	return u.Scheme == "https" || u.Hostname() == "localhost" || ip.IsLoopback()
 }
 
 // question is a request. Its path may have parameters.
@@ -110,7 +139,7 @@ func (c *adminClient) ask(ctx context.Context, q question) (adminAnswer, error) 
 		if err != nil || a.code < 300 {
 			return a, err
 		}
-		if a.code == http.StatusServiceUnavailable && a.header.Get("Retry-After") != "" && pauseFor(ctx, time.Second) {
+		if (a.code == http.StatusServiceUnavailable || a.code == http.StatusTooManyRequests) && a.header.Get("Retry-After") != "" && pauseFor(ctx, time.Second) {
 			continue
 		}
 		return a, problemOf(c, a)
@@ -127,7 +156,7 @@ func problemOf(c *adminClient, a adminAnswer) error {
 	switch a.code {
 	case http.StatusUnprocessableEntity:
 		status = exitConfig
-	case http.StatusForbidden:
+	case http.StatusForbidden, http.StatusUnauthorized:
 		status = exitPermission
 	}
 	return &failure{status, p}
@@ -168,12 +197,18 @@ func (c *adminClient) once(ctx context.Context, q question) (adminAnswer, error)
 
 // open asks once. The body of the answer is the caller's to close.
 func (c *adminClient) open(ctx context.Context, q question) (*http.Response, error) {
-	r, err := http.NewRequestWithContext(ctx, q.method, "http://localhost"+q.path, bytes.NewReader(q.body))
+	if c.unusable != nil {
+		return nil, c.unusable
+	}
+	r, err := http.NewRequestWithContext(ctx, q.method, c.base+q.path, bytes.NewReader(q.body))
 	if err != nil {
 		return nil, misused("%q is no path: %w", q.path, err)
 	}
 	for name, value := range q.header {
 		r.Header.Set(name, value)
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
 	}
 	resp, err := c.http.Do(r)
 	switch {

@@ -27,7 +27,8 @@ func checkVerb() *cobra.Command {
 		Use:   "check",
 		Short: "Check a configuration, and say all that is wrong with it",
 		Long: "Check a configuration without running it. All faults are printed, each with its path, and the exit\n" +
-			"status is 78. Warnings are about what is valid and can hardly be meant; they do not change the status.",
+			"status is 78. Warnings are about what is valid and can hardly be meant; they do not change the status. The files\n" +
+			"with tokens and certificates that it names are read, too.",
 		Example: "  relevo check -c relevo.yaml\n" +
 			"  generate | relevo check -c -",
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -38,6 +39,9 @@ func checkVerb() *cobra.Command {
 		c, err := checked(*file, cmd.InOrStdin(), *asStarted, cmd.OutOrStdout())
 		if err != nil {
 			return err
+		}
+		if err := server.CheckFiles(c); err != nil {
+			return from(*file, err)
 		}
 		out, name := cmd.OutOrStdout(), *file
 		if name == stdinName {

@@ -99,7 +99,7 @@ func printPart(cmd *cobra.Command, c *adminClient, path string, form outputForm)
 
 // changeFlags are those of the verbs that change something.
 type changeFlags struct {
-	address *string
+	address *adminDoor
 	form    *outputForm
 	comment *string
 	dryRun  *bool

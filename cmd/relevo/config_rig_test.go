@@ -18,7 +18,7 @@ import (
 // desk is where tests ask for changes, over a chain's unix socket.
 type desk struct{ *adminClient }
 
-func newDesk(address string) desk { return desk{newAdminClient(address)} }
+func newDesk(address string) desk { return desk{newAdminClient(adminDoor{address: address})} }
 
 // ask asks once. Headers are "Name: value".
 func (d desk) ask(t testing.TB, method, path, body string, headers ...string) adminAnswer {

@@ -60,7 +60,7 @@ func newRoot(typed string) *cobra.Command {
 	root.SetHelpCommand(helpVerb())
 	root.AddCommand(
 		runVerb(typed), statusVerb(), listenersVerb(), routesVerb(), clustersVerb(), endpointsVerb(), connectionsVerb(), streamsVerb(),
-		failuresVerb(), eventsVerb(), logVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(),
+		failuresVerb(), eventsVerb(), logVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(), tokenVerb(),
 		explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(), completionVerb(), versionVerb(), manVerb(),
 	)
 	return root

@@ -50,7 +50,7 @@ func binaryOf(t *testing.T, address string) (binary string, possible bool, ids [
 		Possible bool
 		Reports  []struct{ ID uint64 }
 	}
-	if _, err := newAdminClient(address).get(t.Context(), upgradeAPI, &s); err != nil {
+	if _, err := newAdminClient(adminDoor{address: address}).get(t.Context(), upgradeAPI, &s); err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range s.Reports {

@@ -150,7 +150,7 @@ func TestRoadThroughUpgrades(t *testing.T) {
 	var looks, closes atomic.Int64
 	for _, path := range []string{"/v1/status", "/v1/listeners", "/v1/routes/rpc", "/v1/clusters", "/v1/connections?limit=3", "/v1/streams?limit=3"} {
 		group.Go(func() { // ends with over, or with a failure
-			c := newAdminClient(door)
+			c := newAdminClient(adminDoor{address: door})
 			for !over.Load() && !t.Failed() {
 				if _, err := c.get(t.Context(), path, new(map[string]any)); err != nil {
 					t.Errorf("%s: %v", path, err)
@@ -160,7 +160,7 @@ func TestRoadThroughUpgrades(t *testing.T) {
 		})
 	}
 	group.Go(func() { // ends with over, or with a failure
-		c := newAdminClient(door)
+		c := newAdminClient(adminDoor{address: door})
 		for !over.Load() && !t.Failed() {
 			var list struct{ Connections []admin.Connection }
 			if _, err := c.get(t.Context(), "/v1/connections?side=server", &list); err != nil {

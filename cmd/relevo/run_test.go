@@ -71,7 +71,7 @@ func TestPortInUse(t *testing.T) {
 	for what, text := range map[string]string{
 		"listener client": strings.Replace(goodConfig, "127.0.0.1:0", taken, 1),
 		"metrics":         goodConfig + fmt.Sprintf("metrics: {address: %q}\n", taken),
-		"admin":           goodConfig + fmt.Sprintf("admin: {address: %q}\n", taken),
+		"admin":           goodConfig + fmt.Sprintf("admin: {tcp: {address: %q}}\n", taken),
 	} {
 		p := spawn(t, "run", "-c", fileWith(t, text)) // a process can prepare upgrades once
 		status, out, errOut := p.status(t), p.out.String(), p.err.String()

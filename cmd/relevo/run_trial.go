@@ -67,7 +67,7 @@ func runTrial(cmd *cobra.Command, typed string) error {
 		echoErr = upstream.Run(echoCtx)
 		cancel() // a trial without its endpoint is of no use
 	})
-	t := &trialGuide{typed: quoted(typed), listener: srv.Addresses()[c.Listeners[0].Name], echo: upstream.Addr(), admin: srv.AdminAddress(), metrics: srv.MetricsAddress()}
+	t := &trialGuide{typed: quoted(typed), listener: srv.Addresses()[c.Listeners[0].Name], echo: upstream.Addr(), admin: srv.AdminTCPAddress(), metrics: srv.MetricsAddress()}
 	t.moved(wantedEcho, t.echo)
 	t.moved(wanted[0], t.listener)
 	t.moved(wanted[1], t.admin)
@@ -91,12 +91,12 @@ func listenEcho(address string, log io.Writer) (*echo.Server, error) {
 
 // doors is the addresses on which a trial listens: its listener's, the admin API's and that of the metrics.
 func doors(c *config.Config) []string {
-	return []string{string(c.Listeners[0].Address), string(c.Admin.Address), string(c.Metrics.Address)}
+	return []string{string(c.Listeners[0].Address), string(c.Admin.TCP.Address), string(c.Metrics.Address)}
 }
 
 // moveTaken replaces the port of each address that cannot be had by 0, which stands for any.
 func moveTaken(c *config.Config) {
-	for _, a := range []*config.Address{&c.Listeners[0].Address, &c.Admin.Address, &c.Metrics.Address} {
+	for _, a := range []*config.Address{&c.Listeners[0].Address, &c.Admin.TCP.Address, &c.Metrics.Address} {
 		network, address := a.Split()
 		l, err := net.Listen(network, address)
 		if err == nil {

@@ -45,6 +45,14 @@ func checkFolder(p string) error {
 	return checkPath(p, "folder")
 }
 
+// checkFile refuses what cannot be the absolute path of a file.
+func checkFile(p string) error {
+	if !strings.HasPrefix(p, "/") {
+		return fmt.Errorf("%s is not an absolute path", quote(p))
+	}
+	return checkPath(p, "file")
+}
+
 // checkPath refuses an absolute path that could be written shorter or that the kernel does not take.
 func checkPath(p, what string) error {
 	switch {

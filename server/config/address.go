@@ -33,8 +33,13 @@ var errAddressForm = errors.New("must be host:port or unix:/path")
 // checkAddress refuses what cannot be listened on or, for the form "dial", connected to.
 func checkAddress(a Address, form string) error {
 	network, rest := a.Split()
-	if network == "unix" {
+	switch {
+	case network == "unix" && form == "tcp":
+		return errors.New("must be host:port; a unix socket is what admin.address says")
+	case network == "unix":
 		return checkUnixPath(rest)
+	case form == "unix":
+		return fmt.Errorf("%s is no unix socket, as in unix:/run/relevo/admin.sock; a TCP address is what admin.tcp.address says", quote(rest))
 	}
 	host, port, err := net.SplitHostPort(rest)
 	if err != nil {
@@ -51,11 +56,8 @@ func checkAddress(a Address, form string) error {
 		return errors.New("port 0 cannot be connected to")
 	}
 	if host == "" {
-		switch form {
-		case "dial":
+		if form == "dial" {
 			return errors.New("the host is missing")
-		case "loopback":
-			return errNotLoopback(rest)
 		}
 		return nil
 	}
@@ -63,18 +65,21 @@ func checkAddress(a Address, form string) error {
 	if err != nil && !validHost(host) {
 		return fmt.Errorf("%s is neither an IP address nor a host name", quote(host))
 	}
-	if form == "loopback" && !strings.EqualFold(host, "localhost") && !ip.Unmap().IsLoopback() {
-		return errNotLoopback(rest)
-	}
 	if form == "dial" && ip.IsValid() && ip.Unmap().IsUnspecified() {
 		return fmt.Errorf("%s means every address of this host and cannot be connected to", quote(host))
 	}
 	return nil
 }
 
-func errNotLoopback(address string) error {
-	return fmt.Errorf("%s can be reached from other hosts, and the admin API does not ask who is calling: "+
-		"use 127.0.0.1, [::1], localhost or unix:/path", quote(address))
+// isLoopback says that only this host can reach a. One that is malformed is none.
+func (a Address) isLoopback() bool {
+	_, rest := a.Split()
+	host, _, err := net.SplitHostPort(rest)
+	if err != nil {
+		return false
+	}
+	ip, _ := netip.ParseAddr(host) // the zero Addr is no loopback address
+	return strings.EqualFold(host, "localhost") || ip.Unmap().IsLoopback()
 }
 
 func checkUnixPath(p string) error {

@@ -243,16 +243,40 @@ type Endpoint struct {
 	Drain bool `json:"drain" default:"false"`
 }
 
-// Admin is the door of the REST API.
+// Admin is the REST API's doors: a unix socket, or one over the network, or both.
 type Admin struct {
-	// Address is a unix socket or a loopback address.
-	Address Address `json:"address" cfg:"required" form:"loopback"`
+	// Address is a unix socket; empty, there is none.
+	Address Address `json:"address,omitempty" cfg:"some" form:"unix"`
 	// Mode is the mode of the unix socket's file, and Group its group, by name or number. Empty is 0660,
-	// and the group of the process. They mean nothing where Address is no unix socket.
+	// and the group of the process.
 	Mode  string `json:"mode,omitempty" form:"mode"`
 	Group string `json:"group,omitempty" form:"name"`
 	// Pprof serves profiles of the runtime at /debug/pprof/.
 	Pprof bool `json:"pprof" default:"false"`
+	// TCP is the door over the network; nil means that there is none.
+	TCP *AdminTCP `json:"tcp,omitempty" cfg:"some"`
+}
+
+// AdminTCP is the door of the REST API over the network. With neither TokensFile nor a ClientCAFile it only reads.
+type AdminTCP struct {
+	// Address is a loopback address, unless a credential is asked for, over TLS.
+	Address Address `json:"address" cfg:"required" form:"tcp"`
+	TLS     *TLS    `json:"tls,omitempty"`
+	// TokensFile lists those who may come, by the hashes of their tokens.
+	TokensFile string `json:"tokens_file,omitempty" form:"file"`
+}
+
+// TLS is what a door has to show, and whom it believes.
+type TLS struct {
+	CertFile string `json:"cert_file" cfg:"required" form:"file"`
+	KeyFile  string `json:"key_file" cfg:"required" form:"file"`
+	// ClientCAFile has the authorities whose certificates let a client in; empty, none does.
+	ClientCAFile string `json:"client_ca_file,omitempty" form:"file"`
+}
+
+// ReadOnly says that the door asks nobody who he is, so that nobody may change anything.
+func (t *AdminTCP) ReadOnly() bool {
+	return t.TokensFile == "" && (t.TLS == nil || t.TLS.ClientCAFile == "")
 }
 
 // FileMode is Mode as a number, 0 where it is empty.

@@ -194,7 +194,7 @@ access_log: {`
 func TestTrial(t *testing.T) {
 	c := Trial()
 	roundTrip(t, c)
-	got := []Address{c.Listeners[0].Address, c.Clusters[0].Endpoints[0].Address, c.Admin.Address, c.Metrics.Address}
+	got := []Address{c.Listeners[0].Address, c.Clusters[0].Endpoints[0].Address, c.Admin.TCP.Address, c.Metrics.Address}
 	want := []Address{"127.0.0.1:12220", "127.0.0.1:12221", "127.0.0.1:12280", "127.0.0.1:12290"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the trial's addresses differ (-want +got):\n%s", diff)

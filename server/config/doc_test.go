@@ -35,6 +35,8 @@ var sections = map[reflect.Type]string{
 	reflect.TypeFor[Cluster]():    "## clusters",
 	reflect.TypeFor[Endpoint]():   "### clusters[].endpoints",
 	reflect.TypeFor[Admin]():      "## admin",
+	reflect.TypeFor[AdminTCP]():   "### admin.tcp",
+	reflect.TypeFor[TLS]():        "### admin.tcp.tls",
 	reflect.TypeFor[Metrics]():    "## metrics",
 	reflect.TypeFor[Log]():        "## log",
 
@@ -84,6 +86,9 @@ var derived = map[string]string{
 	"### filters: rate_limit by":        "`listener` at a listener, `route` at a rule",
 	"## admin mode":                     "absent: `0660`",
 	"## admin group":                    "absent: the process's",
+	"### admin.tcp tls":                 "absent: no TLS",
+	"### admin.tcp tokens_file":         "absent: no tokens",
+	"### admin.tcp.tls client_ca_file":  "absent: no certificate lets anybody in",
 	"## workers max":                    "absent: 256 for each CPU",
 	"## access_log fields":              "all of them",
 }

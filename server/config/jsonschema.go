@@ -189,10 +189,12 @@ const (
 var formPatterns = map[string]string{
 	"name":     `^[A-Za-z0-9._-]{1,64}$`,
 	"listen":   `^(unix:/|.*:[0-9]{1,5}$)`,
-	"loopback": `^(unix:/|.+:[0-9]{1,5}$)`,
+	"unix":     `^unix:/`,
+	"tcp":      `^.*:[0-9]{1,5}$`,
 	"dial":     `^(unix:/|.+:[0-9]{1,5}$)`,
 	"log":      `^(stderr$|journal$|/)`,
 	"folder":   `^/`,
+	"file":     `^/`,
 	"mode":     `^0[0-7]{2}[0145]$`,
 	"template": `\{[a-z_]+\}`,
 	"prefix":   `^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$`,

@@ -45,6 +45,9 @@ func (v *validator) addresses(c *Config) {
 	}
 	if c.Admin != nil {
 		b.bind(v.report, place{}.field("admin").field("address"), c.Admin.Address)
+		if c.Admin.TCP != nil {
+			b.bind(v.report, place{}.field("admin").field("tcp").field("address"), c.Admin.TCP.Address)
+		}
 	}
 	if c.Metrics != nil {
 		b.bind(v.report, place{}.field("metrics").field("address"), c.Metrics.Address)

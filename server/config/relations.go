@@ -17,6 +17,32 @@ func (v *validator) relations(p place, s reflect.Value) {
 		v.edits(p, s)
 	case *SourceFilter:
 		v.source(p, s)
+	case *Admin:
+		v.unixOnly(p, s)
+	case *AdminTCP:
+		v.open(p, s)
+	}
+}
+
+// unixOnly reports what means nothing without a unix socket.
+func (v *validator) unixOnly(p place, a *Admin) {
+	for name, value := range map[string]string{"mode": a.Mode, "group": a.Group} {
+		if value != "" && a.Address == "" {
+			v.report.add(p.field(name), "is about a unix socket, and address is not there")
+		}
+	}
+}
+
+// open reports a door that other hosts reach without a credential, or with one that everybody on the way can read.
+func (v *validator) open(p place, t *AdminTCP) {
+	switch {
+	case t.Address == "" || t.Address.isLoopback():
+	case t.ReadOnly():
+		v.report.add(p.field("address"), "%s can be reached from other hosts, and this door asks nobody who he is: configure tls, and "+
+			"tokens_file or tls.client_ca_file; or use 127.0.0.1, [::1] or localhost", quote(string(t.Address)))
+	case t.TLS == nil:
+		v.report.add(p.field("address"), "%s can be reached from other hosts, and tokens would go there unencrypted: configure tls; "+
+			"or use 127.0.0.1, [::1] or localhost", quote(string(t.Address)))
 	}
 }
 

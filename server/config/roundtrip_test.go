@@ -208,6 +208,12 @@ func (d *drawer) text(f *field) string {
 		return rapid.SampledFrom([]string{"{time}", " {id}{id} # ", "\t{total}: ~", "on {rpc}"}).Draw(d.t, f.name)
 	case f.form == "name":
 		return rapid.SampledFrom([]string{"n", "0x", "1.", "-", "a_b.c", ".5e"}).Draw(d.t, f.name) + fmt.Sprint(d.drawn)
+	case f.form == "file":
+		return rapid.SampledFrom([]string{"/a", "/etc/~/{x}: #"}).Draw(d.t, f.name)
+	case f.form == "unix":
+		return fmt.Sprintf("unix:/run/%d", d.drawn)
+	case f.form == "tcp":
+		return fmt.Sprintf("127.0.0.1:%d", d.drawn)
 	case f.form != "":
 		return fmt.Sprintf(rapid.SampledFrom([]string{"127.0.0.1:%d", "[::1]:%d", "localhost:%d", "unix:/run/%d"}).Draw(d.t, f.name), d.drawn)
 	default:
@@ -240,6 +246,9 @@ func (d *drawer) config() *Config {
 				r.Clusters[k].Cluster = c.Clusters[k].Name
 			}
 		}
+	}
+	if a := c.Admin; a != nil && a.Address == "" {
+		a.Mode, a.Group = "", ""
 	}
 	for i := range c.Clusters {
 		c.Clusters[i].ConnectionsPerEndpoint = min(c.Clusters[i].ConnectionsPerEndpoint, c.Clusters[i].MaxConnections)

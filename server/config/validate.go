@@ -251,6 +251,8 @@ func checkForm(text, form string) error {
 		return checkMode(text)
 	case "folder":
 		return checkFolder(text)
+	case "file":
+		return checkFile(text)
 	default:
 		return checkAddress(Address(text), form)
 	}

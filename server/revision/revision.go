@@ -35,7 +35,7 @@ const (
 
 // Author is who made a revision, and from where.
 type Author struct {
-	// Who is the name of a user of this host, of a token or of a certificate.
+	// Who is the name of a user of this host, or the subject of a certificate.
 	Who  string `json:"who,omitempty"`
 	Door Door   `json:"door"`
 	// PID and UID are the caller's, at a unix socket. UID is nil where it is not known.
@@ -43,9 +43,11 @@ type Author struct {
 	UID *int `json:"uid,omitempty"`
 	// Token is the name of the token, never its secret.
 	Token string `json:"token,omitempty"`
+	// Address is the client's, over TCP.
+	Address string `json:"address,omitempty"`
 }
 
-// String is for the log: alice (unix, uid 1000, pid 4711).
+// String is for the log: alice (unix, uid 1000, pid 4711); tcp, token ci, from 10.1.2.3:4711.
 func (a Author) String() string {
 	text := string(a.Door)
 	if a.UID != nil {
@@ -56,6 +58,9 @@ func (a Author) String() string {
 	}
 	if a.Token != "" {
 		text += ", token " + a.Token
+	}
+	if a.Address != "" {
+		text += ", from " + a.Address
 	}
 	if a.Who == "" {
 		return text
