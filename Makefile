@@ -110,6 +110,15 @@ bench-config: build ## Change the configuration of a proxy under load 1,000 time
 	RELEVO_BENCH_CONFIG=$(CURDIR)/bin/relevo RELEVO_BENCH_PAGE=$(CURDIR)/docs/benchmarks.md \
 		go test -count=1 -v -timeout=30m -run='^TestBenchConfig$$' ./cmd/relevo
 
+# What `profile` loads the proxy with: as for `relevo bench bolt`, with "worker" in front to have workers carry the requests.
+LOAD     ?= --connections 8 --in-flight 64
+PROFILES := profile-cpu profile-allocs profile-mutex profile-block profile-trace
+.PHONY: profile $(PROFILES)
+profile: $(PROFILES) ## Profiles of a proxy under LOAD, in bin/: profile-cpu, -allocs, -mutex, -block, and -trace of the runtime
+$(PROFILES): build
+	@.ci/need curl:curl+ca-certificates
+	.ci/profile $(patsubst cpu,profile,$(@:profile-%=%)) '$(LOAD)' bin/$@ $(if $(@:profile-trace=),10,2)
+
 .PHONY: packages
 packages: ## Make deb and rpm packages of VERSION for amd64 and arm64, in dist/
 	packaging/build $(VERSION) dist
