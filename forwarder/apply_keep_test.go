@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -207,7 +208,17 @@ func TestMetricsOfWhatIsGone(t *testing.T) {
 	p := startProxy(t, spec(s.address), 512<<20)
 	c := dial(t, p.address)
 	wantEcho(t, c.call(request(1, "before")), "before")
-	before := len(p.reg.Snapshot())
+	names := func() []string {
+		var out []string
+		for _, s := range p.reg.Snapshot() {
+			out = append(out, fmt.Sprint(s.Name, s.Labels))
+		}
+		return out
+	}
+	for _, of := range []string{"listener", "route", "endpoint"} {
+		p.wantCount(1, "relevo_"+of+"_replies_total")
+	}
+	before := names()
 	for i := range 20 {
 		next := withListener(spec(s.address), fmt.Sprint("listener-", i), "tcp", "127.0.0.1:0")
 		more := next.Clusters[0]
@@ -226,12 +237,13 @@ func TestMetricsOfWhatIsGone(t *testing.T) {
 	if err := p.Apply(spec(s.address), kept); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, func() bool {
+	more := func() []string {
 		if err := p.Apply(spec(s.address), kept); err != nil { // what has left is forgotten with the next change
 			t.Fatal(err)
 		}
-		return len(p.reg.Snapshot()) == before
-	}, func() string { return fmt.Sprintf("%d series, there are %d", before, len(p.reg.Snapshot())) })
+		return slices.DeleteFunc(names(), func(n string) bool { return slices.Contains(before, n) })
+	}
+	eventually(t, func() bool { return len(more()) == 0 }, func() string { return fmt.Sprintf("no more series than before, there are %v", more()) })
 	wantEcho(t, c.call(request(3, "behind")), "behind")
 	p.wantCount(22, "relevo_route_requests_total", "route=rpc/echo")
 }
