@@ -457,7 +457,7 @@ var volatile = []struct {
 	{regexp.MustCompile(` (\d+(\.\d+)?(ns|µs|ms)|\d+\.\d+s|0s)\b`), " DURATION"},
 	{regexp.MustCompile(`": 0\.\d+|": \d\.\d+e-\d+`), `": SECONDS`},
 	{regexp.MustCompile(`\((devel|v[\d.]+[\w.-]*)\)|"(devel|v[\d.]+[\w.-]*)"`), "VERSION"},
-	{regexp.MustCompile(`(?m)^id: .*`), "id: EVENT"},
+	{regexp.MustCompile(`(?m)^id: .*|"id":"[\w-]+"`), "EVENT"},
 	{ids, "ID  $2  "},
 	{regexp.MustCompile(`(reading|ready|draining)  +\S+  +\S+  `), "$1 AGE IDLE "},
 	{regexp.MustCompile(`(?m)^\S+  +\S+  +in-flight  (.*CLIENT) +\d+( .* )\d+  +(\d)$`), "AGE LEFT $1 ID $2 CONNECTION $3"},
