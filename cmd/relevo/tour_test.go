@@ -295,7 +295,7 @@ func (r *tour) shell(command string) *exec.Cmd {
 	cmd := exec.Command("bash", "-c", r.exports+r.here(command))
 	cmd.Dir = r.folder
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(r.folder, "bin")+":"+os.Getenv("PATH"),
-		adminVariable+"="+r.here("unix:/run/relevo/admin.sock"), "COLUMNS=200", "LC_ALL=C.UTF-8")
+		adminVariable+"="+r.here("unix:/run/relevo/admin.sock"), "COLUMNS=200", "LC_ALL=C.UTF-8", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 
