@@ -124,6 +124,10 @@ type problemAnswer struct {
 func (p *problemAnswer) Error() string {
 	lines := []string{cmp.Or(p.Detail, http.StatusText(p.code))}
 	for _, e := range p.Errors {
+		if e.Pointer == "" { // the whole
+			lines = append(lines, e.Detail)
+			continue
+		}
 		lines = append(lines, e.Pointer+": "+e.Detail)
 	}
 	return strings.Join(lines, "\n")
@@ -154,6 +158,8 @@ func problemOf(c *adminClient, a adminAnswer) error {
 	}
 	status := exitFailed
 	switch a.code {
+	case http.StatusBadRequest:
+		status = exitUsage
 	case http.StatusUnprocessableEntity:
 		status = exitConfig
 	case http.StatusForbidden, http.StatusUnauthorized:

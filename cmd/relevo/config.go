@@ -30,7 +30,7 @@ func configVerb() *cobra.Command {
 	return family("verb", &cobra.Command{
 		Use:   "config",
 		Short: "Read and change the configuration of the running process",
-		Long: "Read and change the configuration of the running process, over its admin socket. A PATH leads to a part of it, as in\n" +
+		Long: "Read and change the configuration of the running process, over its admin door. A PATH leads to a part of it, as in\n" +
 			"clusters/order/endpoints/127.0.0.1:12200/weight: items of lists go by their name or address. What is changed is kept as a\n" +
 			"revision, which a restart and an upgrade go on with; a file that is edited later wins over it.",
 	},
@@ -305,7 +305,7 @@ func configHistoryVerb() *cobra.Command {
 			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "REVISION\tWHEN\tWHO\tWHY")
 			for _, r := range list.Revisions {
-				fmt.Fprintf(t, "%d\t%s\t%s\t%s\n", r.Number, r.When.Format(time.RFC3339), r.Author, printable(r.Why))
+				fmt.Fprintf(t, "%d\t%s\t%s\t%s\n", r.Number, r.When.Format(time.RFC3339), r.Author, orDash(r.Why))
 			}
 			if list.Next > 0 {
 				fmt.Fprintf(t, "older ones: --before %d\n", list.Next)

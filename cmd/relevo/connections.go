@@ -63,6 +63,10 @@ func connectionsVerb() *cobra.Command {
 			return err
 		}
 		return show(cmd.OutOrStdout(), *form, a.body, func(w io.Writer) error {
+			if len(list.Connections) == 0 {
+				_, err := fmt.Fprintln(w, "no connections")
+				return err
+			}
 			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "ID\tSIDE\tOF\tPEER\tSTATE\tAGE\tIDLE\tIN FLIGHT\tQUEUED\tREAD\tWRITTEN")
 			for _, c := range list.Connections {
@@ -149,7 +153,9 @@ func streamsVerb() *cobra.Command {
 		}
 		return show(cmd.OutOrStdout(), *form, a.body, func(w io.Writer) error {
 			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(t, "AGE\tLEFT\tPHASE\tSERVICE\tROUTE\tCLIENT\tID\tENDPOINT\tCONNECTION\tTRIES")
+			if len(s.Streams) > 0 {
+				fmt.Fprintln(t, "AGE\tLEFT\tPHASE\tSERVICE\tROUTE\tCLIENT\tID\tENDPOINT\tCONNECTION\tTRIES")
+			}
 			for _, x := range s.Streams {
 				connection := "-"
 				if x.ServerConnection > 0 {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +16,8 @@ import (
 
 const logAPI = "/v1/log"
 
+var levels = []string{"debug", "info", "warn", "error"}
+
 func logVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "log [LEVEL]",
@@ -22,7 +26,7 @@ func logVerb() *cobra.Command {
 			"configured for a while. It goes over upgrades. \"relevo log reset\" ends it before its time. To change the level for\n" +
 			"good: relevo config set log/level LEVEL.",
 		Example:           "  relevo log\n  relevo log debug --for 30m\n  relevo log reset",
-		ValidArgsFunction: cobra.FixedCompletions([]string{"debug", "info", "warn", "error", "reset"}, cobra.ShellCompDirectiveNoFileComp),
+		ValidArgsFunction: cobra.FixedCompletions(append(slices.Clone(levels), "reset"), cobra.ShellCompDirectiveNoFileComp),
 	}
 	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
 	length := cmd.Flags().String("for", "10m", "how long another level holds, as in 30s or 2h; at most 24h")
@@ -35,6 +39,8 @@ func logVerb() *cobra.Command {
 			return misused("reset ends it now: it takes no --for")
 		case len(args) > 0 && args[0] == "reset":
 			q.method = http.MethodDelete
+		case len(args) > 0 && !slices.Contains(levels, args[0]):
+			return misused("%q is no level of the log: want one of %s, or reset", args[0], strings.Join(levels, ", "))
 		case len(args) > 0:
 			q.method, q.header = http.MethodPut, map[string]string{"Content-Type": "application/json"}
 			q.body, _ = json.Marshal(map[string]string{"level": args[0], "for": *length}) // strings

@@ -228,13 +228,14 @@ func TestEventsAndLogSayWhatIsWrong(t *testing.T) {
 		status int
 		errOut string
 	}{
-		{"events --type config,x", exitFailed, `"x" is no type of events`},
+		{"events --type config,x", exitUsage, `"x" is no type of events`},
 		{"events more", exitUsage, "unexpected argument"},
 		{"log loud", exitUsage, "want one of debug, info, warn, error"},
 		{"log debug --for 2d", exitUsage, "not a duration"},
 		{"log debug --for 48h", exitUsage, "out of range"},
 		{"log --for 10m", exitUsage, "which one?"},
 		{"log reset --for 10m", exitUsage, "takes no --for"},
+		{"config set log {", exitConfig, "valid\nrelevo: reading YAML"},
 		{"upgrade --binary /bin/sh", exitFailed, "is not started"},
 	} {
 		status, _, errOut := relevo(t, "", append(strings.Fields(tc.args), "--address", address)...)

@@ -123,7 +123,7 @@ func routesVerb() *cobra.Command {
 					tries = r.Retry.Attempts
 				}
 				fmt.Fprintf(t, "%s/%s\t%s\t%s\t%v\t%d\t%d\t%d\t%d\n", table.Name, r.Name, matchInWords(r.Match), leadsTo(r.Reply, r.Clusters),
-					seconds(r.Timeout), tries, r.Requests, r.Retries, r.LocalReplies)
+					config.Duration(seconds(r.Timeout)), tries, r.Requests, r.Retries, r.LocalReplies)
 			}
 		}
 		return nil

@@ -106,6 +106,7 @@ func TestRoadVerbs(t *testing.T) {
 	}
 	id := strconv.FormatUint(list.Connections[0].ID, 10)
 	wants(t, "a close", run("connections", "close", id), "behind its last reply")
+	wants(t, "a list of none", run("connections", "--listener", "none"), "no connections\n")
 
 	for _, tc := range []struct {
 		args   string
@@ -123,7 +124,7 @@ func TestRoadVerbs(t *testing.T) {
 		{"connections close x", exitUsage, "not the id"},
 		{"connections close 4711", exitFailed, "no such connection"},
 		{"connections --limit 0", exitUsage, "--limit 0"},
-		{"connections --side both", exitFailed, "side"},
+		{"connections --side both", exitUsage, "side"},
 		{"streams --limit 1001", exitUsage, "--limit 1001"},
 	} {
 		status, _, errOut := relevo(t, "", append(strings.Fields(tc.args), "--address", door)...)

@@ -25,7 +25,7 @@ func runVerb(typed string) *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	file := configFlag(cmd, "file to run")
-	ignore := cmd.Flags().Bool("ignore-revisions", false, "start from the file, whatever was changed over the admin socket since")
+	ignore := cmd.Flags().Bool("ignore-revisions", false, "start from the file, whatever was changed over the admin door since")
 	trial := cmd.Flags().Bool("trial", false, "try Relevo out, without a file")
 	cmd.RunE = verb(func(cmd *cobra.Command) error {
 		if *trial && cmd.Flags().Changed("config") {

@@ -111,7 +111,9 @@ func failuresVerb() *cobra.Command {
 		}
 		return show(cmd.OutOrStdout(), *form, a.body, func(w io.Writer) error {
 			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(t, "TIME\tCLIENT\tSERVICE\tROUTE\tENDPOINT\tTRIES\tSTATUS\tREASON\tTOOK")
+			if len(f.Failures) > 0 {
+				fmt.Fprintln(t, "TIME\tCLIENT\tSERVICE\tROUTE\tENDPOINT\tTRIES\tSTATUS\tREASON\tTOOK")
+			}
 			for _, x := range f.Failures {
 				fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%v\n", x.Time.Format(time.RFC3339), x.Client, orDash(x.Service),
 					orDash(x.Route), orDash(x.Endpoint), x.Attempts, orDash(x.Status), orDash(x.Reason), seconds(x.Total))

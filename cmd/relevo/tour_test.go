@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/relevo-proxy/relevo/admin/admintest"
 )
 
 var update = flag.Bool("update", false, "rewrite the output in docs/*.md that is not as documented")
@@ -27,13 +29,16 @@ var update = flag.Bool("update", false, "rewrite the output in docs/*.md that is
 // In a page these are run:
 //
 //	    $ COMMAND            in an indented block, with the output below it; a line that ends in \ goes on in the next. What ends
-//	    OUTPUT               in & is a process that stays; the tour waits until it serves. A line ... stands for any lines.
+//	    OUTPUT               in & is a process that stays; the tour waits until it serves, if it does. What follows events ends
+//	                         with what stands there. What is exported is so from then on. A line ... stands for any lines.
 //	<!-- $ COMMAND -->       the same without output, and readers do not see it
 //	<!-- file PATH -->       the fenced block below is what this file holds
 //	<!-- not run -->         the indented block below is left alone: say there why, as in <!-- not run: needs systemd -->
 //
-// /etc/relevo, /run/relevo and /var/lib/relevo are folders of the test, and addresses in files and commands are free ones. Times, pids,
-// users, hashes, durations below a second, versions and the ports of clients may be others than in the page.
+// /etc/relevo, /run/relevo and /var/lib/relevo are folders of the test, and addresses in files and commands are free ones of this host.
+// There are certificates: /etc/relevo/tls.crt with tls.key, issued by ca.crt, and ops.crt with ops.key, issued by /etc/relevo/clients.crt.
+// Times, pids, users, hashes, secrets, ids of connections, durations below a second, versions and the ports of clients may be others than
+// in the page.
 func TestToursOfDocuments(t *testing.T) {
 	if _, err := exec.LookPath("curl"); err != nil {
 		t.Skip("curl is not on PATH: the tours need it")
@@ -111,13 +116,15 @@ type tour struct {
 	lines   []string // of the page, rewritten as it goes
 	folder  string
 	places  []string // what the page says and what it is here, by turns
-	learned []string // hashes of the page and what they are here, by turns
+	learned []string // hashes, secrets and ids of the page and what they are here, by turns
+	exports string   // the commands that have exported something
 	ran     int
 }
 
 var (
-	address = regexp.MustCompile(`127\.0\.0\.1:\d{4,5}\b`)
-	hashes  = regexp.MustCompile(`\b[0-9a-f]{32,64}\b`)
+	address = regexp.MustCompile(`(?:127\.0\.0\.1|10\.1\.2\.3):\d{4,5}\b`)
+	hashes  = regexp.MustCompile(`\b(?:[0-9a-f]{32,64}\b|relevo_[\w-]{43})`) // and secrets
+	ids     = regexp.MustCompile(`(?m)^(\d+)  +(client|server)  `)           // of connections, in their list
 	comment = regexp.MustCompile(`^<!-- (\$|file|not run)(.*) -->$`)
 )
 
@@ -137,6 +144,7 @@ func newTour(t *testing.T, page string) *tour {
 		}
 		r.places = append(r.places, place, here)
 	}
+	r.certificates(t)
 	bin := filepath.Join(folder, "bin")
 	if err := os.Mkdir(bin, 0o700); err != nil {
 		t.Fatal(err)
@@ -146,6 +154,21 @@ func newTour(t *testing.T, page string) *tour {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// certificates issues what the head of this file says there is.
+func (r *tour) certificates(t *testing.T) {
+	t.Helper()
+	servers, clients := admintest.NewAuthority(t, "ca"), admintest.NewAuthority(t, "clients")
+	cert, key := servers.Server(t)
+	opsCert, opsKey := clients.Client(t, "ops", time.Now().Add(time.Hour))
+	for from, to := range map[string]string{
+		servers.File: "ca.crt", cert: "etc/tls.crt", key: "etc/tls.key", clients.File: "etc/clients.crt", opsCert: "ops.crt", opsKey: "ops.key",
+	} {
+		if err := os.Rename(from, filepath.Join(r.folder, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // run goes through the page and returns it, with the output of now where it was not as documented and is to be rewritten.
@@ -259,16 +282,20 @@ func (r *tour) settle(t *testing.T, text string) {
 func (r *tour) write(t *testing.T, path, text string) {
 	t.Helper()
 	r.settle(t, text)
-	if err := os.WriteFile(r.here(path), []byte(r.here(text)), 0o600); err != nil {
+	path = r.here(path)
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(r.folder, path)
+	}
+	if err := os.WriteFile(path, []byte(r.here(text)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func (r *tour) shell(command string) *exec.Cmd {
-	cmd := exec.Command("bash", "-c", r.here(command))
+	cmd := exec.Command("bash", "-c", r.exports+r.here(command))
 	cmd.Dir = r.folder
 	cmd.Env = append(os.Environ(), "PATH="+filepath.Join(r.folder, "bin")+":"+os.Getenv("PATH"),
-		adminVariable+"="+r.here("unix:/run/relevo/admin.sock"), "COLUMNS=200", "LC_ALL=C.UTF-8")
+		adminVariable+"="+r.here("unix:/run/relevo/admin.sock"), "COLUMNS=200", "LC_ALL=C.UTF-8", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 
@@ -283,7 +310,10 @@ func (r *tour) hidden(t *testing.T, command string) {
 	}
 }
 
-// stays starts what ends in &, and waits until it serves. It and all that take over from it end with the test.
+// serves are the commands that say when they serve.
+var serves = regexp.MustCompile(`^relevo (run|echo) `)
+
+// stays starts what ends in &, and waits until it serves, if it does. It and all that take over from it end with the test.
 func (r *tour) stays(t *testing.T, command string) bool {
 	t.Helper()
 	command, background := strings.CutSuffix(command, " &")
@@ -317,12 +347,19 @@ func (r *tour) stays(t *testing.T, command string) bool {
 			t.Logf("$ %s &\n%s", command, out)
 		}
 	})
-	out.find(t, `"msg":"serving"|listening at `)
+	if serves.MatchString(command) {
+		out.find(t, `"msg":"serving"|listening at `)
+	}
 	return true
 }
 
-// asks are the commands that change nothing: they are asked again until the answer is the documented one, or patience is over.
-var asks = regexp.MustCompile(`^relevo (status|failures|clusters|connections|streams|stats|config (get|history|diff))\b`)
+var (
+	// asks are the commands that change nothing: they are asked again until the answer is the documented one, or patience is over.
+	asks = regexp.MustCompile(`^(relevo (status|failures|listeners|routes|clusters|endpoints( \w+)?$|connections( --.*)?$|streams|config (get|history|diff))|` +
+		`curl [^X]*$)`)
+	// follows are those that do not end.
+	follows = regexp.MustCompile(`^(relevo events|curl -sN) `)
+)
 
 // command runs a command and compares its output with the documented one.
 func (r *tour) command(t *testing.T, command, want string) (got string, ok bool) {
@@ -331,11 +368,19 @@ func (r *tour) command(t *testing.T, command, want string) (got string, ok bool)
 	if r.stays(t, command) {
 		return want, true
 	}
+	if strings.HasPrefix(command, "export ") {
+		r.exports += r.here(command) + "\n"
+		return "", true
+	}
 	deadline := time.Now().Add(5 * time.Second)
 	if *update {
 		deadline = time.Now().Add(time.Second)
 	}
 	for {
+		if follows.MatchString(command) {
+			got, ok = r.follow(t, command, want, deadline)
+			break
+		}
 		var out bytes.Buffer
 		cmd := r.shell(command)
 		cmd.Stdout, cmd.Stderr = &out, &out // as at a terminal
@@ -358,14 +403,44 @@ func (r *tour) command(t *testing.T, command, want string) (got string, ok bool)
 	return got, ok
 }
 
-// learn notes what the hashes of the page are here, for commands that have them.
+// follow runs a command that does not end, until it has printed what is documented, or the deadline is over.
+func (r *tour) follow(t *testing.T, command, want string, deadline time.Time) (got string, ok bool) {
+	t.Helper()
+	cmd, out := r.shell("exec "+command), newTranscript()
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("$ %s: %v", command, err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	for {
+		got = strings.TrimRight(r.there(out.String()), "\n")
+		if ok = r.matches(want, got); ok || time.Now().After(deadline) {
+			return got, ok
+		}
+		time.Sleep(5 * time.Millisecond) // between two looks
+	}
+}
+
+// learn notes what the hashes, secrets and ids of the page are here, for commands that have them.
 func (r *tour) learn(want, got string) {
-	said, are := hashes.FindAllString(want, -1), hashes.FindAllString(got, -1)
+	said, are := learnable(want), learnable(got)
 	for i := range min(len(said), len(are)) {
 		if !slices.Contains(r.learned, said[i]) {
 			r.learned = append(r.learned, said[i], are[i])
 		}
 	}
+}
+
+// learnable is what a later command may have of an output.
+func learnable(output string) []string {
+	list := hashes.FindAllString(output, -1)
+	for _, m := range ids.FindAllStringSubmatch(output, -1) {
+		list = append(list, "connections close "+m[1])
+	}
+	return list
 }
 
 // volatile is what may be otherwise each time, and what stands for it.
@@ -377,11 +452,16 @@ var volatile = []struct {
 	{hashes, "HASH"},
 	{regexp.MustCompile(`[\w.-]+ \(unix(, uid \d+)?, pid \d+\)`), "USER"},
 	{regexp.MustCompile(`"who": "[^"]*"`), `"who"`},
-	{regexp.MustCompile(`"([pu]id)": \d+`), `"$1"`},
+	{regexp.MustCompile(`"([pu]id)": \d+|"(from|to)":\d+`), `"$1$2"`},
 	{regexp.MustCompile(`\bpid \d+`), "PID"},
 	{regexp.MustCompile(` (\d+(\.\d+)?(ns|µs|ms)|\d+\.\d+s|0s)\b`), " DURATION"},
 	{regexp.MustCompile(`": 0\.\d+|": \d\.\d+e-\d+`), `": SECONDS`},
 	{regexp.MustCompile(`\((devel|v[\d.]+[\w.-]*)\)|"(devel|v[\d.]+[\w.-]*)"`), "VERSION"},
+	{regexp.MustCompile(`(?m)^id: .*|"id":"[\w-]+"`), "EVENT"},
+	{ids, "ID  $2  "},
+	{regexp.MustCompile(`(reading|ready|draining)  +\S+  +\S+  `), "$1 AGE IDLE "},
+	{regexp.MustCompile(`(?m)^\S+  +\S+  +in-flight  (.*CLIENT) +\d+( .* )\d+  +(\d)$`), "AGE LEFT $1 ID $2 CONNECTION $3"},
+	{regexp.MustCompile(`(passed-over|drained)((?:  +0){4})  +\d+  `), "$1 $2 FAILURES "},
 	{regexp.MustCompile(`passed over until a probe succeeds|passed over; being probed`), "PASSED-OVER"},
 	{regexp.MustCompile(` {2,}`), "  "},
 	{regexp.MustCompile(`[ \t\r]+(\n|$)`), "$1"},
