@@ -92,7 +92,6 @@ func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 		}
 		return nil, err
 	}
-	h.server.generation = g.Generation
 	g.export()
 	g.unit.ready(h.server)
 	return h.server, nil
@@ -175,7 +174,7 @@ func (h *heir) taker() upgrade.Taker {
 				return err
 			}
 			h.percent = debug.SetGCPercent(-1)
-			h.server.unit, h.generation.server = h.unit, h.server
+			h.server.generation, h.server.unit, h.generation.server = h.generation.Generation, h.unit, h.server
 			counted := make(chan struct{})
 			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
 			h.generation.counted = h.server.countedOnce
