@@ -81,8 +81,8 @@ func busyDoor(t *testing.T) exampleDoor {
 	}()
 	t.Cleanup(func() { cancel(); <-ended })
 	soon(t, "a request in flight", func() bool {
-		s := read[admin.Streams](t, d, "/v1/streams")
-		return s.Total == 1 && s.Streams[0].Phase == "in-flight"
+		s, c := read[admin.Streams](t, d, "/v1/streams"), read[connections](t, d, "/v1/connections?side=server").Connections
+		return s.Total == 1 && s.Streams[0].Phase == "in-flight" && len(c) == 1 && c[0].BytesWritten > 0 && c[0].Queued == 0
 	})
 	there := strings.NewReplacer(address, "127.0.0.1:12220", endpoint, "127.0.0.1:12200").Replace
 	return exampleDoor{d.client, strings.NewReplacer("127.0.0.1:12200", endpoint).Replace, there}
