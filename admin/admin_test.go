@@ -162,10 +162,16 @@ func doors(t *testing.T, state State) map[string]*http.Client {
 		serve(t, l, h, defaultLimits)
 		all[name] = client(t, l)
 		if name != "metrics" {
-			all[name].Transport = contractOf(t).Transport(all[name].Transport, func(err error) { t.Error(err) })
+			byContract(t, all[name])
 		}
 	}
 	return all
+}
+
+// byContract has the answers to a client held against the OpenAPI document.
+func byContract(t *testing.T, c *http.Client) *http.Client {
+	c.Transport = contractOf(t).Transport(c.Transport, func(err error) { t.Error(err) })
+	return c
 }
 
 const base = "http://localhost"

@@ -72,7 +72,7 @@ type Cost struct {
 }
 
 // ErrBusy is why nothing can be changed now, and can be soon: an upgrade is under way, or the process stops.
-var ErrBusy = errors.New("the configuration cannot be changed now")
+var ErrBusy = errors.New("nothing can be changed now")
 
 // StaleError says that what was to be changed is not what the writer has seen.
 type StaleError struct {

@@ -42,6 +42,7 @@ func (d *eventDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case d.places <- struct{}{}:
 		defer func() { <-d.places }()
 	default:
+		w.Header().Set("Retry-After", retryAfter)
 		writeProblem(w, http.StatusServiceUnavailable, fmt.Sprintf("%d clients follow events already", maxStreams))
 		return
 	}

@@ -252,8 +252,8 @@ func TestEventsCutWhoDoesNotRead(t *testing.T) {
 	}
 	eventually(t, "all to be heard", func() bool { return len(d.places) == maxStreams-1 })
 	s := follow(t, c, "", "")
-	if got := ask(t, c, "GET", base+"/v1/events"); got.code != 503 || !strings.Contains(got.body, fmt.Sprint(maxStreams)) {
-		t.Errorf("one more gives %d %s, want 503", got.code, got.body)
+	if got := ask(t, c, "GET", base+"/v1/events"); got.code != 503 || !strings.Contains(got.body, fmt.Sprint(maxStreams)) || got.header.Get("Retry-After") == "" {
+		t.Errorf("one more gives %d %s, want 503 and Retry-After", got.code, got.body)
 	}
 	flood(events) // waits for nobody
 	eventually(t, "those who do not read to be cut off", func() bool { return len(d.places) <= 1 })

@@ -117,12 +117,13 @@ func (d *pprofDoor) take(w http.ResponseWriter, r *http.Request) {
 }
 
 func (d *pprofDoor) serve(w http.ResponseWriter, r *http.Request, p profile) {
-	if r.Method == http.MethodHead {
-		return
-	}
 	length, debug, err := profileQuery(r, p)
 	if err != nil {
 		writeProblem(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	if r.Method == http.MethodHead {
 		return
 	}
 	select {
@@ -134,7 +135,6 @@ func (d *pprofDoor) serve(w http.ResponseWriter, r *http.Request, p profile) {
 	}
 	control, by := http.NewResponseController(w), time.Now().Add(length+profileMargin)
 	_, _ = control.SetReadDeadline(by), control.SetWriteDeadline(by) // where there is no deadline, nothing waits either
-	w.Header().Set("Content-Type", "application/octet-stream")
 	end, err := p.begin(w)
 	if err != nil { // nothing is written yet
 		writeProblem(w, http.StatusConflict, err.Error())

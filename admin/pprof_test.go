@@ -20,7 +20,7 @@ func TestProfiles(t *testing.T) {
 	var on atomic.Bool
 	l := unixDoor(t)
 	serve(t, l, pprofRoutes(&on), shortLimits())
-	c := client(t, l)
+	c := byContract(t, client(t, l))
 	const all = base + pprofPath
 	for _, path := range []string{"", "heap", "cmdline"} {
 		if got := ask(t, c, "GET", all+path); got.code != 404 || !strings.Contains(got.body, "admin.pprof: true") {
@@ -55,8 +55,8 @@ func TestProfiles(t *testing.T) {
 			t.Errorf("%s gives %d %s, want %d", path, got.code, got.body, code)
 		}
 	}
-	if got := ask(t, c, "HEAD", all+"profile"); got.code != 200 {
-		t.Errorf("HEAD gives %d, want 200 at once", got.code)
+	if got := ask(t, c, "HEAD", all+"profile"); got.code != 200 || got.header.Get("Content-Type") != "application/octet-stream" {
+		t.Errorf("HEAD gives %d, %s, want 200 at once, and what GET is", got.code, got.header.Get("Content-Type"))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -175,8 +176,8 @@ func (d *configDoor) patchEndpoint(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	if err := onlyFields(body, "weight", "drain"); err != nil {
-		writeError(w, err)
+	if faults := otherFields(body, "weight", "drain"); len(faults) > 0 {
+		writeFaults(w, "the body says no change of an endpoint", faults)
 		return
 	}
 	path := "clusters/" + url.PathEscape(segment(r, "name")) + "/endpoints/" + url.PathEscape(segment(r, "address"))
@@ -184,26 +185,19 @@ func (d *configDoor) patchEndpoint(w http.ResponseWriter, r *http.Request) {
 	d.changeAt(w, r, path, match, func(d *config.Document, path string) (*config.Document, error) { return d.Patch(path, body) })
 }
 
-// onlyFields refuses what is no object of JSON, or has other fields than these.
-func onlyFields(body []byte, names ...string) error {
+// otherFields says what is wrong with a body that is no object of JSON, or has other fields than these.
+func otherFields(body []byte, names ...string) (faults []fault) {
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(body, &fields); err != nil || fields == nil {
-		return &config.Errors{Faults: []config.Fault{{Message: "the body must be an object of JSON with " + strings.Join(names, " or ")}}}
+		return []fault{{"", "it must be an object of JSON with " + strings.Join(names, " or ")}}
 	}
-	faults := &config.Errors{}
-	for name := range fields {
+	for _, name := range slices.Sorted(maps.Keys(fields)) {
 		if !slices.Contains(names, name) {
-			faults.Faults = append(faults.Faults, config.Fault{
-				Pointer: "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name),
-				Message: "cannot be changed here: there is " + strings.Join(names, " and "),
-			})
+			pointer := "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+			faults = append(faults, fault{pointer, "cannot be changed here: there is " + strings.Join(names, " and ")})
 		}
 	}
-	if len(faults.Faults) > 0 {
-		slices.SortFunc(faults.Faults, func(a, b config.Fault) int { return strings.Compare(a.Pointer, b.Pointer) })
-		return faults
-	}
-	return nil
+	return faults
 }
 
 // query reads a request's parameters, of which there are these. It answers 400 to others, and to a limit that is none.

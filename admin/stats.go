@@ -68,6 +68,7 @@ func serveStats(reg *stats.Registry, build BuildInfo) http.Handler {
 		case busy <- struct{}{}:
 			defer func() { <-busy }()
 		default:
+			w.Header().Set("Retry-After", retryAfter)
 			writeProblem(w, http.StatusServiceUnavailable, fmt.Sprintf("the metrics are read %d times at once already", maxScrapes))
 			return
 		}

@@ -108,7 +108,7 @@ func (d *netDoor) asked(t *testing.T, transport *http.Transport, base, method, p
 		name, value, _ := strings.Cut(h, ": ")
 		r.Header.Add(name, value)
 	}
-	resp, err := (&http.Client{Transport: transport}).Do(r)
+	resp, err := (&http.Client{Transport: contractOf(t).Transport(transport, func(err error) { t.Error(err) })}).Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

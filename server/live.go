@@ -112,7 +112,7 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
 	if err := s.live.take(ctx); err != nil {
-		return admin.Outcome{}, errors.Join(admin.ErrBusy, err)
+		return admin.Outcome{}, fmt.Errorf("%w: %w", admin.ErrBusy, err)
 	}
 	defer s.live.free()
 	if s.live.held.Load() || stage(s.stage.Load()) != stageServing {

@@ -526,7 +526,7 @@ func TestNumbersEnd(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(filepath.Dir(files[0]), "999999999999998.json"), data[:10], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	last, err := store.Append(t.Context(), 1, revision.Revision{Info: revision.Info{FileSHA256: revision.Sum(fmt.Appendf(nil, liveText, d.folder))}, Document: document})
+	last, err := store.Append(t.Context(), 1, revision.Revision{Info: revision.Info{Author: revision.Author{Door: revision.DoorFile}, FileSHA256: revision.Sum(fmt.Appendf(nil, liveText, d.folder))}, Document: document})
 	if err != nil || last.Number != 999999999999999 {
 		t.Fatalf("the last number is %d, %v", last.Number, err)
 	}

@@ -177,7 +177,7 @@ func (s *Server) SetLog(ctx context.Context, r admin.LogRequest) (admin.LogLevel
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
 	if err := s.live.take(ctx); err != nil {
-		return admin.LogLevel{}, errors.Join(admin.ErrBusy, err)
+		return admin.LogLevel{}, fmt.Errorf("%w: %w", admin.ErrBusy, err)
 	}
 	defer s.live.free()
 	if s.live.held.Load() {

@@ -158,7 +158,7 @@ func TestDoorProfiles(t *testing.T) {
 // The numbers as JSON are those of the metrics, those of exchanges among them.
 func TestDoorStats(t *testing.T) {
 	s, _ := run(t, parse(t, oneHop, startEcho(t, echo.Options{})))
-	code, body := get(t, s.AdminAddress(), "/v1/stats?name=relevo_listener_connections")
+	code, body := get(t, s.AdminTCPAddress(), "/v1/stats?name=relevo_listener_connections")
 	var got struct {
 		Metrics []struct {
 			Name, Type, Help string

@@ -125,7 +125,7 @@ func (s *Server) CloseConnection(ctx context.Context, id uint64, now bool, by re
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
 	if err := s.live.take(ctx); err != nil {
-		return admin.Connection{}, errors.Join(admin.ErrBusy, err)
+		return admin.Connection{}, fmt.Errorf("%w: %w", admin.ErrBusy, err)
 	}
 	defer s.live.free()
 	c, err := s.road.CloseConnection(id, now)

@@ -509,7 +509,7 @@ func TestStreamsOverTheDoor(t *testing.T) {
 // Over TCP the road is only looked at.
 func TestOverTCPTheRoadIsOnlyLookedAt(t *testing.T) {
 	s, _ := run(t, parse(t, oneHop, "127.0.0.1:1"))
-	d := &liveDoor{server: s, client: clientAt(t, s.AdminAddress())}
+	d := &liveDoor{server: s, client: clientAt(t, s.AdminTCPAddress())}
 	for method, path := range map[string]string{"PATCH": "/v1/clusters/echo/endpoints/127.0.0.1:1", "DELETE": "/v1/connections/1"} {
 		if got := d.ask(t, method, path, `{"weight": 5}`); got.code != 403 {
 			t.Errorf("%s gives %d %s, want 403", method, got.code, got.body)

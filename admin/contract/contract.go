@@ -67,6 +67,7 @@ type Content struct {
 
 	// Static after Parse.
 	schema *jsonschema.Resolved // nil: anything
+	event  *jsonschema.Resolved // of a stream: the data of an event
 }
 
 // Parse reads a document. schema is the configuration's, to which it refers. All that is wrong with it is in the error.
@@ -167,6 +168,9 @@ func (p *parser) response(o *Operation, code string, spec any) *Response {
 		what := o.ID + " " + code
 		if schema, some := object(is)["schema"]; some {
 			c.schema = p.resolve(what, schema)
+		}
+		if schema, some := object(is)["x-event"]; some {
+			c.event = p.resolve(what, schema)
 		}
 		for name, example := range object(object(is)["examples"]) {
 			c.Examples[name] = p.example(o, name, object(example))
@@ -302,7 +306,8 @@ func (d *Document) Check(r *http.Request, code int, header http.Header, body []b
 		return said("its Content-Type is none: %w", err)
 	}
 	o := d.Find(r.Method, r.URL.EscapedPath())
-	beside := code == http.StatusRequestEntityTooLarge || o == nil && (code == http.StatusNotFound || code == http.StatusMethodNotAllowed)
+	headers, beside := besides[code]
+	beside = beside && (o == nil || code == http.StatusRequestEntityTooLarge)
 	var want *Response
 	if o != nil {
 		want = o.Responses[code]
@@ -311,7 +316,7 @@ func (d *Document) Check(r *http.Request, code int, header http.Header, body []b
 	case want == nil && !beside:
 		return said("the document does not have that")
 	case want == nil:
-		want = &Response{Content: map[string]*Content{"application/problem+json": {schema: d.problem}}}
+		want = &Response{Required: headers, Content: map[string]*Content{"application/problem+json": {schema: d.problem}}}
 	}
 	for _, name := range want.Required {
 		if header.Get(name) == "" {
@@ -324,7 +329,7 @@ func (d *Document) Check(r *http.Request, code int, header http.Header, body []b
 		return nil
 	case c == nil:
 		return said("it is %q, of which the document says nothing", kind)
-	case c.schema == nil, len(body) == 0 && r.Method == http.MethodHead, kind == "text/event-stream":
+	case c.schema == nil, len(body) == 0 && r.Method == http.MethodHead:
 		return nil
 	}
 	value, err := valueOf(kind, body)
@@ -334,10 +339,36 @@ func (d *Document) Check(r *http.Request, code int, header http.Header, body []b
 	if value == nil {
 		return nil
 	}
+	if c.event != nil {
+		return c.checkEvents(list(value), said)
+	}
 	if err := c.schema.Validate(value); err != nil {
 		return said("it is not as the document says: %w", err)
 	}
 	return nil
+}
+
+// checkEvents says what is wrong with the events of a stream.
+func (c *Content) checkEvents(events []any, said func(string, ...any) error) error {
+	for _, e := range events {
+		data, some := object(e)["data"]
+		if !some {
+			continue // it is for the client itself
+		}
+		if err := c.event.Validate(data); err != nil {
+			return said("an event is not as the document says: %w", err)
+		}
+		if kind := object(data)["type"]; kind != object(e)["event"] {
+			return said("the event %v has data of the type %v", object(e)["event"], kind)
+		}
+	}
+	return nil
+}
+
+// besides are the statuses that a path may have which is not there, and the headers that come with them.
+var besides = map[int][]string{
+	http.StatusUnauthorized: {"WWW-Authenticate"}, http.StatusForbidden: nil, http.StatusNotFound: nil, http.StatusMethodNotAllowed: {"Allow"},
+	http.StatusRequestEntityTooLarge: nil, http.StatusMisdirectedRequest: nil, http.StatusTooManyRequests: {"Retry-After"},
 }
 
 // valueOf is a body as a schema sees it; nil where schemas have no say.
@@ -348,6 +379,8 @@ func valueOf(kind string, body []byte) (v any, err error) {
 		return v, err
 	case strings.HasPrefix(kind, "text/plain"):
 		return string(body), nil
+	case kind == eventStream:
+		return eventsOf(string(body))
 	default:
 		return nil, nil
 	}

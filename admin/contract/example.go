@@ -23,6 +23,7 @@ type Example struct {
 
 // Request is an x-request.
 type Request struct {
+	At           string // which process is asked; empty for the one that most are of
 	Method, Path string // with its parameters
 	Header       map[string]string
 	Body         string
@@ -34,7 +35,7 @@ func (p *parser) example(o *Operation, name string, spec map[string]any) Example
 	if asked == nil {
 		return e
 	}
-	e.Request = &Request{text(asked["method"]), text(asked["path"]), map[string]string{}, text(asked["body"])}
+	e.Request = &Request{text(asked["at"]), text(asked["method"]), text(asked["path"]), map[string]string{}, text(asked["body"])}
 	for header, value := range object(asked["headers"]) {
 		e.Request.Header[header] = text(value)
 	}
@@ -88,11 +89,13 @@ func (d *Document) Examples() iter.Seq2[int, Example] {
 // volatile are the fields of answers whose values are others each time.
 var volatile = map[string]bool{
 	"client": true, "total": true, "pid": true, "uid": true, "who": true, "version": true, "commit": true, "go_version": true,
+	"local": true, "remote": true, "age": true, "idle": true, "left": true,
 }
 
-var hash = regexp.MustCompile(`^[0-9a-f]{32,64}$`)
+// random matches hashes and the ids of events.
+var random = regexp.MustCompile(`^([0-9a-f]{32,64}|[0-9]+-[0-9a-f]+-[0-9]+)$`)
 
-// Compare says where an answer is not as in the example: times, hashes and what is volatile may be others. Of an example
+// Compare says where an answer is not as in the example: times, what is random and what is volatile may be others. Of an example
 // that is text, each line must be in the answer, however much space is between its words.
 func (e *Example) Compare(kind string, body []byte) error {
 	value, err := valueOf(kind, body)
@@ -100,6 +103,13 @@ func (e *Example) Compare(kind string, body []byte) error {
 		return err
 	}
 	lines, some := e.Value.(string)
+	if kind == eventStream {
+		want, err := eventsOf(lines)
+		if err != nil {
+			return err
+		}
+		return same("", want, value)
+	}
 	if got, ok := value.(string); ok && some {
 		got = strings.Join(strings.FieldsFunc(got, func(r rune) bool { return r == ' ' }), " ")
 		for line := range strings.Lines(lines) {
@@ -147,7 +157,7 @@ func same(path string, want, got any) error {
 		}
 	case string:
 		got, ok := got.(string)
-		volatile := isTime(want) && isTime(got) || hash.MatchString(want) && hash.MatchString(got)
+		volatile := isTime(want) && isTime(got) || random.MatchString(want) && random.MatchString(got)
 		if !ok || want != got && !volatile {
 			return differs
 		}

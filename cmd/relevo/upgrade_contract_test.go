@@ -6,11 +6,15 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/relevo-proxy/relevo/admin"
 	"github.com/relevo-proxy/relevo/admin/contract"
@@ -50,14 +54,38 @@ func TestUpgradeByTheContract(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var asked struct{ After uint64 }
+	var asked struct{ ID uint64 }
 	ask(http.MethodPost, http.StatusAccepted, &asked)
 	r := p.report(t)
 	p.succeeded(t, r)
-	var now upgraded
+	var now map[string]any
 	ask(http.MethodGet, http.StatusOK, &now)
-	if r.ID <= asked.After || now.ID != r.ID || now.Outcome != "done" {
-		t.Errorf("behind upgrade %d, asked for after %d, GET says %d is %q; want it done", r.ID, asked.After, now.ID, now.Outcome)
+	if r.ID != asked.ID || reportOf(now)["id"] != float64(r.ID) || reportOf(now)["outcome"] != "done" {
+		t.Errorf("behind upgrade %d, asked for as %d, GET says %v; want it done", r.ID, asked.ID, now)
+	}
+	for _, e := range document.Examples() {
+		if e.Of.ID != "getUpgrade" || e.Name != "done" {
+			continue
+		}
+		want := e.Value.(map[string]any)
+		if diff := cmp.Diff(fieldsOf(want), fieldsOf(now)); diff != "" {
+			t.Errorf("the answer has other fields than the example (- example, + answer):\n%s", diff)
+		}
+		if diff := cmp.Diff(fieldsOf(reportOf(want)), fieldsOf(reportOf(now))); diff != "" {
+			t.Errorf("the report has other fields than the example's (- example, + report):\n%s", diff)
+		}
 	}
 	p.stop(t)
 }
+
+// reportOf is the newest report in the answer of GET /v1/upgrade.
+func reportOf(answer map[string]any) map[string]any {
+	list, _ := answer["reports"].([]any)
+	if len(list) == 0 {
+		return nil
+	}
+	report, _ := list[0].(map[string]any)
+	return report
+}
+
+func fieldsOf(v map[string]any) []string { return slices.Sorted(maps.Keys(v)) }
