@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
 
 // What `make bench-upgrade` sets: the program to upgrade, and the page to write to.
@@ -95,7 +97,9 @@ clusters: [{name: order, protocol: bolt, endpoints: [{address: %q}]}]
 	section := benchSection(t, program, rows, failed, reconnects)
 	t.Logf("\n%s", section)
 	if page := os.Getenv(benchPage); page != "" && !t.Failed() {
-		writeSection(t, page, section)
+		if err := yard.WriteSection(page, "upgrades", "make bench-upgrade", section); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -110,12 +114,6 @@ func (w *crew) lap() (longest time.Duration, answered uint64) {
 	}
 	return longest, answered
 }
-
-// The marks around the section, which cmd/relevo/bench/compare leaves as it is.
-const (
-	sectionBegins = "<!-- upgrades: from here on `make bench-upgrade` writes -->\n"
-	sectionEnds   = "<!-- upgrades: up to here -->\n"
-)
 
 func benchSection(t *testing.T, program string, rows []phase, failed int, reconnects int64) string {
 	t.Helper()
@@ -150,35 +148,4 @@ beginning of the barrier to the first open gate. **Gone** is when the old proces
 	fmt.Fprintf(&b, "\nMeasured on %s with %d cores, Linux %s, %s, and %s\n    make bench-upgrade\n", time.Now().UTC().Format(time.DateOnly),
 		runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), runtime.Version(), version)
 	return b.String()
-}
-
-// writeSection puts the section between its marks, which it adds at the end of a page without them.
-func writeSection(t *testing.T, page, section string) {
-	t.Helper()
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(page, []byte(withSection(string(text), section)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func withSection(page, section string) string {
-	head, rest, found := strings.Cut(page, sectionBegins)
-	if !found {
-		head = strings.TrimRight(head, "\n") + "\n\n"
-	}
-	_, tail, _ := strings.Cut(rest, sectionEnds)
-	return head + sectionBegins + section + sectionEnds + tail
-}
-
-func TestSectionIsReplacedAndNothingElse(t *testing.T) {
-	page := "# Page\n\nfirst\n"
-	one := withSection(page, "one\n")
-	two := withSection(one+"\nlast\n", "two\n")
-	want := "# Page\n\nfirst\n\n" + sectionBegins + "two\n" + sectionEnds + "\nlast\n"
-	if two != want {
-		t.Errorf("the page is\n%s\nwant\n%s", two, want)
-	}
 }
