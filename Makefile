@@ -105,6 +105,15 @@ bench-quick: build build-floor ## The same workloads within two minutes, printed
 	@.ci/need haproxy:haproxy
 	@$(COMPARE) -rounds 1 -duration 1s -neighbours=false
 
+.PHONY: bench-scale
+bench-scale: build build-floor ## Curves of CPU a request by connections, routes, endpoints and requests in flight, for docs/benchmarks.md
+	@.ci/need haproxy:haproxy
+	go run ./cmd/relevo/bench/scale -out docs/benchmarks.md
+
+.PHONY: bench-idle
+bench-idle: build ## Memory of 10,000 idle connections, and what collecting garbage costs beside them, for docs/benchmarks.md
+	go run ./cmd/relevo/bench/idle -out docs/benchmarks.md
+
 .PHONY: bench-upgrade
 bench-upgrade: build ## Upgrade a proxy that has 10,000 connections, write that section of docs/benchmarks.md
 	RELEVO_BENCH_UPGRADE=$(CURDIR)/bin/relevo RELEVO_BENCH_PAGE=$(CURDIR)/docs/benchmarks.md \

@@ -31,6 +31,8 @@ var mayImport = map[string][]string{
 	"cmd/relevo/bench":         {"forwarder/wire", "forwarder/wire/bolt"},
 	"cmd/relevo/bench/compare": {"cmd/relevo/bench", "cmd/relevo/bench/yard", "forwarder/wire/bolt"},
 	"cmd/relevo/bench/floor":   {},
+	"cmd/relevo/bench/idle":    {"cmd/relevo/bench", "cmd/relevo/bench/yard", "cmd/relevo/echo", "forwarder/wire/bolt"},
+	"cmd/relevo/bench/scale":   {"cmd/relevo/bench", "cmd/relevo/bench/yard", "cmd/relevo/echo", "forwarder/wire/bolt"},
 	"cmd/relevo/bench/yard":    {},
 	"cmd/relevo/call":          {"forwarder/wire", "forwarder/wire/bolt"},
 	"cmd/relevo/demo": {

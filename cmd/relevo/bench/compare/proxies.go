@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -147,7 +146,7 @@ func start(ctx context.Context, y *yard.Yard, o options) ([]*target, error) {
 // installed returns the proxies to compare: Relevo in both its modes, its baseline if one was given, haproxy, and nginx where
 // it can forward streams.
 func installed(ctx context.Context, o options, scratch string) ([]proxy, error) {
-	haproxy, err := find("haproxy")
+	haproxy, err := yard.Find("haproxy")
 	if err != nil {
 		return nil, fmt.Errorf("%w: `make bench` sees to it", err)
 	}
@@ -172,7 +171,7 @@ func installed(ctx context.Context, o options, scratch string) ([]proxy, error) 
 			return []string{o.floor, "-listen", address, "-server", server}
 		}})
 	}
-	nginx, err := find("nginx")
+	nginx, err := yard.Find("nginx")
 	if err != nil {
 		return proxies, nil // it is welcome, not needed
 	}
@@ -203,19 +202,6 @@ func nginxStream(ctx context.Context, nginx string) (load string, ok bool) {
 		}
 	}
 	return "", false
-}
-
-// find looks a daemon up, also where daemons live that are not on everybody's path.
-func find(name string) (string, error) {
-	if found, err := exec.LookPath(name); err == nil {
-		return found, nil
-	}
-	for _, folder := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
-		if found, err := exec.LookPath(filepath.Join(folder, name)); err == nil {
-			return found, nil
-		}
-	}
-	return "", fmt.Errorf("%s is not installed", name)
 }
 
 // launch starts a process that listens at the address.

@@ -3,6 +3,7 @@ package yard
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // A page has a text of its own and, behind it, sections that are written one at a time: each stands between two marks.
@@ -61,4 +62,31 @@ func sections(page string) string {
 		}
 	}
 	return all.String()
+}
+
+// columns is how long the lines of a page are at most.
+const columns = 130
+
+// Wrap breaks the lines of a text where they are longer than those of a page; what stands in one line of its own may be longer.
+func Wrap(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		at := 0
+		for word := range strings.FieldsSeq(line) {
+			n := utf8.RuneCountInString(word)
+			switch {
+			case at == 0:
+			case at+1+n > columns:
+				b.WriteByte('\n')
+				at = 0
+			default:
+				b.WriteByte(' ')
+				at++
+			}
+			b.WriteString(word)
+			at += n
+		}
+		b.WriteByte('\n')
+	}
+	return strings.TrimSuffix(b.String(), "\n")
 }

@@ -135,6 +135,25 @@ func (p *Process) RSS() (float64, error) {
 	return kibibytes(field("/proc/"+strconv.Itoa(p.PID)+"/status", "VmRSS"))
 }
 
+// CPU is the time that the process has used so far, user and system, to 10 ms.
+func (p *Process) CPU() (time.Duration, error) {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(p.PID) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	// The name in parentheses may hold anything; the fields after it are the third and on (proc_pid_stat(5)).
+	rest := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(rest) < 13 {
+		return 0, fmt.Errorf("process %d has %d fields in stat", p.PID, len(rest))
+	}
+	user, err := strconv.ParseInt(rest[11], 10, 64)
+	system, failure := strconv.ParseInt(rest[12], 10, 64)
+	return time.Duration(user+system) * clockTick, errors.Join(err, failure)
+}
+
+// clockTick is USER_HZ, which Linux fixes for what it shows in /proc.
+const clockTick = 10 * time.Millisecond
+
 // Output runs a command to its end, within a time, and returns what it wrote to standard output and standard error, even if
 // it did not succeed.
 func Output(ctx context.Context, limit time.Duration, command ...string) (out, said []byte, err error) {

@@ -6,8 +6,10 @@ package yard
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 )
@@ -33,6 +35,19 @@ func Binary(name string) (string, error) {
 	}
 	_, err = os.Stat(absolute)
 	return absolute, err
+}
+
+// Find looks a daemon up, also where daemons live that are not on everybody's path.
+func Find(name string) (string, error) {
+	if found, err := exec.LookPath(name); err == nil {
+		return found, nil
+	}
+	for _, folder := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
+		if found, err := exec.LookPath(filepath.Join(folder, name)); err == nil {
+			return found, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not installed", name)
 }
 
 // WriteFile writes a file and the folders above it.

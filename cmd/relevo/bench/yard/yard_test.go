@@ -105,3 +105,21 @@ func TestSectionsOutliveTheText(t *testing.T) {
 		}
 	}
 }
+
+func TestWrapKeepsTheWordsAndTheParagraphs(t *testing.T) {
+	long := strings.Repeat("words ", 60)
+	text := "short\n\n" + long + "\nlast"
+	wrapped := Wrap(text)
+	if got, want := strings.Fields(wrapped), strings.Fields(text); !slices.Equal(got, want) {
+		t.Errorf("of %d words %d are left, or not in their order", len(want), len(got))
+	}
+	lines := strings.Split(wrapped, "\n")
+	if lines[0] != "short" || lines[1] != "" || lines[len(lines)-1] != "last" || len(lines) != 3+3 {
+		t.Errorf("wrapped into %q, want the short lines as they are and the long one in 3", lines)
+	}
+	for _, line := range lines {
+		if len(line) > columns {
+			t.Errorf("a line has %d bytes, want %d at most", len(line), columns)
+		}
+	}
+}
