@@ -151,7 +151,7 @@ func installed(ctx context.Context, o options, scratch string) ([]proxy, error) 
 		return nil, fmt.Errorf("%w: `make bench` sees to it", err)
 	}
 	runs := func(program ...string) func(string, string, string) []string {
-		return func(file, _, _ string) []string { return append(program[:len(program):len(program)], file) }
+		return func(file, _, _ string) []string { return append(slices.Clip(program), file) }
 	}
 	proxies := []proxy{{relevoName, yard.FirstLine(ctx, o.relevo, "version"), "relevo.yaml", relevoConfig, runs(o.relevo, "run", "-c")}}
 	if o.baseline != "" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
@@ -78,7 +79,7 @@ func measure(ctx context.Context, y *yard.Yard, o options) (f found, err error) 
 
 	busy, err := s.peak(ctx, all)
 	if err != nil {
-		return f, err
+		return f, fmt.Errorf("%w; Relevo said: %s; it closed: %s", err, s.trace.last(), s.closes(ctx))
 	}
 	f.add("the most while all were busy", busy)
 	looks, err := f.watch(ctx, s, o.watch, "after all were busy")
@@ -171,14 +172,29 @@ func (s *site) look(ctx context.Context) (now look, err error) {
 	return now, errors.Join(errs[:]...)
 }
 
+// closes are the connections that Relevo has closed, by their reasons, for errors.
+func (s *site) closes(ctx context.Context) string {
+	m, err := yard.Scrape(ctx, s.metrics)
+	if err != nil {
+		return err.Error()
+	}
+	var all []string
+	for line := range strings.Lines(string(m)) {
+		if rest, ok := strings.CutPrefix(line, "relevo_listener_closes_total"); ok && !strings.HasSuffix(line, " 0\n") {
+			all = append(all, strings.TrimSpace(rest))
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
 // settled is when memory was within a twentieth of what it was at last, for good.
 func settled(looks []look) time.Duration {
 	if len(looks) == 0 {
 		return 0
 	}
 	limit := looks[len(looks)-1].rss * 1.05
-	for i := len(looks) - 1; i >= 0; i-- {
-		if looks[i].rss > limit {
+	for i, l := range slices.Backward(looks) {
+		if l.rss > limit {
 			return looks[i+1].after
 		}
 	}

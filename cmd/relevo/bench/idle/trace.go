@@ -40,6 +40,17 @@ func (t *trace) from(mark int) string {
 	return string(t.said[mark:])
 }
 
+// last is what was said last that is not the collector's, for errors.
+func (t *trace) last() string {
+	last := "nothing"
+	for line := range strings.Lines(t.from(0)) {
+		if !strings.HasPrefix(line, "gc ") {
+			last = strings.TrimSpace(line)
+		}
+	}
+	return last
+}
+
 // cycle is one collection: how long the world stood still, and the CPU time of all of it.
 type cycle struct{ paused, cpu time.Duration }
 
