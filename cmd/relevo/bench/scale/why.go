@@ -14,7 +14,7 @@ const (
 		"A rule that asks for something else too is tried only where that holds."
 	endpointsWhy = "It is the curve of the connections, on the other side: the requests of one read go out in one write for each server among them, and " +
 		"their replies come back in one read each. With one server the kernel is asked once for ten requests and more; with 100 it is asked about " +
-		"once for each request, and with 1,000 nearly three times, since each read that finds one reply is followed by one that waits. " +
+		"once for each request, and with 1,000 more often still, since each read that finds one reply is followed by one that waits. " +
 		"Choosing among 1,000 endpoints is a few hundredths of the profile."
 	inFlightWhy = "The profile is the same at both ends, four fifths of it the kernel's: a request that waits costs nothing until its reply comes. What " +
 		"differs is how many requests a read finds, which the echo server's batches decide, and that the places of 100,000 streams lie outside the " +
