@@ -20,6 +20,11 @@ const (
 	dialsAtOnce  = 64
 	replyFixed   = 20 // bytes of a reply before what its lengths, the last 8 of them, count
 	dialPatience = 10 * time.Second
+
+	// dialEvery spreads the connections over a minute and more. Their keep-alive probes come as they were made, rounded to
+	// seconds by the kernel; thousands of them at once overflow the backlog of the loopback interface (net.core.netdev_max_backlog,
+	// 1000), again and again, until the kernel takes the connections for dead.
+	dialEvery = 5 * time.Millisecond
 )
 
 // clients are connections that are kept.
@@ -39,8 +44,11 @@ func dial(ctx context.Context, address string, n int) (*clients, error) {
 	if err != nil {
 		return nil, err
 	}
-	dialer := net.Dialer{Timeout: dialPatience}
+	dialer := net.Dialer{Timeout: dialPatience, KeepAlive: -1}
+	pace := time.NewTicker(dialEvery)
+	defer pace.Stop()
 	err = c.each(dialsAtOnce, func(i int) (err error) {
+		<-pace.C
 		c.conns[i], err = dialer.DialContext(ctx, "tcp", address)
 		return err
 	})
