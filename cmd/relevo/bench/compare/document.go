@@ -8,15 +8,15 @@ import (
 
 const explanation = `# Benchmarks
 
-Relevo beside haproxy in TCP mode and nginx with its stream module, measured in turns in one run: medians of %d rounds of %s each. The load generator, the
-proxy and the echo server share the cores of one machine, on the loopback interface.
+Relevo beside haproxy in TCP mode and nginx with its stream module, measured in turns in one run: medians of %d rounds of %s each.
+The load generator, the proxy and the echo server share the cores of one machine, on the loopback interface.
 
 The figure that counts is **CPU µs/request**: the proxy's own CPU time, user and system, per request and its reply. It does not
 depend on who else uses the cores. **x haproxy** is its ratio to haproxy's in the same run, and **goal** the ratio that the project
 wants to reach; what is above it is work to come.
 Throughput and latency are those of a machine with nothing to spare in the closed loops; ` + "`direct`" + ` is the echo server without a
-proxy. haproxy and nginx forward bytes (layer 4); Relevo decodes each frame, picks a route by its service, numbers it anew on one shared
-connection and matches its reply (layer 7). RSS is the proxy's resident size at the end of the run.
+proxy. haproxy and nginx forward bytes (layer 4); Relevo decodes each frame, picks a route by its service, numbers it anew on one
+shared connection and matches its reply (layer 7). RSS is the proxy's resident size at the end of the run.
 
 ` + "`relevo`" + ` runs inline, as it does by default where nothing on the route may block: its read loops carry the requests.
 ` + "`relevo worker`" + ` is the same program with ` + "`forwarding: worker`" + `: a worker carries each request and waits for its reply, so that at
