@@ -33,7 +33,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.relevo, "relevo", "bin/relevo", "the binary to measure")
 	flag.IntVar(&o.connections, "connections", 10_000, "how many there are")
-	flag.DurationVar(&o.settle, "settle", 130*time.Second, "how long memory is watched before the peak; by itself the runtime collects garbage every two minutes")
+	flag.DurationVar(&o.settle, "settle", 150*time.Second, "how long memory is watched before the peak; by itself the runtime collects garbage every two minutes")
 	flag.DurationVar(&o.watch, "watch", 5*time.Minute, "how long it is watched after the peak")
 	flag.DurationVar(&o.load, "load", 20*time.Second, "how long the collector is watched under load")
 	flag.StringVar(&o.out, "out", "", "the Markdown file whose section is written (default: print it)")

@@ -68,5 +68,5 @@ const why = "Behind the first request of each the stack of its read loop is 4 Ki
 	"allocates it comes every two minutes. The heap holds, for each connection, some 800 bytes for the connection itself and what it is called back by, 250 for the socket of " +
 	"package net, 150 for the client, and the runtime's goroutine, 450; what is beside it in RSS are the runtime's own tables, of which the " +
 	"network poller's descriptor is the largest. No idle connection has a buffer.\n\n" +
-	"What a peak leaves is buffers in pools, which are emptied by the second collection behind it, and then goes back to the system: as " +
-	"nothing allocates, that is between two and four minutes later. Memory is not lost by then, it is used again by the next peak."
+	"What a peak leaves is buffers in pools. They are emptied by the second collection behind it, and only then their memory can go back to the " +
+	"system: as nothing allocates, the only collections are those that the runtime makes every two minutes. Until then the memory serves the next peak."
