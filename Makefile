@@ -95,10 +95,30 @@ fuzz-short:
 fuzz: ## Fuzz each target for FUZZTIME (1m)
 	@.ci/fuzz $(FUZZTIME)
 
+.PHONY: build-floor
+build-floor:
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -o bin/floor ./cmd/relevo/bench/floor
+
+COMPARE = go run ./cmd/relevo/bench/compare -floor bin/floor $(if $(BASELINE),-baseline $(BASELINE))
+
 .PHONY: bench
-bench: build ## Compare with haproxy side by side, write docs/benchmarks.md (needs haproxy; ROUNDS, DURATION; BASELINE: an older relevo)
+bench: build build-floor ## Compare with haproxy and nginx side by side, write docs/benchmarks.md (ROUNDS, DURATION; BASELINE: an older relevo)
+	@.ci/need haproxy:haproxy nginx:nginx+libnginx-mod-stream
+	$(COMPARE) -rounds $(ROUNDS) -duration $(DURATION) -out docs/benchmarks.md
+
+.PHONY: bench-quick
+bench-quick: build build-floor ## The same workloads within two minutes, printed and not written (needs haproxy; nginx where it is there)
 	@.ci/need haproxy:haproxy
-	go run ./cmd/relevo/bench/compare -rounds $(ROUNDS) -duration $(DURATION) $(if $(BASELINE),-baseline $(BASELINE)) -out docs/benchmarks.md
+	@$(COMPARE) -rounds 1 -duration 1s -neighbours=false
+
+.PHONY: bench-scale
+bench-scale: build build-floor ## Curves of CPU a request by connections, routes, endpoints and requests in flight, for docs/benchmarks.md
+	@.ci/need haproxy:haproxy
+	go run ./cmd/relevo/bench/scale -out docs/benchmarks.md
+
+.PHONY: bench-idle
+bench-idle: build ## Memory of 10,000 idle connections, and what collecting garbage costs beside them, for docs/benchmarks.md
+	go run ./cmd/relevo/bench/idle -out docs/benchmarks.md
 
 .PHONY: bench-upgrade
 bench-upgrade: build ## Upgrade a proxy that has 10,000 connections, write that section of docs/benchmarks.md

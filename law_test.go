@@ -29,7 +29,11 @@ var mayImport = map[string][]string{
 		"server", "server/config", "server/revision", "admin", "upgrade", "forwarder/wire", "forwarder/wire/bolt",
 	},
 	"cmd/relevo/bench":         {"forwarder/wire", "forwarder/wire/bolt"},
-	"cmd/relevo/bench/compare": {"cmd/relevo/bench", "forwarder/wire/bolt"},
+	"cmd/relevo/bench/compare": {"cmd/relevo/bench", "cmd/relevo/bench/yard", "forwarder/wire/bolt"},
+	"cmd/relevo/bench/floor":   {},
+	"cmd/relevo/bench/idle":    {"cmd/relevo/bench", "cmd/relevo/bench/yard", "cmd/relevo/echo", "forwarder/wire/bolt"},
+	"cmd/relevo/bench/scale":   {"cmd/relevo/bench", "cmd/relevo/bench/yard", "cmd/relevo/echo", "forwarder/wire/bolt"},
+	"cmd/relevo/bench/yard":    {},
 	"cmd/relevo/call":          {"forwarder/wire", "forwarder/wire/bolt"},
 	"cmd/relevo/demo": {
 		"cmd/relevo/bench", "cmd/relevo/echo", "examples", "server/config",

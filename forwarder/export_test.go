@@ -1,6 +1,10 @@
 package forwarder
 
-import "github.com/relevo-proxy/relevo/forwarder/wire"
+import (
+	"net"
+
+	"github.com/relevo-proxy/relevo/forwarder/wire"
+)
 
 // Step is one step of an exchange, as it is told before it is taken.
 type Step struct {
@@ -42,4 +46,19 @@ func (f *Forwarder) HoldPool() (release func()) {
 	p := f.snap.Load().clusters[0].endpoints[0].pools()[0]
 	p.mu.Lock()
 	return p.mu.Unlock
+}
+
+// Admit takes a client connection that the test has accepted.
+func (f *Forwarder) Admit(c net.Conn) { f.snap.Load().listeners[0].admit(c) }
+
+// Connect gives a cluster's first pool a connection that the test has dialled.
+func (f *Forwarder) Connect(cluster int, c net.Conn) error {
+	p := f.snap.Load().clusters[cluster].endpoints[0].pools()[0]
+	u, err := newUpstream(p, c)
+	if err != nil {
+		return err
+	}
+	p.endpoint.cluster().policy.Limits().Connections.TryAcquire(1) // as who dials does
+	p.add(u)
+	return nil
 }

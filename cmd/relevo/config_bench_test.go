@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 	"github.com/relevo-proxy/relevo/cmd/relevo/echo"
 )
 
@@ -110,7 +111,9 @@ func TestBenchConfig(t *testing.T) {
 		t.Errorf("with changes p99 is %.2f x what it is without; want at most 2", ratio)
 	}
 	if page := os.Getenv(benchPage); page != "" && !t.Failed() {
-		writeSection(t, page, "configuration", "make bench-config", section)
+		if err := yard.WriteSection(page, "configuration", "make bench-config", section); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

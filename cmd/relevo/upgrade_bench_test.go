@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
 
 // What `make bench-upgrade` sets: the program to upgrade, and the page to write to.
@@ -95,7 +97,9 @@ clusters: [{name: order, protocol: bolt, endpoints: [{address: %q}]}]
 	section := benchSection(t, program, rows, failed, reconnects)
 	t.Logf("\n%s", section)
 	if page := os.Getenv(benchPage); page != "" && !t.Failed() {
-		writeSection(t, page, "upgrades", "make bench-upgrade", section)
+		if err := yard.WriteSection(page, "upgrades", "make bench-upgrade", section); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -144,38 +148,4 @@ beginning of the barrier to the first open gate. **Gone** is when the old proces
 	fmt.Fprintf(&b, "\nMeasured on %s with %d cores, Linux %s, %s, and %s\n    make bench-upgrade\n", time.Now().UTC().Format(time.DateOnly),
 		runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), runtime.Version(), version)
 	return b.String()
-}
-
-// writeSection puts the section that a command writes between its marks, which it adds at the end of a page without them.
-// cmd/relevo/bench/compare leaves it as it is.
-func writeSection(t *testing.T, page, name, command, section string) {
-	t.Helper()
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(page, []byte(withSection(string(text), name, command, section)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func withSection(page, name, command, section string) string {
-	begins := fmt.Sprintf("<!-- %s: from here on `%s` writes -->\n", name, command)
-	ends := fmt.Sprintf("<!-- %s: up to here -->\n", name)
-	head, rest, found := strings.Cut(page, begins)
-	if !found {
-		head = strings.TrimRight(head, "\n") + "\n\n"
-	}
-	_, tail, _ := strings.Cut(rest, ends)
-	return head + begins + section + ends + tail
-}
-
-func TestSectionIsReplacedAndNothingElse(t *testing.T) {
-	const head, other = "# Page\n\nfirst\n", "\n<!-- b: from here on `c` writes -->\nb\n<!-- b: up to here -->\n"
-	page := withSection(withSection(head, "a", "c", "one\n"), "b", "c", "b\n")
-	two := withSection(page+"\nlast\n", "a", "c", "two\n")
-	want := head + "\n<!-- a: from here on `c` writes -->\ntwo\n<!-- a: up to here -->\n" + other + "\nlast\n"
-	if two != want {
-		t.Errorf("the page is\n%s\nwant\n%s", two, want)
-	}
 }

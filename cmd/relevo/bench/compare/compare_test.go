@@ -1,36 +1,15 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
-
-func TestMedian(t *testing.T) {
-	for _, c := range []struct {
-		values []float64
-		want   float64
-	}{
-		{nil, 0},
-		{[]float64{3}, 3},
-		{[]float64{9, 1, 2}, 2},
-		{[]float64{4, 1, 2, 100}, 3},
-	} {
-		given := slices.Clone(c.values)
-		if got := median(c.values); got != c.want {
-			t.Errorf("median(%v) = %v, want %v", c.values, got, c.want)
-		}
-		if !slices.Equal(given, c.values) {
-			t.Errorf("median reordered %v to %v", given, c.values)
-		}
-	}
-}
 
 func TestChooseKeepsTheOrderOfTheTable(t *testing.T) {
 	chosen, err := choose("1x1x1K,8x64x1K")
@@ -50,9 +29,9 @@ func TestChooseKeepsTheOrderOfTheTable(t *testing.T) {
 
 func TestDocumentComparesMediansWithThoseOfHaproxy(t *testing.T) {
 	targets := []*target{
-		{name: relevoName, version: "relevo 1", proc: &process{}},
-		{name: workerName, proc: &process{}},
-		{name: haproxyName, proc: &process{}},
+		{name: relevoName, version: "relevo 1", proc: &yard.Process{}},
+		{name: workerName, proc: &yard.Process{}},
+		{name: haproxyName, proc: &yard.Process{}},
 		{name: directName},
 	}
 	w := workloads[0]
@@ -60,7 +39,7 @@ func TestDocumentComparesMediansWithThoseOfHaproxy(t *testing.T) {
 		return result{Workload: w.name, Target: target, Report: bench.Report{
 			Throughput: 1000, Lost: lost,
 			Latency: &bench.Latency{P50: 100, P99: p99},
-			Process: &bench.Process{CPU: cpu},
+			Process: &bench.Process{CPU: cpu, RSS: 20 << 20},
 		}}
 	}
 	results := []result{
@@ -71,18 +50,18 @@ func TestDocumentComparesMediansWithThoseOfHaproxy(t *testing.T) {
 	}
 	page := document(options{rounds: 3, duration: time.Second}, "a machine", targets, []workload{w}, results, nil)
 	for _, want := range []string{
-		"| 8x64x1K | relevo | 2.00 | 0.50 | 0.8 | 1000 | 0.100 | 0.300 | 4 |\n",
-		"|  | relevo worker | 6.00 | 1.50 | 1.8 | 1000 | 0.100 | 0.600 | 2 |\n",
-		"|  | haproxy tcp | 4.00 | 1.00 |  | 1000 | 0.100 | 0.400 | 0 |\n",
-		"|  | direct |  |  |  | 5000 | 0.000 | 0.000 | 0 |\n",
+		"| 8x64x1K | relevo | 2.00 | 0.50 | 0.8 | 1000 | 0.100 | 0.300 | 20 | 4 |\n",
+		"|  | relevo worker | 6.00 | 1.50 | 1.8 | 1000 | 0.100 | 0.600 | 20 | 2 |\n",
+		"|  | haproxy tcp | 4.00 | 1.00 |  | 1000 | 0.100 | 0.400 | 20 | 0 |\n",
+		"|  | direct |  |  |  | 5000 | 0.000 | 0.000 |  | 0 |\n",
 		"- a machine\n- relevo: relevo 1\n\n", // a worker's version is relevo's
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
 		}
 	}
-	if strings.Contains(page, "baseline") {
-		t.Errorf("the page tells of a baseline, and there was none:\n%s", page)
+	if strings.Contains(page, "baseline") || strings.Contains(page, "bare") {
+		t.Errorf("the page tells of a baseline or a bare relay, and there was none:\n%s", page)
 	}
 	if err := failed(results); err == nil || !strings.HasPrefix(err.Error(), "6 requests") {
 		t.Errorf("failed() = %v, want it to name 6 requests", err)
@@ -91,30 +70,33 @@ func TestDocumentComparesMediansWithThoseOfHaproxy(t *testing.T) {
 
 func TestDocumentComparesWithABaselineThatWasGiven(t *testing.T) {
 	targets := []*target{
-		{name: relevoName, version: "relevo 2", proc: &process{}},
-		{name: baselineName, version: "relevo 1", proc: &process{}},
-		{name: workerName, proc: &process{}},
-		{name: haproxyName, proc: &process{}},
+		{name: relevoName, version: "relevo 2", proc: &yard.Process{}},
+		{name: baselineName, version: "relevo 1", proc: &yard.Process{}},
+		{name: workerName, proc: &yard.Process{}},
+		{name: haproxyName, proc: &yard.Process{}},
+		{name: floorName, proc: &yard.Process{}},
 		{name: directName},
 	}
 	w := workloads[2]
 	var results []result
-	for target, cpu := range map[string]float64{relevoName: 3, baselineName: 4, workerName: 5, haproxyName: 2} {
+	for target, cpu := range map[string]float64{relevoName: 3, baselineName: 4, workerName: 5, haproxyName: 2, floorName: 1.5} {
 		results = append(results, result{Workload: w.name, Target: target, Report: bench.Report{Process: &bench.Process{CPU: cpu}}})
 	}
-	o := options{baseline: "/somewhere/else/relevo", rounds: 1, duration: time.Second, only: w.name, direct: true}
+	o := options{baseline: "/somewhere/else/relevo", floor: "/somewhere/floor", rounds: 1, duration: time.Second, only: w.name, direct: true}
 	page := document(o, "a machine", targets, []workload{w}, results, nil)
 	for _, want := range []string{
 		"**x baseline** is\nthe ratio",
-		"| workload | | CPU µs/request | x haproxy | x baseline | goal | requests/s | p50 ms | p99 ms | failed |\n" +
-			"|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n" +
-			"| 1x1x1K | relevo | 3.00 | 1.50 | 0.75 | 1.7 | 0 | 0.000 | 0.000 | 0 |\n" +
-			"|  | relevo baseline | 4.00 | 2.00 |  |  | 0 | 0.000 | 0.000 | 0 |\n" +
-			"|  | relevo worker | 5.00 | 2.50 |  |  | 0 | 0.000 | 0.000 | 0 |\n" +
-			"|  | haproxy tcp | 2.00 | 1.00 |  |  | 0 | 0.000 | 0.000 | 0 |\n" +
-			"|  | direct |  |  |  |  | 0 | 0.000 | 0.000 | 0 |\n",
+		"**x bare** is the ratio to its CPU time per request",
+		"| workload |  | CPU µs/request | x haproxy | x baseline | x bare | goal | requests/s | p50 ms | p99 ms | RSS MiB | failed |\n" +
+			"|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n" +
+			"| 1x1x1K | relevo | 3.00 | 1.50 | 0.75 | 2.00 | 1.7 | 0 | 0.000 | 0.000 | 0 | 0 |\n" +
+			"|  | relevo baseline | 4.00 | 2.00 |  | 2.67 |  | 0 | 0.000 | 0.000 | 0 | 0 |\n" +
+			"|  | relevo worker | 5.00 | 2.50 |  | 3.33 |  | 0 | 0.000 | 0.000 | 0 | 0 |\n" +
+			"|  | haproxy tcp | 2.00 | 1.00 |  | 1.33 |  | 0 | 0.000 | 0.000 | 0 | 0 |\n" +
+			"|  | bare relay | 1.50 | 0.75 |  | 1.00 |  | 0 | 0.000 | 0.000 | 0 | 0 |\n" +
+			"|  | direct |  |  |  |  |  | 0 | 0.000 | 0.000 |  | 0 |\n",
 		"- relevo: relevo 2\n- relevo baseline: relevo 1\n\n",
-		" -baseline PATH -workloads 1x1x1K -neighbours=false\n",
+		"make build build-floor && go run ./cmd/relevo/bench/compare -rounds 1 -duration 1s -floor bin/floor -baseline PATH -workloads 1x1x1K -neighbours=false\n",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
@@ -138,6 +120,7 @@ func TestOptionsAreCheckedBeforeAnythingIsStarted(t *testing.T) {
 	}{
 		{func(o *options) { o.relevo = absent }, "make build"},
 		{func(o *options) { o.baseline = absent }, "-baseline: "},
+		{func(o *options) { o.floor = absent }, "-floor: "},
 		{func(o *options) { o.only = "1x1x1M" }, `no workload is called "1x1x1M"`},
 		{func(o *options) { o.rounds = 0 }, "-rounds"},
 		{func(o *options) { o.duration = 0 }, "-duration"},
@@ -146,41 +129,6 @@ func TestOptionsAreCheckedBeforeAnythingIsStarted(t *testing.T) {
 		c.wrong(&o)
 		if err := compare(t.Context(), o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("compare(%+v) = %v, want an error with %q", o, err, c.want)
-		}
-	}
-}
-
-func TestTailKeepsTheEnd(t *testing.T) {
-	said := &tail{}
-	if got := said.String(); got != "nothing" {
-		t.Errorf("an empty tail says %q, want nothing", got)
-	}
-	for range 3 {
-		fmt.Fprint(said, strings.Repeat("x", tailSize-1))
-	}
-	fmt.Fprintln(said, "the end")
-	if got := said.String(); len(got) != tailSize-1 || !strings.HasSuffix(got, "xthe end") {
-		t.Errorf("the tail has %d bytes and ends with %q, want %d bytes that end with the last words", len(got), got[len(got)-10:], tailSize-1)
-	}
-}
-
-func TestTheSectionsOfOthersAreKept(t *testing.T) {
-	const begin, end = "<!-- upgrades: from here on", "<!-- upgrades: up to here -->\n"
-	section := begin + " `make bench-upgrade` writes -->\n## Upgrades\n" + end
-	other := strings.ReplaceAll(section, "upgrade", "configuration")
-	other = strings.ReplaceAll(other, "configurations:", "configuration:")
-	for page, want := range map[string]string{
-		"":                           "",
-		"# Benchmarks\n":             "",
-		"# Benchmarks\n\n" + section: "\n" + section,
-		section + "and more\n":       "\n" + section,
-		section + other:              "\n" + section + "\n" + other,
-		other + section:              "\n" + section + "\n" + other,
-		"# Benchmarks\n" + begin:     "",
-		end + begin + "...":          "",
-	} {
-		if got := others(page); got != want {
-			t.Errorf("of the page\n%s\nis kept\n%s\nwant\n%s", page, got, want)
 		}
 	}
 }

@@ -12,18 +12,19 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
 
 type options struct {
 	relevo   string
 	baseline string // another relevo; empty for none
+	floor    string // the bare relay; empty for none
 	rounds   int
 	duration time.Duration
 	only     string
@@ -37,6 +38,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.relevo, "relevo", "bin/relevo", "the binary to measure, which is load generator and echo server too")
 	flag.StringVar(&o.baseline, "baseline", "", "another relevo binary, of an earlier release perhaps, to run inline in the same rounds")
+	flag.StringVar(&o.floor, "floor", "", "the binary of cmd/relevo/bench/floor, to measure a bare relay, too")
 	flag.IntVar(&o.rounds, "rounds", 5, "how often each proxy runs each workload")
 	flag.DurationVar(&o.duration, "duration", 3*time.Second, "length of one run")
 	flag.StringVar(&o.only, "workloads", "", "names separated by commas, of "+strings.Join(workloadNames(), ", ")+" (default all)")
@@ -67,26 +69,26 @@ func compare(ctx context.Context, o options) (err error) {
 	if o.out == "-" {
 		o.out = ""
 	}
-	if o.relevo, err = binary(o.relevo); err != nil {
+	if o.relevo, err = yard.Binary(o.relevo); err != nil {
 		return fmt.Errorf("%w: build it with `make build`", err)
 	}
 	if o.baseline != "" {
-		if o.baseline, err = binary(o.baseline); err != nil {
+		if o.baseline, err = yard.Binary(o.baseline); err != nil {
 			return fmt.Errorf("-baseline: %w", err)
 		}
 	}
-
-	scratch, err := os.MkdirTemp("", "relevo-compare-")
-	if err != nil {
-		return err
+	if o.floor != "" {
+		if o.floor, err = yard.Binary(o.floor); err != nil {
+			return fmt.Errorf("-floor: %w", err)
+		}
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
-	ctx, cancel := context.WithCancel(ctx)
-	yard := &yard{ctx: ctx, scratch: scratch}
-	defer yard.wait()
-	defer cancel()
 
-	targets, err := start(yard, o)
+	return yard.Run(ctx, func(ctx context.Context, y *yard.Yard) error { return inYard(ctx, y, o, chosen) })
+}
+
+// inYard measures, and writes what came of it.
+func inYard(ctx context.Context, y *yard.Yard, o options, chosen []workload) error {
+	targets, err := start(ctx, y, o)
 	if err != nil {
 		return err
 	}
@@ -97,7 +99,7 @@ func compare(ctx context.Context, o options) (err error) {
 
 	var beside []neighbourResult
 	if o.beside {
-		n, err := settle(yard, o)
+		n, err := settle(y, o)
 		if err != nil {
 			return err
 		}
@@ -111,18 +113,15 @@ func compare(ctx context.Context, o options) (err error) {
 		if err != nil {
 			return err
 		}
-		if err := writeFile(o.raw, append(raw, '\n')); err != nil {
+		if err := yard.WriteFile(o.raw, append(raw, '\n')); err != nil {
 			return err
 		}
 	}
-	page := document(o, machine(ctx), targets, chosen, results, beside)
+	page := document(o, yard.Machine(ctx), targets, chosen, results, beside)
 	if o.out == "" {
 		_, err = os.Stdout.WriteString(page)
 	} else {
-		var before []byte
-		if before, err = os.ReadFile(o.out); err == nil || errors.Is(err, fs.ErrNotExist) {
-			err = writeFile(o.out, []byte(page+others(string(before))))
-		}
+		err = yard.WriteText(o.out, page)
 	}
 	return errors.Join(err, failed(results), failedBeside(beside))
 }
@@ -143,21 +142,4 @@ func failed(results []result) error {
 		return fmt.Errorf("%d requests failed: see the table", bad)
 	}
 	return nil
-}
-
-// binary returns the absolute path of a program: a bare name would be looked up on the path, not in this folder.
-func binary(name string) (string, error) {
-	absolute, err := filepath.Abs(name)
-	if err != nil {
-		return "", err
-	}
-	_, err = os.Stat(absolute)
-	return absolute, err
-}
-
-func writeFile(name string, content []byte) error {
-	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(name, content, 0o644)
 }

@@ -99,7 +99,7 @@ func (n *neighbourhood) run(ctx context.Context, o options, c neighbourCase, r *
 	defer func() {
 		peak, failure := watch.end()
 		r.Peak = peak
-		err = errors.Join(err, failure, n.relevo.alive())
+		err = errors.Join(err, failure, n.relevo.Alive())
 	}()
 
 	called := service

@@ -25,7 +25,7 @@ type deaf struct {
 
 // deafen connects one and waits until Relevo has shut its read gate. Whoever calls it calls close.
 func (n *neighbourhood) deafen(ctx context.Context, called string) (*deaf, error) {
-	dialer := net.Dialer{Timeout: readyTimeout}
+	dialer := net.Dialer{Timeout: gateWait}
 	conn, err := dialer.DialContext(ctx, "tcp", n.address)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"strings"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
 
 const neighbourExplanation = `
@@ -103,7 +105,7 @@ func neighbourMedians(results []neighbourResult, c neighbourCase, wanted conditi
 		m.largeOK, m.largeBad = m.largeOK+f.largeOK, m.largeBad+f.largeBad
 		m.peak.add(f.peak)
 	}
-	m.p50, m.p99, m.p999, m.largeRate = median(p50), median(p99), median(p999), median(rate)
+	m.p50, m.p99, m.p999, m.largeRate = yard.Median(p50), yard.Median(p99), yard.Median(p999), yard.Median(rate)
 	return m
 }
 

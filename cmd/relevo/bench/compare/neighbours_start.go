@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
 
 // neighbourhood is a Relevo of its own, and the servers behind it.
 type neighbourhood struct {
 	// Static after settle.
-	relevo    *process
+	relevo    *yard.Process
 	address   string // where Relevo listens
 	metrics   string // the URL of its metrics
 	largeEcho string // the server of the large frames
@@ -58,30 +60,30 @@ log: {level: warn}
 `
 
 // settle starts the neighbourhood.
-func settle(y *yard, o options) (*neighbourhood, error) {
+func settle(y *yard.Yard, o options) (*neighbourhood, error) {
 	var free [7]string
 	for i := range free {
 		var err error
-		if free[i], err = freeAddress(); err != nil {
+		if free[i], err = yard.FreeAddress(); err != nil {
 			return nil, err
 		}
 	}
 	listen, metrics, servers, silent, large := free[0], free[1], free[2:5], free[5], free[6]
 	for _, address := range append(servers[:3:3], large) {
-		if _, err := y.launch("echo", address, o.relevo, "echo", "bolt", "--listen", address); err != nil {
+		if _, err := launch(y, "echo", address, o.relevo, "echo", "bolt", "--listen", address); err != nil {
 			return nil, err
 		}
 	}
-	if _, err := y.launch("silent echo", silent, o.relevo, "echo", "bolt", "--listen", silent, "--no-reply-rate", "1"); err != nil {
+	if _, err := launch(y, "silent echo", silent, o.relevo, "echo", "bolt", "--listen", silent, "--no-reply-rate", "1"); err != nil {
 		return nil, err
 	}
 
-	config := filepath.Join(y.scratch, "neighbours.yaml")
+	config := filepath.Join(y.Scratch, "neighbours.yaml")
 	content := fmt.Appendf(nil, neighbourConfig, listen, metrics, servers[0], servers[1], servers[2], silent, large, maxBuffered)
 	if err := os.WriteFile(config, content, 0o600); err != nil {
 		return nil, err
 	}
-	relevo, err := y.launch("relevo with neighbours", listen, o.relevo, "run", "-c", config)
+	relevo, err := launch(y, "relevo with neighbours", listen, o.relevo, "run", "-c", config)
 	if err != nil {
 		return nil, err
 	}

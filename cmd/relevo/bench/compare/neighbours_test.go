@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
 
 func TestNeighbourSectionTellsDisturbedFromQuietAndBusy(t *testing.T) {
@@ -52,43 +53,6 @@ func TestNeighbourSectionTellsDisturbedFromQuietAndBusy(t *testing.T) {
 	}
 }
 
-func TestMetricReadsOneSeries(t *testing.T) {
-	const text = `# HELP relevo_buffered_bytes Bytes.
-# TYPE relevo_buffered_bytes gauge
-relevo_buffered_bytes 1.5e+06
-relevo_buffered_limit_bytes 7
-relevo_listener_connections{listener="bench",state="reading"} 63
-relevo_listener_connections{state="gated",listener="bench"} 1
-`
-	for _, c := range []struct {
-		series string
-		want   float64
-	}{
-		{bufferedMetric, 1.5e6},
-		{gatedMetric, 1},
-	} {
-		if got, err := metric(text, c.series); got != c.want || err != nil {
-			t.Errorf("metric(%s) = %v (%v), want %v", c.series, got, err, c.want)
-		}
-	}
-	for _, series := range []string{"relevo_buffered", `relevo_listener_connections{state="gated"}`, "relevo_listener_connections"} {
-		if got, err := metric(text, series); err == nil {
-			t.Errorf("metric(%s) = %v, want an error", series, got)
-		}
-	}
-}
-
-func TestKibibytes(t *testing.T) {
-	if got, err := kibibytes("12 kB"); got != 12288 || err != nil {
-		t.Errorf("kibibytes(12 kB) = %v (%v), want 12288", got, err)
-	}
-	for _, s := range []string{"", "12", "x kB", "12 MB"} {
-		if got, err := kibibytes(s); err == nil {
-			t.Errorf("kibibytes(%q) = %v, want an error", s, got)
-		}
-	}
-}
-
 func TestWatchKeepsTheMost(t *testing.T) {
 	buffered := make(chan int, 3) // closed before the server is asked
 	for _, n := range []int{5, 9, 2} {
@@ -106,7 +70,7 @@ func TestWatchKeepsTheMost(t *testing.T) {
 	}))
 	defer server.Close()
 	seen := looked
-	n := &neighbourhood{relevo: &process{pid: os.Getpid()}, metrics: server.URL}
+	n := &neighbourhood{relevo: &yard.Process{PID: os.Getpid()}, metrics: server.URL}
 	w := n.watch(t.Context())
 	<-seen
 	most, err := w.end()
@@ -121,7 +85,7 @@ func TestWatchKeepsTheMost(t *testing.T) {
 func TestWatchSaysWhenThereIsNothingToLookAt(t *testing.T) {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
-	w := (&neighbourhood{relevo: &process{pid: os.Getpid()}, metrics: server.URL}).watch(t.Context())
+	w := (&neighbourhood{relevo: &yard.Process{PID: os.Getpid()}, metrics: server.URL}).watch(t.Context())
 	w.group.Wait()
 	if _, err := w.end(); err == nil || !strings.Contains(err.Error(), "404") {
 		t.Errorf("end() = %v, want it to name the 404", err)

@@ -3,21 +3,14 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"net/http"
-	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
 
-const (
-	lookEvery   = 50 * time.Millisecond
-	lookTimeout = 5 * time.Second // of one look, on a machine that has nothing to spare
-	maxScrape   = 4 << 20         // bytes of metrics
-)
+// lookEvery is the time between two looks.
+const lookEvery = 50 * time.Millisecond
 
 // The metrics that are looked at.
 const (
@@ -85,57 +78,13 @@ func (w *watch) end() (peak, error) {
 
 // look reads what Relevo's process holds right now.
 func (n *neighbourhood) look(ctx context.Context) (now peak, err error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, n.metrics, http.NoBody)
+	metrics, err := yard.Scrape(ctx, n.metrics)
 	if err != nil {
 		return now, err
-	}
-	reply, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return now, err
-	}
-	defer reply.Body.Close()
-	content, err := io.ReadAll(io.LimitReader(reply.Body, maxScrape))
-	if err != nil {
-		return now, err
-	}
-	if reply.StatusCode != http.StatusOK {
-		return now, fmt.Errorf("%s answers %s", n.metrics, reply.Status)
 	}
 	var errs [3]error
-	now.Buffered, errs[0] = metric(string(content), bufferedMetric)
-	now.Gated, errs[1] = metric(string(content), gatedMetric)
-	now.RSS, errs[2] = kibibytes(field("/proc/"+strconv.Itoa(n.relevo.pid)+"/status", "VmRSS"))
+	now.Buffered, errs[0] = metrics.Value(bufferedMetric)
+	now.Gated, errs[1] = metrics.Value(gatedMetric)
+	now.RSS, errs[2] = n.relevo.RSS()
 	return now, errors.Join(errs[:]...)
-}
-
-// metric returns the value of the series of that name, labels included, in the text form of Prometheus.
-func metric(text, series string) (float64, error) {
-	name, labels, _ := strings.Cut(strings.TrimSuffix(series, "}"), "{")
-	for line := range strings.Lines(text) {
-		id, value, ok := strings.Cut(strings.TrimSpace(line), " ")
-		if !ok {
-			continue
-		}
-		if n, l, _ := strings.Cut(strings.TrimSuffix(id, "}"), "{"); n == name && sameLabels(l, labels) {
-			return strconv.ParseFloat(value, 64)
-		}
-	}
-	return 0, fmt.Errorf("there is no metric %s", series)
-}
-
-// sameLabels compares two lists of labels, whose values hold no commas, in whatever order.
-func sameLabels(a, b string) bool {
-	return slices.Equal(slices.Sorted(strings.SplitSeq(a, ",")), slices.Sorted(strings.SplitSeq(b, ",")))
-}
-
-// kibibytes returns the bytes of a size as /proc writes it: "1234 kB".
-func kibibytes(s string) (float64, error) {
-	number, ok := strings.CutSuffix(s, " kB")
-	if !ok {
-		return 0, fmt.Errorf("%q is not a size in kB", s)
-	}
-	n, err := strconv.ParseFloat(number, 64)
-	return n * 1024, err
 }

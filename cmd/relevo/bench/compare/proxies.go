@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
 
 // target is something that the generator sends requests to.
@@ -15,7 +17,7 @@ type target struct {
 	name    string
 	version string
 	address string
-	proc    *process // nil for the echo server alone: its own cost is not the question
+	proc    *yard.Process // nil for the echo server alone: its own cost is not the question
 }
 
 const (
@@ -24,8 +26,12 @@ const (
 	workerName   = "relevo worker"
 	haproxyName  = "haproxy tcp"
 	nginxName    = "nginx stream"
+	floorName    = "bare relay"
 	directName   = "direct"
 )
+
+// versionTimeout is what a program gets to say what it was built with.
+const versionTimeout = 10 * time.Second
 
 // proxy is one of the compared programs, and how it is started.
 type proxy struct {
@@ -33,7 +39,7 @@ type proxy struct {
 	version string // empty where another one's stands for it
 	file    string // the config file's name
 	config  string // its content, with the address to listen at and the one to forward to left open, in this order
-	command func(file string) []string
+	command func(file, address, server string) []string
 }
 
 // relevoConfig is what the baseline gets too, so it names only fields that every release knows. With nothing on the route that
@@ -83,6 +89,9 @@ backend echo
   server echo %s
 `
 
+// noConfig is for who is told by flags: the file says what was told, and nobody reads it.
+const noConfig = "%s %s\n"
+
 // One process, so that its CPU time is that of one pid. The first verb is for the line that loads the module.
 const nginxConfig = `%sdaemon off;
 master_process off;
@@ -99,30 +108,30 @@ stream {
 `
 
 // start starts the echo server and a proxy of each kind before it, and returns them in the order of the table.
-func start(y *yard, o options) ([]*target, error) {
-	echo, err := freeAddress()
+func start(ctx context.Context, y *yard.Yard, o options) ([]*target, error) {
+	echo, err := yard.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
-	if _, err := y.launch("echo", echo, o.relevo, "echo", "bolt", "--listen", echo); err != nil {
+	if _, err := launch(y, "echo", echo, o.relevo, "echo", "bolt", "--listen", echo); err != nil {
 		return nil, err
 	}
 
-	proxies, err := installed(y.ctx, o, y.scratch)
+	proxies, err := installed(ctx, o, y.Scratch)
 	if err != nil {
 		return nil, err
 	}
 	var targets []*target
 	for _, p := range proxies {
-		address, err := freeAddress()
+		address, err := yard.FreeAddress()
 		if err != nil {
 			return nil, err
 		}
-		config := filepath.Join(y.scratch, p.file)
+		config := filepath.Join(y.Scratch, p.file)
 		if err := os.WriteFile(config, fmt.Appendf(nil, p.config, address, echo), 0o600); err != nil {
 			return nil, err
 		}
-		proc, err := y.launch(p.name, address, p.command(config)...)
+		proc, err := launch(y, p.name, address, p.command(config, address, echo)...)
 		if err != nil {
 			return nil, err
 		}
@@ -137,34 +146,39 @@ func start(y *yard, o options) ([]*target, error) {
 // installed returns the proxies to compare: Relevo in both its modes, its baseline if one was given, haproxy, and nginx where
 // it can forward streams.
 func installed(ctx context.Context, o options, scratch string) ([]proxy, error) {
-	haproxy, err := find("haproxy")
+	haproxy, err := yard.Find("haproxy")
 	if err != nil {
 		return nil, fmt.Errorf("%w: `make bench` sees to it", err)
 	}
-	runs := func(relevo string) func(string) []string {
-		return func(file string) []string { return []string{relevo, "run", "-c", file} }
+	runs := func(program ...string) func(string, string, string) []string {
+		return func(file, _, _ string) []string { return append(slices.Clip(program), file) }
 	}
-	proxies := []proxy{{relevoName, firstLineOf(ctx, o.relevo, "version"), "relevo.yaml", relevoConfig, runs(o.relevo)}}
+	proxies := []proxy{{relevoName, yard.FirstLine(ctx, o.relevo, "version"), "relevo.yaml", relevoConfig, runs(o.relevo, "run", "-c")}}
 	if o.baseline != "" {
-		version := firstLineOf(ctx, o.baseline, "version")
-		proxies = append(proxies, proxy{baselineName, version, "relevo-baseline.yaml", relevoConfig, runs(o.baseline)})
+		version := yard.FirstLine(ctx, o.baseline, "version")
+		proxies = append(proxies, proxy{baselineName, version, "relevo-baseline.yaml", relevoConfig, runs(o.baseline, "run", "-c")})
 	}
 	proxies = append(
 		proxies,
-		proxy{workerName, "", "relevo-worker.yaml", workerConfig, runs(o.relevo)},
+		proxy{workerName, "", "relevo-worker.yaml", workerConfig, runs(o.relevo, "run", "-c")},
 		proxy{
-			haproxyName, firstLineOf(ctx, haproxy, "-v"), "haproxy.cfg", haproxyConfig,
-			func(file string) []string { return []string{haproxy, "-db", "-f", file} },
+			haproxyName, yard.FirstLine(ctx, haproxy, "-v"), "haproxy.cfg", haproxyConfig,
+			runs(haproxy, "-db", "-f"),
 		},
 	)
-	nginx, err := find("nginx")
+	if o.floor != "" {
+		proxies = append(proxies, proxy{floorName, "", "floor.conf", noConfig, func(_, address, server string) []string {
+			return []string{o.floor, "-listen", address, "-server", server}
+		}})
+	}
+	nginx, err := yard.Find("nginx")
 	if err != nil {
 		return proxies, nil // it is welcome, not needed
 	}
 	if load, ok := nginxStream(ctx, nginx); ok {
 		proxies = append(proxies, proxy{
-			nginxName, firstLineOf(ctx, nginx, "-v"), "nginx.conf", fmt.Sprintf(nginxConfig, load),
-			func(file string) []string { return []string{nginx, "-p", scratch, "-c", file, "-e", "stderr"} },
+			nginxName, yard.FirstLine(ctx, nginx, "-v"), "nginx.conf", fmt.Sprintf(nginxConfig, load),
+			runs(nginx, "-p", scratch, "-e", "stderr", "-c"),
 		})
 	}
 	return proxies, nil
@@ -172,7 +186,7 @@ func installed(ctx context.Context, o options, scratch string) ([]proxy, error) 
 
 // nginxStream reports whether this nginx can forward streams, and the line of configuration that it needs for it.
 func nginxStream(ctx context.Context, nginx string) (load string, ok bool) {
-	_, built, err := output(ctx, readyTimeout, nginx, "-V")
+	_, built, err := yard.Output(ctx, versionTimeout, nginx, "-V")
 	if err != nil {
 		return "", false
 	}
@@ -190,25 +204,7 @@ func nginxStream(ctx context.Context, nginx string) (load string, ok bool) {
 	return "", false
 }
 
-// find looks a daemon up, also where daemons live that are not on everybody's path.
-func find(name string) (string, error) {
-	if found, err := exec.LookPath(name); err == nil {
-		return found, nil
-	}
-	for _, folder := range []string{"/usr/local/sbin", "/usr/sbin", "/sbin"} {
-		if found, err := exec.LookPath(filepath.Join(folder, name)); err == nil {
-			return found, nil
-		}
-	}
-	return "", fmt.Errorf("%s is not installed", name)
-}
-
-// firstLineOf returns the first line that a program says, which is its version when asked for that.
-func firstLineOf(ctx context.Context, command ...string) string {
-	out, said, err := output(ctx, readyTimeout, command...)
-	if err != nil {
-		return "unknown"
-	}
-	line, _, _ := strings.Cut(string(append(out, said...)), "\n")
-	return line
+// launch starts a process that listens at the address.
+func launch(y *yard.Yard, name, address string, args ...string) (*yard.Process, error) {
+	return y.Launch(yard.Command{Name: name, Address: address, Args: args})
 }

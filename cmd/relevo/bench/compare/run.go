@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"time"
 
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
+	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
 )
 
 const (
@@ -57,7 +57,7 @@ func run(ctx context.Context, o options, t *target, w workload) (report bench.Re
 		"--addr", t.address, "--service", service, "--warmup", warmup.String(), "--duration", o.duration.String(),
 	}, w.args()...)
 	if t.proc != nil {
-		args = append(args, "--pid", strconv.Itoa(t.proc.pid))
+		args = append(args, "--pid", strconv.Itoa(t.proc.PID))
 	}
 	if report, err = generate(ctx, o, o.duration, args...); err != nil {
 		return report, fmt.Errorf("%s on %s: %w", w.name, t.name, err)
@@ -68,14 +68,14 @@ func run(ctx context.Context, o options, t *target, w workload) (report bench.Re
 	if report.Process == nil || report.Process.Error != "" {
 		return report, fmt.Errorf("%s on %s: no CPU time was measured", w.name, t.name)
 	}
-	return report, t.proc.alive()
+	return report, t.proc.Alive()
 }
 
 // generate runs the load generator to its end and returns its report.
 func generate(ctx context.Context, o options, length time.Duration, args ...string) (report bench.Report, err error) {
 	command := append([]string{o.relevo, "bench", "bolt", "-o", "json"}, args...)
 	// The generator ends with an error when a request failed, and reports all the same.
-	out, _, failure := output(ctx, length+slack, command...)
+	out, _, failure := yard.Output(ctx, length+slack, command...)
 	if err := json.Unmarshal(out, &report); err != nil {
 		return report, errors.Join(failure, err)
 	}
@@ -87,6 +87,7 @@ type figures struct {
 	cpu      float64 // µs of the proxy's CPU time per request; 0 where it was not measured
 	rate     float64 // requests a second
 	p50, p99 float64 // ms
+	rss      float64 // bytes of the proxy at the end; 0 where it was not measured
 	bad      uint64  // requests without the right reply: a sum, never a median
 }
 
@@ -100,7 +101,7 @@ func figuresOf(r bench.Report) figures {
 		f.bad += n
 	}
 	if r.Process != nil {
-		f.cpu = r.Process.CPU
+		f.cpu, f.rss = r.Process.CPU, float64(r.Process.RSS)
 	}
 	if r.Latency != nil {
 		f.p50, f.p99 = r.Latency.P50/1000, r.Latency.P99/1000
@@ -125,29 +126,17 @@ func medians(results []result, w workload, target string) figures {
 		for _, f := range all {
 			values = append(values, get(f))
 		}
-		return median(values)
+		return yard.Median(values)
 	}
 	m := figures{
 		cpu:  middle(func(f figures) float64 { return f.cpu }),
 		rate: middle(func(f figures) float64 { return f.rate }),
 		p50:  middle(func(f figures) float64 { return f.p50 }),
 		p99:  middle(func(f figures) float64 { return f.p99 }),
+		rss:  middle(func(f figures) float64 { return f.rss }),
 	}
 	for _, f := range all {
 		m.bad += f.bad
 	}
 	return m
-}
-
-// median returns the middle value, or the mean of the middle two; 0 of none.
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(values))
-	middle := len(sorted) / 2
-	if len(sorted)%2 == 1 {
-		return sorted[middle]
-	}
-	return (sorted[middle-1] + sorted[middle]) / 2
 }

@@ -1,4 +1,4 @@
-package main
+package yard
 
 import (
 	"context"
@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// machine describes in one line what the figures were measured on.
-func machine(ctx context.Context) string {
+// Machine describes in one line what the figures were measured on.
+func Machine(ctx context.Context) string {
 	model := field("/proc/cpuinfo", "model name")
 	if model == "" {
 		model = runtime.GOARCH
 	}
 	return fmt.Sprintf("%s, %d cores, Linux %s, %s", model, runtime.NumCPU(),
-		firstLine("/proc/sys/kernel/osrelease"), firstLineOf(ctx, "go", "version"))
+		firstLine("/proc/sys/kernel/osrelease"), FirstLine(ctx, "go", "version"))
 }
 
 // field returns the value of the first "key : value" line of a file of /proc.
