@@ -249,8 +249,8 @@ func (l *listener) admit(c net.Conn) {
 	l.open[d] = struct{}{}
 	l.connected.Add(1)
 	l.mu.Unlock()
-	if tcp, ok := c.(*net.TCPConn); ok && l.inherited {
-		_ = tcp.SetKeepAliveConfig(keepAlive) // the socket that listens does not bring it along
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAliveConfig(keepAlive())
 	}
 	l.stats.accepted.Add(1)
 	l.f.log.Debug("client connected", zap.String("listener", l.name), zap.String("client", d.name()))

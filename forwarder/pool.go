@@ -386,7 +386,7 @@ func (p *pool) connect() (*upstream, error) {
 	shift := f.shiftCtx()
 	ctx, cancel := context.WithTimeout(shift, e.cluster().spec.ConnectTimeout)
 	defer cancel()
-	dialer := net.Dialer{KeepAliveConfig: keepAlive}
+	dialer := net.Dialer{KeepAliveConfig: keepAlive()}
 	c, err := dialer.DialContext(ctx, e.network, e.address)
 	switch {
 	case err != nil && shift.Err() != nil && f.ctx.Err() == nil:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"slices"
@@ -321,7 +322,7 @@ func (f *Forwarder) bind(l *listener, spec *ListenerSpec, old *snapshot) error {
 
 // listen opens a socket.
 func (f *Forwarder) listen(spec *ListenerSpec) (net.Listener, error) {
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	lc := net.ListenConfig{KeepAlive: -1} // each connection gets its own: admit
 	socket, err := lc.Listen(f.ctx, spec.Network, spec.Address)
 	if spec.Network == "unix" && errors.Is(err, syscall.EADDRINUSE) && stale(spec.Address) {
 		if err = os.Remove(spec.Address); err == nil {
@@ -349,8 +350,16 @@ func stale(path string) bool {
 	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
-// keepAlive finds peers that are gone without a word: after a minute of silence, within a minute.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
+// keepAlive finds peers that are gone without a word: after about a minute of silence, within about a minute. Each connection has
+// times of its own: when ten thousand that were made at once are asked at once, the kernel drops probes and answers, and takes those
+// for peers that are gone.
+func keepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{
+		Enable: true, Count: 4,
+		Idle:     48*time.Second + rand.N(24*time.Second),
+		Interval: 12*time.Second + rand.N(6*time.Second),
+	}
+}
 
 // leave asks the server connections to end, and returns how many there are.
 func (s *snapshot) leave() int {

@@ -266,7 +266,12 @@ func (s *Server) Start() {
 // with the state.
 func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	returned := make(chan struct{})
+	go func() { // ends with ctx; waited for below
+		returnMemory(ctx)
+		close(returned)
+	}()
+	defer func() { cancel(); <-returned }()
 	endUnit := s.unit.run(s)
 	defer endUnit()
 	kept := make(chan struct{})
