@@ -8,12 +8,12 @@ import (
 	"github.com/relevo-proxy/relevo/forwarder/stream"
 )
 
-// TestBytesOfAStream: what a request in flight takes of memory is its place in the stream table. A table doubles when three of
-// four places are taken: it is at its best just before, and at its worst just after.
+// TestBytesOfAStream: what a request in flight takes of memory is its place in the stream table. A table doubles when seven of
+// eight places are taken: it is at its best just before, and at its worst just after.
 func TestBytesOfAStream(t *testing.T) {
 	const slots = 1 << 16
-	const full = slots / 4 * 3
-	const best, worst = 144, 288 // bytes a stream
+	const full = slots / 8 * 7
+	const best, worst = 128, 256 // bytes a stream
 	table := stream.New[exchange](2 * slots)
 	insert := func() {
 		if _, _, ok := table.Insert(exchange{}, math.MaxInt64); !ok {

@@ -173,9 +173,13 @@ func (t *Table[T]) grow() bool {
 		}
 	}
 	t.keys, t.values = keys, values
-	t.room = min(t.max, n/4*3)
+	t.room = min(t.max, fit(n))
 	return true
 }
+
+// fit is how many entries are put into n slots. The counter passes over slots that are taken: fuller, the way to the next free one
+// would become long; emptier, an exchange would cost more than 256 bytes.
+func fit(n int) int { return n / 8 * 7 }
 
 // release gives the memory of an empty table back.
 func (t *Table[T]) release() {

@@ -40,7 +40,7 @@ func (t *Table[T]) Restore(last uint32, entries []Entry[T]) error {
 		t.keys[at], t.values[at] = key{deadline: e.Deadline, id: e.ID}, e.Value
 		t.next = min(t.next, e.Deadline)
 	}
-	t.room = min(t.max, n/4*3)
+	t.room = min(t.max, fit(n))
 	t.earliest.Store(t.next)
 	return nil
 }
@@ -48,7 +48,7 @@ func (t *Table[T]) Restore(last uint32, entries []Entry[T]) error {
 // maxSlots is the size of a table that holds maxMax entries.
 const maxSlots = 2 * maxMax
 
-// slotsFor is how many slots entries need, so that each gets its own and one in four stays free.
+// slotsFor is how many slots entries need, so that each gets its own and one in eight stays free.
 func slotsFor[T any](entries []Entry[T]) (int, error) {
 	// Two ids want the same of 1<<k slots when their lowest k bits are the same. Sorted from the lowest bit on, those that
 	// share most are neighbours.
@@ -64,7 +64,7 @@ func slotsFor[T any](entries []Entry[T]) (int, error) {
 	for i := range ids[1:] {
 		n = max(n, 2<<bits.LeadingZeros32(ids[i]^ids[i+1]))
 	}
-	for n/4*3 < len(entries) {
+	for fit(n) < len(entries) {
 		n *= 2
 	}
 	if n > maxSlots {
