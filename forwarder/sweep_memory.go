@@ -165,7 +165,9 @@ func (s *sweeper) gate(snap *snapshot, excess int64) {
 	}
 }
 
-// closeWorst closes the connections with the highest ranks above 0, until they held enough together.
+// closeWorst closes the connections with the highest ranks above 0, until they held enough together; of those with the same rank
+// the one from which nothing whole was read for longest goes first: a read that is under way holds as much as half a frame that
+// its peer does not end.
 func (s *sweeper) closeWorst(snap *snapshot, enough int64, rank func(*conn.Conn) int64) {
 	type ranked struct {
 		conn *conn.Conn
@@ -177,7 +179,9 @@ func (s *sweeper) closeWorst(snap *snapshot, enough int64, rank func(*conn.Conn)
 			all = append(all, ranked{c, n})
 		}
 	})
-	slices.SortFunc(all, func(a, b ranked) int { return cmp.Compare(b.rank, a.rank) })
+	slices.SortFunc(all, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(b.rank, a.rank), cmp.Compare(a.conn.LastRead(), b.conn.LastRead()))
+	})
 	closed, held := 0, int64(0)
 	for _, r := range all {
 		if held >= enough {

@@ -112,7 +112,7 @@ func TestVerbsOverTheNetwork(t *testing.T) {
 		"https://127.0.0.1:1":                     {exitNothing, "nothing answers"},
 		"https://127.0.0.1:1/v1":                  {exitUsage, "no address of a door"},
 		"ftp://127.0.0.1:1":                       {exitUsage, "no address of a door"},
-		strings.Replace(at, "https:", "http:", 1): {exitFailed, "400"},
+		strings.Replace(at, "https:", "http:", 1): {exitUsage, "400"},
 	} {
 		if status, out, errOut := relevo(t, "", "status", "--token-file", d.reader, "--address", address); status != tc.status || !strings.Contains(errOut, tc.has) {
 			t.Errorf("status at %s: exit status %d\n%s%s\nwant %d, and %q", address, status, out, errOut, tc.status, tc.has)
