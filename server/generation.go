@@ -42,6 +42,7 @@ func NewGeneration(o Options, file string) (*Generation, error) {
 		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
 		Check:        []string{"check", "--as-started", "-c", file},
 		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe, Tap: o.Tap,
+		Linger: elsewhere,
 	}
 	if file == stdin {
 		options.Disabled = "the configuration came from standard input, where no other process can read it"
@@ -60,9 +61,14 @@ func NewGeneration(o Options, file string) (*Generation, error) {
 	return g, nil
 }
 
-// underSystemd is how long a process stays that has handed over: systemd looks at the pid file when the reload is over, and must
-// not find the new process there as long as that is not its own child.
-const underSystemd = time.Second
+// How long a process stays that has handed over.
+const (
+	// systemd looks at the pid file when the reload is over, and must not find the new process there as long as that is not its own
+	// child.
+	underSystemd = time.Second
+	// A new process that dies of what it has taken over does so at once, and this one ends with status 1 then.
+	elsewhere = 50 * time.Millisecond
+)
 
 // Serve returns the server, which has started: a new one, or what the process before this one has handed over. Run must
 // follow. The error is that of New, or why the state could not be taken over; it is upgrade.ErrAborted if it was taken back.

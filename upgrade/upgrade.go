@@ -36,8 +36,8 @@ type Options struct {
 	// ReadyTimeout is from the start of the new process until it is warm, HandoverTimeout from the beginning of the barrier
 	// until the state is given away. Zero: 30 s and 2 s.
 	ReadyTimeout, HandoverTimeout time.Duration
-	// Linger is how long the old process stays when all is done. A second under systemd, which must not find the pid file
-	// changed while the reload still runs; otherwise zero.
+	// Linger is how long the old process stays when all is done, and ends with status 1 if the new one dies meanwhile. A second
+	// under systemd, which must not find the pid file changed while the reload still runs.
 	Linger time.Duration
 	// Disabled is the reason why this process cannot be upgraded. Empty: it can.
 	Disabled string
