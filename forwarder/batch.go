@@ -13,8 +13,9 @@ import (
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
-// maxBatch is the number of frames that are carried between two flushes.
-const maxBatch = 64
+// maxBatch is the number of frames that are carried between two flushes: what one read brings of frames of 1 KiB, so that the
+// replies of one server connection to many clients go out in few writes.
+const maxBatch = 256
 
 // batch is the scratch of a goroutine while it carries frames along the road: what one read brought, what
 // waited for a connection, what the sweeper found. It is taken from a pool for that long, so an idle

@@ -25,7 +25,7 @@ type gather struct {
 
 // The bounds of what is gathered.
 const (
-	maxGather  = 8 * maxBatch // messages
+	maxGather  = 2 * maxBatch // messages
 	gatherTime = int64(time.Millisecond)
 )
 
