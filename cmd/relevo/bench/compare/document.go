@@ -38,7 +38,7 @@ connection and matching replies, and nothing else: no routes, limits, deadlines 
 **x bare** is the ratio to its CPU time per request: Relevo's distance from the floor.
 `
 
-// distance is what the profiles say of what the table shows.
+// distance is what the profiles say of Relevo's distance from the bare relay.
 const distance = `
 ## What is above its goal
 
@@ -61,7 +61,9 @@ func document(o options, machine string, targets []*target, chosen []workload, r
 	}
 	fmt.Fprintf(&b, explanation, o.rounds, o.duration, baseline, floor)
 	writeTable(&b, o, targets, chosen, results)
-	b.WriteString(distance)
+	if o.floor != "" {
+		b.WriteString(distance)
+	}
 
 	if len(beside) > 0 {
 		b.WriteString(neighbourhoodSection(beside))
