@@ -44,18 +44,30 @@ func peerAt(r *http.Request) *caller {
 	return nil
 }
 
-// authorKey is the key of who makes a request, a revision.Author, in the context of one that came through a Guard.
-type authorKey struct{}
+// visitorKey is the key of a visitor in the context of a request that came through a Guard.
+type visitorKey struct{}
 
-func withAuthor(r *http.Request, a revision.Author) *http.Request {
-	ctx := context.WithValue(r.Context(), authorKey{}, a) //nolint:forbidigo // handlers know http.Request only
+// visitor is who makes a request, and whether he may still.
+type visitor struct {
+	author revision.Author
+	may    func() bool
+}
+
+func withVisitor(r *http.Request, v visitor) *http.Request {
+	ctx := context.WithValue(r.Context(), visitorKey{}, v) //nolint:forbidigo // handlers know http.Request only
 	return r.WithContext(ctx)
+}
+
+// mayStill says whether who has made a request might make it now: for answers that take long.
+func mayStill(r *http.Request) bool {
+	v, ok := r.Context().Value(visitorKey{}).(visitor)
+	return !ok || v.may()
 }
 
 // authorOf is who makes a request.
 func authorOf(r *http.Request) revision.Author {
-	if a, ok := r.Context().Value(authorKey{}).(revision.Author); ok {
-		return a
+	if v, ok := r.Context().Value(visitorKey{}).(visitor); ok {
+		return v.author
 	}
 	a := revision.Author{Door: revision.DoorUnix}
 	c := peerAt(r)

@@ -104,8 +104,8 @@ func (s *eventStream) run(r *http.Request, types []EventType) {
 				text = append(text, e.block...)
 			}
 		}
-		if len(text) > 0 && s.write(text) != nil {
-			return // the client has gone, or does not read
+		if len(text) > 0 && (!mayStill(r) || s.write(text) != nil) {
+			return // the client has gone, does not read, or may not any more
 		}
 		text = text[:0]
 		if over {

@@ -123,7 +123,7 @@ func (g *Guard) protect(next http.Handler) http.Handler {
 		case isForeign(r):
 			g.refuse(w, refusedOrigin, http.StatusForbidden, "this door answers no requests from pages of other sites")
 		case isProbe(r), g.readOnly && !needsWrite(r):
-			next.ServeHTTP(w, withAuthor(r, authorFrom(r)))
+			next.ServeHTTP(w, withVisitor(r, visitor{authorFrom(r), func() bool { return true }}))
 		case g.readOnly:
 			g.refuse(w, refusedReadOnly, http.StatusForbidden,
 				"this door only reads: have admin.tcp.tokens_file or admin.tcp.tls.client_ca_file say who may write, or write through a unix socket, admin.address")
@@ -157,7 +157,10 @@ func (g *Guard) admit(w http.ResponseWriter, r *http.Request, next http.Handler)
 	case !t.covers(r.URL.EscapedPath()):
 		g.refuse(w, refusedPath, http.StatusForbidden, "the token "+t.name+" is not for this path")
 	default:
-		next.ServeHTTP(w, withAuthor(r, author))
+		next.ServeHTTP(w, withVisitor(r, visitor{author, func() bool {
+			t, _, ok := g.identify(r, time.Now())
+			return ok && t.covers(r.URL.EscapedPath())
+		}}))
 	}
 }
 

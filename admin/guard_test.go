@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -409,6 +410,25 @@ func TestFilesAreReadAnew(t *testing.T) {
 	}
 	if n := d.guard.stale(); n != 0 {
 		t.Errorf("%v sets of files are stale, want none", n)
+	}
+}
+
+// TestLongAnswersEndWithTheCredential: who is asked anew while an answer lasts is not let in for ever.
+func TestLongAnswersEndWithTheCredential(t *testing.T) {
+	d := openGuarded(t, nil, nil)
+	var made *http.Request
+	h := d.guard.protect(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { made = r }))
+	r := httptest.NewRequest(http.MethodGet, "/v1/events", nil)
+	r.Host = "localhost"
+	r.Header.Set("Authorization", "Bearer "+d.secrets["reader"])
+	h.ServeHTTP(httptest.NewRecorder(), r)
+	if made == nil || !mayStill(made) {
+		t.Fatal("a token that holds does not let in, or not for long")
+	}
+	replace(t, d.tokens, []byte("# nobody\n"))
+	d.guard.tokens.looked = time.Time{} // as a second later
+	if mayStill(made) {
+		t.Error("a token that is taken away goes on to hold for an answer that has begun")
 	}
 }
 

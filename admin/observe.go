@@ -9,7 +9,7 @@ import (
 // observing returns what shows and steers a process at work: its numbers, log, events, profiles and upgrades.
 func observing(reg *stats.Registry, state State, c Control, build BuildInfo) []route {
 	log, upgrades := &logDoor{c}, &upgradeDoor{c}
-	profiles := &pprofDoor{c.Profiles, make(chan struct{}, 1)}
+	profiles := &pprofDoor{c.Profiles, oneProfile}
 	return []route{
 		{http.MethodGet, "/v1/stats", "all metrics as JSON; ?name=PREFIX", whenCounted(state, serveStats(reg, build))},
 		{http.MethodGet, "/v1/events", "what happens, as it does (text/event-stream); ?types=config,upgrade", newEventDoor(c.Events())},

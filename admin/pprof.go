@@ -84,6 +84,9 @@ type pprofDoor struct {
 	busy    chan struct{} // an element while a profile is taken; never closed
 }
 
+// oneProfile is busy of all doors: what a profile switches on is the process's.
+var oneProfile = make(chan struct{}, 1)
+
 // allowed answers 404 where profiles are off.
 func (d *pprofDoor) allowed(next http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

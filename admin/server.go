@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	stdlog "log"
 	"net"
 	"net/http"
@@ -88,7 +89,7 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 		leaving:  make(chan struct{}),
 		handler:  handler,
 		http: &http.Server{
-			Handler:                      onlyOpen(limitBody(handler, lim.bodyBytes)),
+			Handler:                      onlyOpen(limitBody(handler, lim.bodyBytes, lim.read)),
 			ReadHeaderTimeout:            lim.readHeader,
 			ReadTimeout:                  lim.read,
 			WriteTimeout:                 lim.write,
@@ -171,7 +172,9 @@ func (s *Server) Leave() { s.leave() }
 func (s *Server) Keep() { s.left.Store(true) }
 
 // Documents has requests carry whole configurations in their bodies. It is called before Run.
-func (s *Server) Documents() { s.http.Handler = onlyOpen(limitBody(s.handler, maxDocument)) }
+func (s *Server) Documents() {
+	s.http.Handler = onlyOpen(limitBody(s.handler, maxDocument, s.http.ReadTimeout))
+}
 
 // TLS has connections be encrypted. It is called before Run.
 func (s *Server) TLS(c *tls.Config) { s.tls = c }
@@ -206,15 +209,32 @@ func (l *netLog) Write(text []byte) (int, error) {
 }
 
 // limitBody answers 413 to a request that announces a body of more than n bytes, and ends reading there
-// for one that announces nothing.
-func limitBody(next http.Handler, n int64) http.Handler {
+// for one that announces nothing. A body is waited for as long as d from when somebody begins to read it, and not at all where
+// nobody does: net/http would read to its end before it answers, and who sends half a body would hold a connection that long.
+func limitBody(next http.Handler, n int64, d time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.ContentLength > n {
 			w.Header().Set("Connection", "close")
 			writeProblem(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body has more than %d bytes", n))
 			return
 		}
+		if r.ContentLength != 0 {
+			c := http.NewResponseController(w)
+			_ = c.SetReadDeadline(time.Now()) // a connection of net/http has deadlines, as below
+			r.Body = &body{r.Body, sync.OnceFunc(func() { _ = c.SetReadDeadline(time.Now().Add(d)) })}
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, n)
 		next.ServeHTTP(w, r)
 	})
+}
+
+// body is a request's, which the client has time for once somebody reads it.
+type body struct {
+	io.ReadCloser
+	wanted func() // once
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	b.wanted()
+	return b.ReadCloser.Read(p)
 }

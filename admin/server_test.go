@@ -78,6 +78,27 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 	}
 }
 
+// TestBodiesThatNobodyReads are not waited for: the answer comes, and the connection ends.
+func TestBodiesThatNobodyReads(t *testing.T) {
+	lim := defaultLimits
+	lim.read = time.Hour
+	for kind, dial := range serveBoth(t, okHandler, lim) {
+		for name, head := range map[string]string{"of a known length": "Content-Length: 10\r\n\r\n12", "in chunks": "Transfer-Encoding: chunked\r\n\r\n2\r\n12\r\n"} {
+			c := dial()
+			if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: localhost\r\n"+head); err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(c)
+			if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 200 ") {
+				t.Errorf("%s: half a body %s is answered %q, %v; want 200 and the end of the connection", kind, name, got, err)
+			}
+		}
+	}
+}
+
 // serveBoth serves without TLS and with it, and returns what makes a connection to each.
 func serveBoth(t *testing.T, h http.Handler, lim limits) map[string]func() net.Conn {
 	t.Helper()

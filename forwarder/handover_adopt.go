@@ -280,6 +280,7 @@ func (a *adopter) downstream(s *DownstreamState) error {
 	a.downs[s.Ref] = d
 	l.mu.Lock()
 	l.open[d] = struct{}{}
+	l.connected.Add(1)
 	l.mu.Unlock()
 	return nil
 }

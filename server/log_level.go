@@ -128,6 +128,9 @@ func (l *logLevel) change(what string, change func(), fields ...zap.Field) {
 	if l.atomic != nil {
 		l.atomic.SetLevel(min(levels[before.Level], levels[now.Level])) // the line is for whoever reads either
 	}
+	if before != now {
+		l.events.Publish(admin.Event{Type: admin.EventLog, Log: &now}) // in the order of the changes
+	}
 	l.mu.Unlock()
 	if before == now {
 		return
@@ -135,7 +138,6 @@ func (l *logLevel) change(what string, change func(), fields ...zap.Field) {
 	if what != "" {
 		l.log.Warn(what, append(fields, zap.String("level", string(now.Level)), zap.String("configured", string(now.Configured)))...)
 	}
-	l.events.Publish(admin.Event{Type: admin.EventLog, Log: &now})
 	l.settle()
 	select {
 	case l.poked <- struct{}{}:

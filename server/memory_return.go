@@ -46,17 +46,19 @@ func (r *returns) done(held uint64) {
 // returnMemory gives memory back to the system after a peak, until ctx ends. The runtime does that with what a collection has
 // freed; but forwarding makes no garbage, so collections are minutes apart, and until then the stacks and buffers of the busiest
 // moment stay.
-func returnMemory(ctx context.Context) {
+//
+// Not while busy says so: a collection amid a hand-over would be a part of the pause.
+func returnMemory(ctx context.Context, busy func() bool) {
 	tick := time.NewTicker(returnLook)
 	defer tick.Stop()
-	var r returns
+	r := returns{left: heldMemory()}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if r.due(heldMemory()) {
+		if !busy() && r.due(heldMemory()) {
 			runtime.GC() // of what pools hold, a second collection frees what a first one has set aside
 			debug.FreeOSMemory()
 			r.done(heldMemory())

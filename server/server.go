@@ -268,7 +268,7 @@ func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	returned := make(chan struct{})
 	go func() { // ends with ctx; waited for below
-		returnMemory(ctx)
+		returnMemory(ctx, func() bool { return s.live.held.Load() || stage(s.stage.Load()) != stageServing })
 		close(returned)
 	}()
 	defer func() { cancel(); <-returned }()

@@ -1,7 +1,6 @@
 package upgrade
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -57,7 +56,14 @@ func (g *Generation) begin(r Report) (program string) {
 	g.remember(r.clone())
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	program, g.program = cmp.Or(g.program, g.sys.program), ""
+	if g.program == "" {
+		return g.sys.program
+	}
+	program, g.program = g.program, ""
+	select {
+	case <-g.asked: // RequestBinary has asked for this upgrade, which began on somebody else's word
+	default:
+	}
 	return program
 }
 
@@ -92,7 +98,7 @@ func checkBinary(path, name string, uid int) error {
 	case unix.Access(path, unix.X_OK) != nil:
 		return errors.New("this process may not execute it")
 	}
-	if err := trusted(info, uid); err != nil {
+	if err := trusted(info, uid, false); err != nil {
 		return fmt.Errorf("it %w", err)
 	}
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
@@ -100,9 +106,9 @@ func checkBinary(path, name string, uid int) error {
 		if err != nil {
 			return reasonOf(err)
 		}
-		// In a sticky folder others can make files, and cannot rename this one: good enough above, not beside it.
+		// In a sticky folder all but its owner can make files, and cannot rename this one: good enough above, not beside it.
 		sticky := info.Mode()&fs.ModeSticky != 0 && dir != filepath.Dir(path)
-		if err := trusted(info, uid); err != nil && !sticky {
+		if err := trusted(info, uid, sticky); err != nil {
 			return fmt.Errorf("its folder %s %w", dir, err)
 		}
 		if dir == filepath.Dir(dir) {
@@ -120,11 +126,11 @@ func reasonOf(err error) error {
 }
 
 // trusted says why others than root and this user can change a file.
-func trusted(info fs.FileInfo, uid int) error {
+func trusted(info fs.FileInfo, uid int, shared bool) error {
 	if s, ok := info.Sys().(*syscall.Stat_t); ok && s.Uid != 0 && int(s.Uid) != uid {
 		return fmt.Errorf("belongs to uid %d: want root, or uid %d, which this process has", s.Uid, uid)
 	}
-	if info.Mode().Perm()&0o022 != 0 {
+	if !shared && info.Mode().Perm()&0o022 != 0 {
 		return fmt.Errorf("can be written by its group or by others (mode %04o)", info.Mode().Perm())
 	}
 	return nil

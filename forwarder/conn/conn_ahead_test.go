@@ -145,3 +145,62 @@ func TestLendsWhatWasReadAhead(t *testing.T) {
 		c.buffers.Put(lent)
 	})
 }
+
+// What was read ahead in another process is many frames, and none that has its memory already: it takes its turn like others, and
+// goes on with a small buffer where little is left.
+func TestAdoptsWhatWasReadAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel(1 << 20)
+		buffers := newBuffers(t, 64<<20)
+		unread := strings.Repeat("x", aheadSize-1000)
+		c, err := adopt(Detached{Socket: k, Unread: []byte(unread)}, k.system(), buffers, roomy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release(t, c)
+		if large := buffers.large.Load(); large != 0 {
+			t.Errorf("got %d bytes of large buffers in use, want 0: there is no large frame", large)
+		}
+		p, err := c.Read(1)
+		if err != nil || string(p) != unread {
+			t.Fatalf("got %d bytes read with %v, want the %d that were unread", len(p), err, len(unread))
+		}
+		c.Advance(len(p) - 10)
+		r := startRead(c, 100)
+		synctest.Wait()
+		if held := c.Held(); held != size4K {
+			t.Errorf("got %d bytes held while the read waits with 10 bytes of a frame, want %d", held, size4K)
+		}
+		k.send([]byte(strings.Repeat("y", 90)))
+		if !r.settled() || len(r.value.bytes) != 100 {
+			t.Fatalf("got %d bytes with %v, want 100", len(r.value.bytes), r.value.err)
+		}
+	})
+}
+
+// A gate that shuts behind a read keeps no large buffer for a few bytes.
+func TestGatedBehindAReadAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel(1 << 20)
+		c := k.conn(t, newBuffers(t, 64<<20), roomy)
+		defer release(t, c)
+		k.send([]byte(strings.Repeat("x", readSize)))
+		wantSizes(t, c, k, readSize)
+		k.send([]byte(strings.Repeat("y", aheadSize)))
+		p, err := c.Read(1)
+		if err != nil || len(p) != aheadSize {
+			t.Fatalf("got %d bytes read with %v, want %d", len(p), err, aheadSize)
+		}
+		c.Advance(len(p) - 10)
+		c.GateHeld(true)
+		r := startRead(c, 1)
+		synctest.Wait()
+		if held := c.Held(); held != size4K {
+			t.Errorf("got %d bytes held behind the gate with 10 unread, want %d", held, size4K)
+		}
+		c.GateHeld(false)
+		if !r.settled() || r.value.bytes != "yyyyyyyyyy" {
+			t.Fatalf("got %q with %v, want what was unread", r.value.bytes, r.value.err)
+		}
+	})
+}

@@ -109,7 +109,7 @@ func adopt(d Detached, sys system, buffers *Buffers, cfg Config) (*Conn, error) 
 		return nil, err
 	}
 	if len(d.Unread) > 0 {
-		c.buf = c.get(len(d.Unread)) // the first read takes a larger one when there is something to put into it
+		c.buf = c.get(readable(len(d.Unread))) // the first read takes a larger one when there is something to put into it
 		c.w = copy(c.buf, d.Unread)
 	}
 	c.lastRead.Store(d.LastRead)

@@ -107,20 +107,28 @@ func (c *Conn) Lend() []byte {
 	buf, unread := c.buf, c.buf[c.r:c.w]
 	c.held.Add(-int64(cap(buf)))
 	c.buf, c.r, c.w = nil, 0, 0
-	if n := len(unread); n > 0 {
-		if n > readSize {
-			n = aheadSize
-		}
-		c.buf = c.get(n)
+	if len(unread) > 0 {
+		c.buf = c.get(readable(len(unread)))
 		c.w = copy(c.buf, unread)
 	}
 	return buf
 }
 
+// readable is the size of the buffer for n unread bytes: one that is for a single large frame only where no other holds them.
+func readable(n int) int {
+	if n > readSize {
+		return max(n, aheadSize)
+	}
+	return n
+}
+
 // awaitGate waits until the gate is open.
 func (c *Conn) awaitGate() error {
-	if c.w == c.r {
+	switch unread := c.w - c.r; {
+	case unread == 0:
 		c.freeRead()
+	case Capacity(unread) < len(c.buf) && len(c.buf) <= aheadSize:
+		c.move(Capacity(unread))
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

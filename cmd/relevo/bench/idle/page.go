@@ -64,9 +64,9 @@ func sum(all []cycle) (cpu, longest time.Duration) {
 
 // why says what holds the memory: found with a heap profile and the depth of the stacks. Whoever changes the road looks again.
 const why = "Behind the first request of each the stack of its read loop is 4 KiB, because the road of a request is deeper than the 2 KiB that a goroutine begins " +
-	"with; it waits within half of that (eleven calls down), and the collector gives the other half back, when it comes. Where nothing " +
-	"allocates it comes every two minutes. The heap holds, for each connection, some 800 bytes for the connection itself and what it is called back by, 250 for the socket of " +
+	"with. It waits eleven calls down: within half of that, but too deep for the collector, which halves stacks of which less than a quarter " +
+	"is in use. The heap holds, for each connection, some 800 bytes for the connection itself and what it is called back by, 250 for the socket of " +
 	"package net, 150 for the client, and the runtime's goroutine, 450; what is beside it in RSS are the runtime's own tables, of which the " +
 	"network poller's descriptor is the largest. No idle connection has a buffer.\n\n" +
 	"What a peak leaves is buffers in pools. They are emptied by the second collection behind it, and only then their memory can go back to the " +
-	"system: as nothing allocates, the only collections are those that the runtime makes every two minutes. Until then the memory serves the next peak."
+	"system. As forwarding makes no garbage, collections are minutes apart; so Relevo looks at its memory every 30 s and gives back what a peak has left."
