@@ -107,13 +107,13 @@ func TestBenchConfig(t *testing.T) {
 	s.chain.stop(t)
 	section, ratio := configSection(t, program, strings.Fields(string(loaded))[0], quiet, changing)
 	t.Logf("\n%s", section)
-	if ratio > 2 {
-		t.Errorf("with changes p99 is %.2f x what it is without; want at most 2", ratio)
-	}
 	if page := os.Getenv(benchPage); page != "" && !t.Failed() {
 		if err := yard.WriteSection(page, "configuration", "make bench-config", section); err != nil {
 			t.Error(err)
 		}
+	}
+	if ratio > 2 {
+		t.Errorf("with changes p99 is %.2f x what it is without; want at most 2", ratio)
 	}
 }
 
