@@ -38,6 +38,10 @@ type Store struct {
 	// turn holds a token that an Append takes, and gives back. Never closed.
 	turn chan struct{}
 
+	// Owned by who has the turn.
+	// sizes are those of files that were written or looked at here: a file is never written twice.
+	sizes map[uint64]int64
+
 	mu sync.Mutex
 	// Guarded by mu.
 	// memory is the revisions from the oldest to the newest, where there is no folder.
@@ -85,7 +89,7 @@ func Open(o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	s := &Store{o: o, turn: make(chan struct{}, 1), warned: map[string]bool{}}
+	s := &Store{o: o, turn: make(chan struct{}, 1), warned: map[string]bool{}, sizes: map[uint64]int64{}}
 	s.turn <- struct{}{}
 	if o.State == "" {
 		return s, nil
@@ -124,6 +128,11 @@ func (s *Store) newest() (Revision, error) {
 	if err != nil {
 		return Revision{}, err
 	}
+	return s.newestOf(numbers)
+}
+
+// newestOf is the newest whole revision of these numbers, which ascend.
+func (s *Store) newestOf(numbers []uint64) (Revision, error) {
 	for _, n := range slices.Backward(numbers) {
 		var r Revision
 		if whole, err := s.read(n, &r); whole || err != nil {
@@ -209,16 +218,16 @@ func (s *Store) append(ctx context.Context, expected uint64, r Revision) (Revisi
 		defer unlock()
 	}
 
-	newest, err := s.newest()
+	numbers, err := s.numbers()
+	if err != nil {
+		return r, err
+	}
+	newest, err := s.newestOf(numbers)
 	if err != nil {
 		return r, err
 	}
 	if newest.Number != expected {
 		return r, &ConflictError{expected, newest.Number}
-	}
-	numbers, err := s.numbers()
-	if err != nil {
-		return r, err
 	}
 	r.Number = 1
 	if len(numbers) > 0 { // the last may be of a file that is torn
@@ -236,7 +245,8 @@ func (s *Store) append(ctx context.Context, expected uint64, r Revision) (Revisi
 	if err := s.write(r.Number, data); err != nil {
 		return r, err
 	}
-	s.prune(r.Number)
+	s.sizes[r.Number] = int64(len(data))
+	s.prune(append(numbers, r.Number))
 	return r, nil
 }
 
@@ -251,11 +261,7 @@ func (s *Store) numbers() ([]uint64, error) {
 		}
 		return numbers, nil
 	}
-	files, err := s.files()
-	for _, f := range files {
-		numbers = append(numbers, f.number)
-	}
-	return numbers, err
+	return s.files()
 }
 
 // read fills v, a Revision or an Info, from revision n. It says whether there is one that is whole.

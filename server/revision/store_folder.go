@@ -35,19 +35,13 @@ var fileName = regexp.MustCompile(`^([0-9]{6}|[1-9][0-9]{6,14})\.json$`)
 
 func nameOf(n uint64) string { return fmt.Sprintf("%06d.json", n) }
 
-// file is a file that is a revision by its name.
-type file struct {
-	number uint64
-	entry  fs.DirEntry
-}
-
-// files are those in the folder, by number.
-func (s *Store) files() ([]file, error) {
+// files are the numbers of those in the folder that are revisions by their names, ascending.
+func (s *Store) files() ([]uint64, error) {
 	entries, err := os.ReadDir(s.folder)
 	if err != nil {
 		return nil, err
 	}
-	var files []file
+	var numbers []uint64
 	for _, e := range entries {
 		m := fileName.FindStringSubmatch(e.Name())
 		if m == nil || !e.Type().IsRegular() {
@@ -57,10 +51,10 @@ func (s *Store) files() ([]file, error) {
 		if err != nil || n == 0 {
 			continue
 		}
-		files = append(files, file{n, e})
+		numbers = append(numbers, n)
 	}
-	slices.SortFunc(files, func(a, b file) int { return compare(a.number, b.number) })
-	return files, nil
+	slices.Sort(numbers)
+	return numbers, nil
 }
 
 // readFile is read in a folder. A file whose content is not what was written there is told to the log, once, and passed
@@ -153,26 +147,29 @@ func (s *Store) sweep() {
 	}
 }
 
-// prune removes the oldest files that are too many or too large together, and never that of revision newest. It is called
-// with the lock held. What it cannot remove it leaves to the next one.
-func (s *Store) prune(newest uint64) {
-	files, err := s.files()
-	if err != nil {
-		s.warn(s.folder, err)
-		return
+// prune removes the oldest files that are too many or too large together, and never the last of these numbers, which ascend. It
+// is called with the lock held. What it cannot remove it leaves to the next one.
+func (s *Store) prune(numbers []uint64) {
+	if len(s.sizes) > 2*len(numbers) {
+		clear(s.sizes) // others remove files, too
 	}
-	size, count := int64(0), 0
-	for _, f := range slices.Backward(files) {
-		info, err := f.entry.Info()
-		if err != nil {
+	size := int64(0)
+	for i, n := range slices.Backward(numbers) {
+		name := filepath.Join(s.folder, nameOf(n))
+		bytes, known := s.sizes[n]
+		if !known {
+			info, err := os.Lstat(name)
+			if err != nil {
+				continue
+			}
+			bytes = info.Size()
+			s.sizes[n] = bytes
+		}
+		size += bytes
+		if newer := len(numbers) - 1 - i; newer == 0 || newer < s.o.Keep && size <= s.o.Bytes {
 			continue
 		}
-		count++
-		size += info.Size()
-		if f.number == newest || count <= s.o.Keep && size <= s.o.Bytes {
-			continue
-		}
-		name := filepath.Join(s.folder, f.entry.Name())
+		delete(s.sizes, n)
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			s.warn(name, err)
 		}
