@@ -124,12 +124,7 @@ func readable(n int) int {
 
 // awaitGate waits until the gate is open.
 func (c *Conn) awaitGate() error {
-	switch unread := c.w - c.r; {
-	case unread == 0:
-		c.freeRead()
-	case Capacity(unread) < len(c.buf) && len(c.buf) <= aheadSize:
-		c.move(Capacity(unread))
-	}
+	c.shrink()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
@@ -202,16 +197,21 @@ func (c *Conn) readOnce(fd uintptr) bool {
 		c.buffers.leaveBulk()
 	}
 	if err == syscall.EAGAIN {
-		switch unread := c.w - c.r; {
-		case unread == 0:
-			c.freeRead()
-		case Capacity(unread) < len(c.buf) && len(c.buf) <= aheadSize:
-			c.move(Capacity(unread))
-		}
+		c.shrink()
 		return false
 	}
 	c.readN, c.readE = max(n, 0), err
 	return true
+}
+
+// shrink keeps, for a wait, no more of the read buffer than what is unread needs; that of a large frame it leaves.
+func (c *Conn) shrink() {
+	switch unread := c.w - c.r; {
+	case unread == 0:
+		c.freeRead()
+	case Capacity(unread) < len(c.buf) && len(c.buf) <= aheadSize:
+		c.move(Capacity(unread))
+	}
 }
 
 // move puts what is unread into a buffer of another size.

@@ -252,16 +252,16 @@ func (s *Store) append(ctx context.Context, expected uint64, r Revision) (Revisi
 
 // numbers are those of all revisions, ascending, and of files that only look like one.
 func (s *Store) numbers() ([]uint64, error) {
-	var numbers []uint64
-	if s.folder == "" {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, k := range s.memory {
-			numbers = append(numbers, k.number)
-		}
-		return numbers, nil
+	if s.folder != "" {
+		return s.files()
 	}
-	return s.files()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var numbers []uint64
+	for _, k := range s.memory {
+		numbers = append(numbers, k.number)
+	}
+	return numbers, nil
 }
 
 // read fills v, a Revision or an Info, from revision n. It says whether there is one that is whole.
