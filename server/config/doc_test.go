@@ -70,6 +70,7 @@ var derived = map[string]string{
 	"### routes[].rules retry":           "its fields'",
 
 	"## The top level workers":          "its fields'",
+	"## clusters hash_header":           "absent: the client's address",
 	"## The top level upgrade":          "its fields'",
 	"## The top level runtime_dir":      "absent: `$RUNTIME_DIRECTORY`",
 	"## The top level state_dir":        "absent: `$STATE_DIRECTORY`",
