@@ -259,12 +259,14 @@ func TestPanic(t *testing.T) {
 
 		heir := newMarked(t, markedSpec(4, 0, 50_00))
 		defer heir.Close()
+		h.Endpoints = nil // how marks go over is the business of who sets them
+		for i := range 4 {
+			heir.cluster().endpoints[i].policy.Restore(cluster.Health{Unhealthy: true})
+		}
 		if err := heir.Adopt(h); err != nil {
 			t.Fatal(err)
 		}
-		for i := range 4 { // what goes over of the marks themselves is theirs
-			heir.cluster().endpoints[i].policy.Restore(cluster.Health{Unhealthy: true})
-		}
+		want(heir, true) // before anything is read
 		heir.Start()
 		synctest.Wait()
 		want(heir, true)
