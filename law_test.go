@@ -75,6 +75,7 @@ var mayImport = map[string][]string{
 
 	// Sources of endpoints know the contract, and nothing of each other nor of the road.
 	"forwarder/discovery":      {},
+	"forwarder/discovery/dns":  {"forwarder/discovery"},
 	"forwarder/discovery/file": {"forwarder/discovery"},
 
 	// What only tests need.
