@@ -58,6 +58,18 @@ type Source struct {
 // New returns a source that has not looked yet.
 func New(o Options) *Source { return &Source{path: o.Path, parse: o.Parse} }
 
+// Check says what is wrong with a file as it is now.
+func Check(path string, parse func([]byte) ([]discovery.Endpoint, error)) error {
+	data, _, err := read(path)
+	if err != nil {
+		return err
+	}
+	if _, err = parse(data); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
 // Run implements discovery.Source.
 func (s *Source) Run(ctx context.Context, tell func(discovery.Update)) {
 	s.folder = folder{path: filepath.Dir(s.path)}
