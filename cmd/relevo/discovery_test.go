@@ -59,6 +59,10 @@ func TestFoundEndpointsGoOver(t *testing.T) {
 		k.Discovery.State != "failing" || k.Discovery.Updated == nil || len(k.Endpoints) != 1 || k.Endpoints[0].Address != servers[0] {
 		t.Errorf("behind upgrades the cluster is %+v with discovery %+v, %v", k, k.Discovery, err)
 	}
+	want := fmt.Sprintf("a: discovery by file %s is failing, with 1 endpoint: stat %s: no such file or directory\n", path, path)
+	if status, out, errOut := relevo(t, "", "clusters", "--address", door); status != exitDone || !strings.HasSuffix(out, want) {
+		t.Errorf("relevo clusters: exit status %d, %s%s; want %s", status, out, errOut, want)
+	}
 	write(fmt.Sprintf("- address: %q\n", servers[1]))
 	p.until(t, func(m reading) error {
 		if m.sum("relevo_endpoint_requests_total", "endpoint="+servers[1]) == 0 {

@@ -74,6 +74,10 @@ func TestParseEndpoints(t *testing.T) {
 			t.Errorf("%.80q gives %v, %v; want\n%s", text, set, err, want)
 		}
 	}
+	example, err := ParseEndpoints([]byte(read(t, root+"/examples/discovery/endpoints.yaml")))
+	if err != nil || len(example) != 3 {
+		t.Errorf("the example of a file gives %v, %v", example, err)
+	}
 	var many strings.Builder
 	for i := range MaxEndpoints {
 		fmt.Fprintf(&many, "- {address: 'h%d.internal:12200', weight: 10}\n", i)
