@@ -100,8 +100,8 @@ func (s *Source) wait(ctx context.Context) (touched bool) {
 				first = now
 			}
 			timer.Reset(max(0, min(settle, settleMost-now.Sub(first))))
-		case <-s.folder.errors(): // events are lost
-			return true
+		case err := <-s.folder.errors(): // events are lost
+			return err != nil
 		case <-timer.C:
 			return touched
 		case <-ctx.Done():

@@ -20,7 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // words makes an endpoint of each word; "bad" is none.
 func words(data []byte) (set []discovery.Endpoint, err error) {
-	for _, w := range strings.Fields(string(data)) {
+	for w := range strings.FieldsSeq(string(data)) {
 		if w == "bad" {
 			return nil, errors.New("has a bad word")
 		}
