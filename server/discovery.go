@@ -260,8 +260,8 @@ func (f *finder) poke() {
 const firstSets = 3 * time.Second
 
 // wait waits a bounded time for a good set of each source that is new.
-func (p *plan) wait(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, firstSets)
+func (p *plan) wait(ctx context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, w := range p.begun {
 		if w.known {

@@ -35,14 +35,14 @@ func (s sets) in(spec *forwarder.Spec) (out *forwarder.Spec, changed bool) {
 	return out, changed
 }
 
-// runFinder puts into force what is found, until ctx ends.
-func (s *Server) runFinder(ctx context.Context) {
+// run has what is found applied, until ctx ends. With released it may be found earlier: while nobody could apply it.
+func (f *finder) run(ctx context.Context, released <-chan struct{}, apply func(ctx context.Context)) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
 		select {
-		case <-s.finder.changed:
-		case <-s.live.released: // what was found while another process loaded the configuration
+		case <-f.changed:
+		case <-released:
 		case <-ctx.Done():
 			return
 		}
@@ -52,7 +52,11 @@ func (s *Server) runFinder(ctx context.Context) {
 			return
 		}
 		pause.Reset(applyEvery)
-		s.applyFound(ctx)
+		select {
+		case <-f.changed: // that came meanwhile is applied with the others
+		default:
+		}
+		apply(ctx)
 	}
 }
 

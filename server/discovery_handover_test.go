@@ -41,7 +41,7 @@ clusters: [{name: a, protocol: bolt, discovery: {file: %q}}, {name: b, protocol:
 			t.Errorf("that the set of %s is known is %v", name, w.known)
 		}
 	}
-	p.wait(t.Context())
+	p.wait(t.Context(), 100*time.Millisecond)
 	return f
 }
 
@@ -99,7 +99,7 @@ func TestDiscardedPlan(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // it waits for nothing
-	p.wait(ctx)
+	p.wait(ctx, firstSets)
 	p.discard()
 	for _, w := range p.begun {
 		select {

@@ -175,7 +175,7 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 	if err != nil {
 		return revision.Info{}, &admin.RefusedError{Reason: err.Error()}
 	}
-	follow.wait(ctx)
+	follow.wait(ctx, firstSets)
 	spec, _ = follow.sets().in(spec)
 	var r revision.Revision
 	var kept error

@@ -149,7 +149,11 @@ func (s *Server) build(o Options) (err error) {
 		return &ConfigError{err}
 	}
 	follow.commit()
-	follow.wait(context.Background())
+	patience := firstSets
+	if o.heir { // whom another process waits for
+		patience = min(patience, o.Config.Upgrade.ReadyTimeout.D()/2)
+	}
+	follow.wait(context.Background(), patience)
 	spec, _ = follow.sets().in(spec)
 	s.live.spec, _ = sets(nil).in(spec) // without the sockets
 	s.live.spec.Listeners = slices.Clone(spec.Listeners)
@@ -305,7 +309,7 @@ func (s *Server) Run(ctx context.Context) error {
 	found := make(chan struct{})
 	go func() { // ends with ctx; waited for below
 		defer close(found)
-		s.runFinder(ctx)
+		s.finder.run(ctx, s.live.released, s.applyFound)
 	}()
 	defer func() { cancel(); <-found; s.finder.close() }()
 	ended := make(chan upgrade.Ending, 1) // never closed; holds the one answer
