@@ -176,6 +176,18 @@ func TestSlowStartOfOneThatJoins(t *testing.T) {
 	})
 }
 
+// TestSlowStartOfTheFirst: endpoints that are found for a cluster without any begin with all of their weight.
+func TestSlowStartOfTheFirst(t *testing.T) {
+	withMarked(t, markedSpec(0, 10*time.Second, 0), func(t *testing.T, m *marked) {
+		m.Start()
+		if err := m.Apply(markedSpec(2, 10*time.Second, 0), func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		m.wantShare(0, 1)
+		m.wantShare(1, 1)
+	})
+}
+
 // TestSlowStartGoesOver an upgrade, with the time that has passed of it. An endpoint that the new configuration adds begins one.
 func TestSlowStartGoesOver(t *testing.T) {
 	withMarked(t, markedSpec(3, 10*time.Second, 0), func(t *testing.T, m *marked) {

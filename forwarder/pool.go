@@ -115,7 +115,7 @@ func (c *upCluster) enter() {
 		if drain := spec.Endpoints[i].Drain; !drain || joins {
 			e.drain(drain) // the others when those are known that come in their place: Apply
 		}
-		if joins && old != nil {
+		if joins && old != nil && len(old.spec.Endpoints) > 0 { // the first endpoints that are found begin together
 			e.warm(c.f.now())
 		}
 	}
