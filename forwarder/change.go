@@ -50,7 +50,7 @@ func (s *sweeper) tell() {
 }
 
 func (l *listener) condition() string {
-	if l.stopped.Load() || l.socket == nil {
+	if l.stopped.Load() || l.socket == nil || l.f.overload.gate.shut.Load() {
 		return NotAccepting
 	}
 	return Accepting
