@@ -33,8 +33,8 @@ const (
 	breakerQuiet  = 10 * breakerMemory
 )
 
-// Breaker is how much of a bound is taken, and whether it refuses.
-type Breaker struct {
+// Use is how much of a bound is taken, and whether it refuses.
+type Use struct {
 	Used, Max int
 	Open      bool // it is at its bound, or has refused something within the last second
 }
@@ -47,8 +47,8 @@ func (b *breaker) refusals() uint64 {
 }
 
 // status is the breaker at this time.
-func (b *breaker) status(now int64) Breaker {
-	s := Breaker{Used: b.limit.Used(), Max: b.limit.Max()}
+func (b *breaker) status(now int64) Use {
+	s := Use{Used: b.limit.Used(), Max: b.limit.Max()}
 	if b.low {
 		s.Max = b.limit.MaxLow()
 	}

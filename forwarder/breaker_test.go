@@ -26,7 +26,7 @@ func TestBreaker(t *testing.T) {
 		look := func() bool { return b.look(f, now, func() []zap.Field { return nil }) }
 		want := func(what string, used int, open bool, lines int) {
 			t.Helper()
-			if got := b.status(now); got != (Breaker{used, bound, open}) || logs.Len() != lines {
+			if got := b.status(now); got != (Use{used, bound, open}) || logs.Len() != lines {
 				t.Errorf("low %v: %s: got %+v and %d lines in the log, want %d used of %d, open %v and %d", low, what, got, logs.Len(), used, bound, open, lines)
 			}
 		}

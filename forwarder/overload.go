@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder/stats"
 )
@@ -190,8 +191,11 @@ type OverloadStatus struct {
 // OverloadAction is something that is done now.
 type OverloadAction struct {
 	Action, Resource string
-	Since            int64 // for how long, in nanoseconds
+	For              time.Duration
 }
+
+// Accepting says whether it is about accepting clients.
+func (a OverloadAction) Accepting() bool { return a.Action == actNames[actStopAccepting].action }
 
 // Overload says what the process uses, and what is done about it.
 func (f *Forwarder) Overload() OverloadStatus {
@@ -200,7 +204,7 @@ func (f *Forwarder) Overload() OverloadStatus {
 	s.Reserve = o.reserve(s.DescriptorLimit)
 	for i, name := range actNames {
 		if since := o.since[i].Load(); since != 0 {
-			s.Actions = append(s.Actions, OverloadAction{name.action, name.resource, max(now-since, 0)})
+			s.Actions = append(s.Actions, OverloadAction{name.action, name.resource, time.Duration(max(now-since, 0))})
 		}
 	}
 	return s

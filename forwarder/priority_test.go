@@ -234,7 +234,7 @@ func TestRuleLimitComesAndGoes(t *testing.T) {
 		if err := p.Apply(s, kept); err != nil {
 			t.Fatal(err)
 		}
-		if got := p.RuleLimits()["rpc/echo"]; got != (forwarder.Breaker{Used: 2, Max: 2, Open: true}) {
+		if got := p.RuleLimits()["rpc/echo"]; got != (forwarder.Use{Used: 2, Max: 2, Open: true}) {
 			t.Errorf("got %+v, want the two that are in flight still", got)
 		}
 		p.wantCount(2, "relevo_route_breaker_used", "route=rpc/echo", "limit=max_requests")

@@ -31,8 +31,8 @@ type ListenerStatus struct {
 type ClusterStatus struct {
 	Name, Protocol, Balancer                     string
 	Leaving                                      bool // it is not configured any more
-	Requests, Connections, Pending, PendingBytes Breaker
-	LowRequests                                  Breaker // of Requests, for what has low priority
+	Requests, Connections, Pending, PendingBytes Use
+	LowRequests                                  Use // of Requests, for what has low priority
 	Endpoints                                    []EndpointStatus
 }
 
@@ -99,7 +99,7 @@ func (l *listener) status(r *road) ListenerStatus {
 
 func (c *upCluster) status() ClusterStatus {
 	now := c.f.now()
-	at := func(breaker int) Breaker { return c.breakers[breaker].status(now) }
+	at := func(breaker int) Use { return c.breakers[breaker].status(now) }
 	s := ClusterStatus{
 		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0,
 		Requests: at(breakRequests), LowRequests: at(breakLowRequests), Connections: at(breakConnections), Pending: at(breakPending),
@@ -139,8 +139,8 @@ func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 }
 
 // RuleLimits are the limits of the rules that have one, by table/rule.
-func (f *Forwarder) RuleLimits() map[string]Breaker {
-	out, now := make(map[string]Breaker), f.now()
+func (f *Forwarder) RuleLimits() map[string]Use {
+	out, now := make(map[string]Use), f.now()
 	for name, l := range f.snap.Load().limits.bounds {
 		out[name] = l.breaker.status(now)
 	}
