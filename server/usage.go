@@ -62,8 +62,11 @@ const (
 // newMeter is a meter that collects nothing while busy says so.
 func newMeter(busy func() bool) *meter {
 	m := &meter{busy: busy, samples: []metrics.Sample{
-		{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
-		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/total:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/gc/heap/live:bytes"},
 	}}
 	if limit, from := memoryLimit(); from != fromMachine && limit >= leastLimit {
 		m.limit = limit

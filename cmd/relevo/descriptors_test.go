@@ -102,7 +102,8 @@ clusters:
 		Ready   bool
 		Reasons []string
 		admin.Status
-	}) {
+	},
+	) {
 		t.Helper()
 		a := newDesk(address).must(t, http.MethodGet, "/v1/status", "")
 		if err := json.Unmarshal(a.body, &s); err != nil {
