@@ -7,12 +7,13 @@
 //	pool*.go        the connections to one endpoint, and the exchanges that wait for one
 //	upstream.go     one server connection: its stream table and its read loop
 //	sweep*.go       deadlines, timeouts, heartbeats, memory pressure: the only clockwork
+//	check.go        endpoints that are asked beside their requests whether they work
 //	snapshot.go     one built, immutable configuration
 //	watch.go        whether the road moves
 //	pause.go        the barrier: the road at rest      handover*.go  its state, for another process and from one
 //
 // It chooses no codec, filter or address: Spec brings them. Its goroutines are one accept loop a listener, one
-// read loop a connection, one dial at a time a pool, and one sweeper; Close waits for all of them, and each read
+// read loop a connection, one dial at a time a pool, one sweeper, and one that checks endpoints; Close waits for all of them, and each read
 // loop for its connection's writer. Pause ends them too, but for the workers, which it holds, and Resume starts
 // them again.
 package forwarder
@@ -41,6 +42,7 @@ type Forwarder struct {
 	buffers  *conn.Buffers
 	started  time.Time // the clock's zero, which is that of CLOCK_MONOTONIC
 	sweep    *sweeper
+	checks   *checks
 	warnings *stats.Throttle[warning]
 	batches  sync.Pool
 	panics   byReason
@@ -57,7 +59,7 @@ type Forwarder struct {
 	cancel   context.CancelFunc
 
 	// Every goroutine of the road but the workers, by what must be at rest before what.
-	sweeping, accepting, dialling, reading group
+	sweeping, checking, accepting, dialling, reading group
 
 	// Atomic.
 	snap      atomic.Pointer[snapshot]
@@ -134,6 +136,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 	f.worked = newWorkerStats(reg)
 	f.workers = worker.New(spec.Workers.Max, spec.Workers.Queue, f.work)
 	f.sweep = newSweeper(f)
+	f.checks = newChecks(f)
 	snap, err := f.build(spec, &snapshot{})
 	if err != nil {
 		f.cancel()
@@ -156,6 +159,7 @@ func (f *Forwarder) Start() {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
 		}
 	}
+	f.checks.configure(f.snap.Load())
 	f.sweep.change()
 	f.sweeping.Go(f.sweep.run) // ends with the shift
 }
@@ -224,7 +228,7 @@ func (f *Forwarder) Close() {
 		}
 	}
 	f.Resume() // who is held goes on, to its end
-	for _, g := range []*group{&f.sweeping, &f.accepting, &f.dialling, &f.reading} {
+	for _, g := range []*group{&f.sweeping, &f.checking, &f.accepting, &f.dialling, &f.reading} {
 		_ = g.Wait(context.Background()) // all end with f.ctx, or with their connection
 	}
 	f.workers.Close()

@@ -55,6 +55,7 @@ type upEndpoint struct {
 	probe    atomic.Pointer[probe]     // the one under way, once it has a connection
 
 	lastFailure atomic.Pointer[failure] // nil: none that this process has seen
+	check       atomic.Pointer[checked] // nil: it is not checked
 
 	// Guarded by mu.
 	mu                 sync.Mutex
@@ -108,6 +109,7 @@ func (c *upCluster) enter() {
 		policies[i] = e.policy
 		e.policy.SetWeight(spec.Endpoints[i].Weight)
 		e.left.Store(false)
+		e.takeCheck(spec.Check)
 		if drain := spec.Endpoints[i].Drain; !drain || before[place{e.network, e.address}] == nil {
 			e.drain(drain) // the others when those are known that come in their place: Apply
 		}
@@ -161,6 +163,7 @@ func (c *upCluster) latest() *upCluster {
 // elsewhere, and the connections close.
 func (e *upEndpoint) leave() {
 	e.left.Store(true)
+	e.uncheck()
 	e.drain(true)
 }
 

@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/health"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
@@ -84,4 +85,12 @@ var advice = map[string]string{
 	wire.ReasonBadChecksum:     "bytes were damaged on the way, or the client computes another checksum",
 	ReasonBufferPressure:       "max_buffered, or peers that do not read or stop in the middle of frames",
 	conn.ReasonQueueFull:       "the client does not read its replies",
+
+	health.ReasonCannotConnect:  "is the server up, is the endpoint's address right?",
+	health.ReasonConnectTimeout: "is the server's host up, does a firewall stand between, is the server stuck with its queue full?",
+	health.ReasonNoAnswer:       "is the server stuck, does it answer heartbeats? health_check type tcp asks for none",
+	health.ReasonClosed:         "does the server speak the cluster's protocol, does it take connections from here?",
+	health.ReasonBadAnswer:      "the server does not speak the cluster's protocol",
+	health.ReasonUnresolved:     "is the endpoint's name right, does the name server answer?",
+	health.ReasonPostponed:      "this process's descriptors, ports and memory",
 }

@@ -43,15 +43,16 @@ type ClusterStatus struct {
 type EndpointStatus struct {
 	Address      string // unix:/PATH, or HOST:PORT
 	Weight       int
-	Usable       bool      // nothing is known against it
-	Condition    string    // Usable, PassedOver, Unhealthy, Ejected or Drained: the first of what is known against it
-	Failures     int       // in a row; 0 once it has delivered a frame
-	Since, Until time.Time // since when it is passed over, and when the next probe is due; zero while it is not, or not known
-	Probing      bool      // a probe is under way, behind failures
-	Draining     bool      // the configuration says so, or knows it no more; it drains while it has connections, and then it is drained
-	Leaving      bool      // it is not configured any more
-	LastFailure  *Failure  // that this process has seen; nil: none
-	Connections  int       // those that take requests
+	Usable       bool         // nothing is known against it
+	Condition    string       // Usable, PassedOver, Unhealthy, Ejected or Drained: the first of what is known against it
+	Failures     int          // in a row; 0 once it has delivered a frame
+	Since, Until time.Time    // since when it is passed over, and when the next probe is due; zero while it is not, or not known
+	Probing      bool         // a probe is under way, behind failures
+	Draining     bool         // the configuration says so, or knows it no more; it drains while it has connections, and then it is drained
+	Leaving      bool         // it is not configured any more
+	LastFailure  *Failure     // that this process has seen; nil: none
+	Check        *CheckStatus // nil: it is not checked
+	Connections  int          // those that take requests
 	// By state: Connections is the sum of the first two.
 	Ready, Leased, Dialling, Drains int
 	Gated                           int // of all of them, those that are not read from
@@ -134,6 +135,7 @@ func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 			s.Until = at(health.Until)
 		}
 	}
+	s.Check = e.checkStatus(at)
 	if last := e.lastFailure.Load(); last != nil {
 		s.LastFailure = &Failure{at(last.at), last.reason, last.detail}
 	}
@@ -230,6 +232,7 @@ func (f *Forwarder) export(old *snapshot) {
 	f.reg.GaugeFunc("relevo_buffered_limit_bytes", "The most that relevo_buffered_bytes may be: max_buffered.",
 		func() float64 { return float64(f.buffers.Max()) })
 	f.exportWorkers()
+	f.exportChecks()
 	for _, l := range snap.listeners {
 		f.exportListener(l)
 	}
@@ -303,6 +306,12 @@ func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {
 			return 0
 		}
 		return 1
+	}, labels...)
+	f.reg.GaugeFunc("relevo_endpoint_unhealthy", "1 while an endpoint does not pass its health checks.", func() float64 {
+		if e.policy.Health().Unhealthy {
+			return 1
+		}
+		return 0
 	}, labels...)
 	f.reg.GaugeFunc("relevo_endpoint_drained", "1 while an endpoint gets no requests because it was drained.", func() float64 {
 		if e.policy.Health().Drained {

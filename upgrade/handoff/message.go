@@ -204,6 +204,11 @@ type Endpoint struct {
 	RX       uint64 `cbor:"8,keyasint,omitempty"` // bytes of connections that are gone
 	TX       uint64 `cbor:"9,keyasint,omitempty"`
 	Since    int64  `cbor:"10,keyasint,omitempty"` // the first of the failures
+
+	Unhealthy   bool   `cbor:"11,keyasint,omitempty"` // its health checks say so
+	CheckedAt   int64  `cbor:"12,keyasint,omitempty"` // when the last of them ended
+	CheckResult string `cbor:"13,keyasint,omitempty"` // of that: ok, or why it was not passed
+	CheckRow    int    `cbor:"14,keyasint,omitempty"` // results like it, those before it included
 }
 
 // ListenerState is what is known of a listener beside its socket.
