@@ -16,7 +16,7 @@ const (
 	ReasonMaxRequests     = "max-requests"      // the cluster has too many requests in flight
 	ReasonMaxPending      = "max-pending"       // too many exchanges, or bytes of them, wait for a connection
 	ReasonMaxConnections  = "max-connections"   // the listener's, or the cluster's connections are used up
-	ReasonNoEndpoint      = "no-endpoint"       // every endpoint is passed over, or drains
+	ReasonNoEndpoint      = "no-endpoint"       // every endpoint is passed over, unhealthy, or drains
 	ReasonConnectFailure  = "connect-failure"   // the endpoint could not be connected
 	ReasonUpstreamClosed  = "upstream-closed"   // the server closed the connection with the request in flight
 	ReasonUpstreamBroken  = "upstream-broken"   // Relevo closed it with the request in flight, for a reason of its own
