@@ -378,7 +378,10 @@ func TestRests(t *testing.T) {
 	eventually(t, "the check to be under way", func() bool { return r.Stats().UnderWay == 1 })
 	r.stop()
 	select {
-	case <-endings:
+	case err := <-endings:
+		if err != nil {
+			t.Errorf("got %v at the server's end, want the end of the stream", err)
+		}
 	case <-time.After(patience):
 		t.Fatal("the connection of a check that was broken off does not end")
 	}
@@ -401,7 +404,10 @@ func TestWhoHasLeft(t *testing.T) {
 	eventually(t, "the check to be under way", func() bool { return r.Stats().UnderWay == 1 })
 	r.Set(nil)
 	select {
-	case <-endings:
+	case err := <-endings:
+		if err != nil {
+			t.Errorf("got %v at the server's end, want the end of the stream", err)
+		}
 	case <-time.After(patience):
 		t.Fatal("the connection of a check that is void does not end")
 	}
