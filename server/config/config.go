@@ -234,7 +234,9 @@ type Cluster struct {
 	// HealthCheck says how its endpoints are asked whether they work; nil means that they are not.
 	HealthCheck *HealthCheck `json:"health_check,omitempty"`
 
-	Endpoints []Endpoint `json:"endpoints" cfg:"required"`
+	// Endpoints and Discovery exclude each other; one of them is there.
+	Endpoints []Endpoint `json:"endpoints,omitempty" cfg:"one"`
+	Discovery *Discovery `json:"discovery,omitempty" cfg:"one"`
 }
 
 // CheckType is what an endpoint is asked.

@@ -26,22 +26,21 @@ func read(t *testing.T, path string) string {
 
 // sections are the headings of docs/configuration.md, by the type that they describe.
 var sections = map[reflect.Type]string{
-	reflect.TypeFor[Config]():     "## The top level",
-	reflect.TypeFor[Listener]():   "## listeners",
-	reflect.TypeFor[RouteTable](): "## routes",
-	reflect.TypeFor[Rule]():       "### routes[].rules",
-	reflect.TypeFor[Match]():      "### routes[].rules[].match",
-	reflect.TypeFor[Retry]():      "### routes[].rules[].retry",
-	reflect.TypeFor[Cluster]():    "## clusters",
-	reflect.TypeFor[Endpoint]():   "### clusters[].endpoints",
-
+	reflect.TypeFor[Config]():      "## The top level",
+	reflect.TypeFor[Listener]():    "## listeners",
+	reflect.TypeFor[RouteTable]():  "## routes",
+	reflect.TypeFor[Rule]():        "### routes[].rules",
+	reflect.TypeFor[Match]():       "### routes[].rules[].match",
+	reflect.TypeFor[Retry]():       "### routes[].rules[].retry",
+	reflect.TypeFor[Cluster]():     "## clusters",
+	reflect.TypeFor[Endpoint]():    "### clusters[].endpoints",
+	reflect.TypeFor[Discovery]():   "### clusters[].discovery",
 	reflect.TypeFor[HealthCheck](): "### clusters[].health_check",
-
-	reflect.TypeFor[Admin]():    "## admin",
-	reflect.TypeFor[AdminTCP](): "### admin.tcp",
-	reflect.TypeFor[TLS]():      "### admin.tcp.tls",
-	reflect.TypeFor[Metrics]():  "## metrics",
-	reflect.TypeFor[Log]():      "## log",
+	reflect.TypeFor[Admin]():       "## admin",
+	reflect.TypeFor[AdminTCP]():    "### admin.tcp",
+	reflect.TypeFor[TLS]():         "### admin.tcp.tls",
+	reflect.TypeFor[Metrics]():     "## metrics",
+	reflect.TypeFor[Log]():         "## log",
 
 	reflect.TypeFor[Share]():            "### routes[].rules[].clusters",
 	reflect.TypeFor[DirectReply]():      "### routes[].rules[].reply",
@@ -71,6 +70,7 @@ var derived = map[string]string{
 	"### routes[].rules[].match header":  "absent: any header",
 	"## The top level log":               "its fields'",
 	"### routes[].rules retry":           "its fields'",
+	"### clusters[].discovery servers":   "absent: those of `/etc/resolv.conf`",
 
 	"## The top level workers":          "its fields'",
 	"## The top level upgrade":          "its fields'",

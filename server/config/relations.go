@@ -23,6 +23,8 @@ func (v *validator) relations(p place, s reflect.Value) {
 		v.open(p, s)
 	case *HealthCheck:
 		v.check(p, s)
+	case *Discovery:
+		v.discovery(p, s)
 	}
 }
 
