@@ -109,12 +109,20 @@ func TestCheckOfAnotherProtocol(t *testing.T) {
 func TestChecksOverCrossings(t *testing.T) {
 	eachCrossing(t, func(t *testing.T, cross func(*proxy, *forwarder.Spec)) {
 		s := checkedSpec(deadAddress(t), serveEach(t, echoEach).address)
-		s.Clusters[0].Check.Interval, s.Clusters[0].Check.Unhealthy = time.Hour, 1 // so that the first is the last
+		often := s.Clusters[0] // tells when checks are made
+		often.Name = "often"
+		often.Endpoints = s.Clusters[0].Endpoints[1:]
+		seldom := *often.Check
+		seldom.Interval, seldom.Unhealthy = time.Hour, 1 // so that the first is the last
+		s.Clusters[0].Check = &seldom
+		s.Clusters = append(s.Clusters, often)
 		p := startProxy(t, s, 512<<20)
 		p.wantCondition(0, forwarder.Unhealthy)
 		eventually(t, func() bool { k := p.endpoint(1).Check; return k != nil && k.Passed }, say("a check of the other"))
 		before := *p.endpoint(0).Check
 		cross(p, s)
+		base := p.value("relevo_health_checks_total", "cluster=often")
+		eventually(t, func() bool { return p.value("relevo_health_checks_total", "cluster=often") >= base+3 }, say("checks of the other cluster"))
 		e := p.endpoint(0)
 		if e.Condition != forwarder.Unhealthy || e.Check == nil || e.Check.At.Sub(before.At).Abs() > time.Millisecond || e.Check.Reason != before.Reason || e.Check.InARow != 1 {
 			t.Errorf("got %+v, check %+v, want it unhealthy as before: %+v", e, e.Check, before)
@@ -161,6 +169,9 @@ func TestChecksRest(t *testing.T) {
 	p := startProxy(t, s, 512<<20)
 	p.wantCount(1, "relevo_health_checks_under_way")
 	p.pause()
+	if n := p.value("relevo_health_checks_under_way"); n != 0 {
+		t.Errorf("got %v checks under way at rest, want none", n)
+	}
 	stage.Store(answers)
 	if k := p.endpoint(0).Check; k == nil || k.InARow != 0 {
 		t.Errorf("got %+v, want no result yet", k)

@@ -238,6 +238,7 @@ func (c *Checker) rest(p *poller) {
 	}
 	c.names.rest()
 	c.sockets, c.free = nil, nil
+	c.underWay.Store(0)
 	c.mu.Lock()
 	c.poller = nil
 	c.mu.Unlock()

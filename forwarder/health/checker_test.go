@@ -496,6 +496,49 @@ func TestNames(t *testing.T) {
 	r.stop()
 }
 
+// TestTimeOfAnAddress: of several addresses each has its share of the time to be connected; one that is has all that is left to answer.
+func TestTimeOfAnAddress(t *testing.T) {
+	const timeout, share = 8 * time.Second, time.Second
+	address, _ := serve(t, "tcp", "127.0.0.1:0", func(c net.Conn) {
+		if hears(c) {
+			timer := time.NewTimer(share * 6 / 5)
+			defer timer.Stop()
+			<-timer.C
+			_, _ = c.Write([]byte("pong\n"))
+		}
+	})
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Checker: New(10, now), t: t}
+	r.names.lookUp = func(context.Context, string) ([]netip.Addr, error) {
+		var all []netip.Addr
+		for range timeout / share {
+			all = append(all, netip.MustParseAddr("127.0.0.1"))
+		}
+		return all, nil
+	}
+	r.run()
+	defer r.stop()
+	to, results := target("tcp", "slow:"+port, pong, timeout)
+	r.Set([]*Target{to})
+	if got := next(t, results); got.Reason != Passed {
+		t.Errorf("got %+v, want it to be passed: its address was connected at once", got)
+	}
+}
+
+// TestLateNews: what the poller still says of a socket that is closed concerns nobody, also where its place has another one.
+func TestLateNews(t *testing.T) {
+	c, e := New(1, now), &entry{check: check{fd: 3, key: socketKey{0, 2}}}
+	c.sockets = []*entry{e, nil}
+	for key, want := range map[socketKey]*entry{{0, 2}: e, {0, 1}: nil, {1, 2}: nil} {
+		if got := c.at(key); got != want {
+			t.Errorf("got %v for %v, want %v", got, key, want)
+		}
+	}
+}
+
 // TestSlowNames: a name that takes long is not waited for, not by others, and not at the end.
 func TestSlowNames(t *testing.T) {
 	address, _ := serve(t, "tcp", "127.0.0.1:0", answers)
