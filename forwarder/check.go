@@ -149,8 +149,7 @@ func (e *upEndpoint) takeCheck(spec *CheckSpec) {
 
 // uncheck forgets what checks have found. What a check finds that ends meanwhile is forgotten, too.
 func (e *upEndpoint) uncheck() {
-	e.check.Store(nil)
-	if e.policy.Unchecked() {
+	if e.check.Swap(nil) != nil && e.policy.Unchecked() {
 		e.cluster().f.sweep.change()
 	}
 }

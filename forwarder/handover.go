@@ -39,12 +39,14 @@ type EndpointState struct {
 	Failures         int
 	Since, Until     int64 // the first of the failures, the end of the back-off
 	Trusted          bool
-	Unproved         int
-	RX, TX           uint64 // bytes of connections that are gone
-	Unhealthy        bool
-	CheckedAt        int64  // when its last health check ended; 0: there was none
-	CheckResult      string // of it
-	CheckRow         int    // results like it, those before it included
+	// Its slow start; 0: none.
+	WarmSince, WarmUntil int64
+	Unproved             int
+	RX, TX               uint64 // bytes of connections that are gone
+	Unhealthy            bool
+	CheckedAt            int64  // when its last health check ended; 0: there was none
+	CheckResult          string // of it
+	CheckRow             int    // results like it, those before it included
 }
 
 // DownstreamState is a client connection.

@@ -35,6 +35,7 @@ func (f *Forwarder) Adopt(h *Handover) error {
 	for i := range h.Endpoints {
 		a.endpoint(&h.Endpoints[i])
 	}
+	a.balance()
 	for i := range h.Downstreams {
 		a.add(a.downstream(&h.Downstreams[i]))
 	}
@@ -178,7 +179,7 @@ func (a *adopter) endpoint(s *EndpointState) {
 		return
 	}
 	e := c.endpoints[i]
-	known := cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted}
+	known := cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted, WarmSince: s.WarmSince, WarmUntil: s.WarmUntil}
 	if e.check.Load() != nil { // it is checked here, too
 		k := &checked{at: s.CheckedAt, reason: s.CheckResult, inARow: s.CheckRow}
 		known.Unhealthy, known.Contrary = s.Unhealthy, k.contrary(s.Unhealthy)

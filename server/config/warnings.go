@@ -4,7 +4,7 @@ import "slices"
 
 // Warnings is what a valid tree says that can hardly be meant, in the tree's order: rules that never match,
 // tables and clusters that nothing leads to, clusters whose endpoints all drain or are asked what they are said not to answer,
-// limits that another limit makes void.
+// slow starts that nothing comes of, limits that another limit makes void.
 func (c *Config) Warnings() []Fault {
 	var w []Fault
 	w = append(w, c.shadowedRules()...)
@@ -13,6 +13,7 @@ func (c *Config) Warnings() []Fault {
 	w = append(w, c.unused()...)
 	w = append(w, c.drained()...)
 	w = append(w, c.oddChecks()...)
+	w = append(w, c.voidSlowStarts()...)
 	w = append(w, c.voidLimits()...)
 	sortFaults(w)
 	return w
@@ -66,6 +67,17 @@ func (c *Config) oddChecks() []Fault {
 		if k.HealthCheck != nil && k.HealthCheck.Type == CheckHeartbeat && k.HeartbeatInterval == None {
 			w = append(w, clusterPlace(i, k).field("health_check").field("type").fault(
 				"heartbeats are what is asked, and heartbeat_interval: none is for servers that do not answer them: tcp asks for a connection alone"))
+		}
+	}
+	return w
+}
+
+// voidSlowStarts finds slow starts of clusters whose balancer knows none.
+func (c *Config) voidSlowStarts() []Fault {
+	var w []Fault
+	for i := range c.Clusters {
+		if k := &c.Clusters[i]; k.Balancer == Maglev && k.SlowStart != None {
+			w = append(w, clusterPlace(i, k).field("slow_start").fault("maglev knows none: an endpoint has all of its keys at once"))
 		}
 	}
 	return w

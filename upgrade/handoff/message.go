@@ -210,6 +210,9 @@ type Endpoint struct {
 	CheckedAt   int64  `cbor:"12,keyasint,omitempty"` // when the last of them ended
 	CheckResult string `cbor:"13,keyasint,omitempty"` // of that: ok, or why it was not passed
 	CheckRow    int    `cbor:"14,keyasint,omitempty"` // results like it, those before it included
+
+	WarmSince int64 `cbor:"20,keyasint,omitempty"` // its slow start
+	WarmUntil int64 `cbor:"21,keyasint,omitempty"` // 0: none
 }
 
 // ListenerState is what is known of a listener beside its socket.
