@@ -55,7 +55,7 @@ var mayImport = map[string][]string{
 	// The road, in the order in which a byte travels. It knows no concrete codec, nor who configures it.
 	"forwarder": {
 		"forwarder/conn", "forwarder/wire", "forwarder/stream", "forwarder/filter", "forwarder/route",
-		"forwarder/cluster", "forwarder/stats", "forwarder/worker",
+		"forwarder/cluster", "forwarder/stats", "forwarder/worker", "forwarder/health",
 	},
 	"forwarder/worker":    {},
 	"forwarder/conn":      {},
@@ -65,6 +65,7 @@ var mayImport = map[string][]string{
 	"forwarder/filter":    {"forwarder/wire", "forwarder/stats"},
 	"forwarder/route":     {"forwarder/wire", "forwarder/stats"},
 	"forwarder/cluster":   {"forwarder/wire", "forwarder/stats"},
+	"forwarder/health":    {"forwarder/cluster"}, // whose endpoints it asks; no protocol
 	"forwarder/stats":     {},
 
 	// Filters know the contract, and nothing of each other.

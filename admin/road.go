@@ -118,6 +118,7 @@ type Endpoint struct {
 	PassedOverSince *time.Time          `json:"passed_over_since,omitempty"`
 	NextProbe       *time.Time          `json:"next_probe,omitempty"`
 	LastFailure     *Failure            `json:"last_failure,omitempty"` // that this process has seen
+	Check           *Check              `json:"check,omitempty"`        // nil: it is not checked
 	InFlight        int                 `json:"in_flight"`
 	Waiting         int                 `json:"waiting"` // requests, for a connection
 	Connections     EndpointConnections `json:"connections"`
@@ -133,6 +134,14 @@ type EndpointConnections struct {
 	Leased   int `json:"leased"` // to a request that goes out in pieces
 	Draining int `json:"draining"`
 	Gated    int `json:"gated"` // of all of them, those that are not read from
+}
+
+// Check is what health checks have found of an endpoint.
+type Check struct {
+	Time   *time.Time `json:"time,omitempty"`   // when the last one ended; nil: there was none yet
+	Result string     `json:"result,omitempty"` // of it: ok, or why it was not passed
+	Detail string     `json:"detail,omitempty"`
+	InARow int        `json:"in_a_row"` // results like it, those before it included
 }
 
 // Failure is why an endpoint failed.

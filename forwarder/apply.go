@@ -73,6 +73,9 @@ func (f *Forwarder) Apply(spec *Spec, keep func() error) error {
 			}
 		}
 	}
+	if f.begun.Load() { // else Start does it
+		f.checks.configure(next)
+	}
 	f.export(old)
 	f.forgetMetrics(old, next)
 	f.sweep.retime.Store(true)

@@ -7,6 +7,7 @@
 //	pool*.go        the connections to one endpoint, and the exchanges that wait for one
 //	upstream.go     one server connection: its stream table and its read loop
 //	sweep*.go       deadlines, timeouts, heartbeats, memory pressure, overload: the only clockwork
+//	check.go        endpoints that are asked beside their requests whether they work
 //	overload.go     what is done while the process uses nearly all that it is granted
 //	breaker.go      which limits refuse      priority.go  who is refused first, and the limit of a rule
 //	snapshot.go     one built, immutable configuration
@@ -14,7 +15,7 @@
 //	pause.go        the barrier: the road at rest      handover*.go  its state, for another process and from one
 //
 // It chooses no codec, filter or address: Spec brings them. Its goroutines are one accept loop a listener, one
-// read loop a connection, one dial at a time a pool, and one sweeper; Close waits for all of them, and each read
+// read loop a connection, one dial at a time a pool, one sweeper, and one that checks endpoints; Close waits for all of them, and each read
 // loop for its connection's writer. Pause ends them too, but for the workers, which it holds, and Resume starts
 // them again.
 package forwarder
@@ -44,6 +45,7 @@ type Forwarder struct {
 	started  time.Time // the clock's zero, which is that of CLOCK_MONOTONIC
 	sweep    *sweeper
 	overload *overload
+	checks   *checks
 	warnings *stats.Throttle[warning]
 	batches  sync.Pool
 	panics   byReason
@@ -60,7 +62,7 @@ type Forwarder struct {
 	cancel   context.CancelFunc
 
 	// Every goroutine of the road but the workers, by what must be at rest before what.
-	sweeping, accepting, dialling, reading group
+	sweeping, checking, accepting, dialling, reading group
 
 	// Atomic.
 	snap      atomic.Pointer[snapshot]
@@ -138,6 +140,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 	f.workers = worker.New(spec.Workers.Max, spec.Workers.Queue, f.work)
 	f.sweep = newSweeper(f)
 	f.overload = newOverload(f, &spec.Overload)
+	f.checks = newChecks(f)
 	snap, err := f.build(spec, &snapshot{})
 	if err != nil {
 		f.cancel()
@@ -161,6 +164,7 @@ func (f *Forwarder) Start() {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift
 		}
 	}
+	f.checks.configure(f.snap.Load())
 	f.sweep.change()
 	f.sweeping.Go(f.sweep.run) // ends with the shift
 }
@@ -229,7 +233,7 @@ func (f *Forwarder) Close() {
 		}
 	}
 	f.Resume() // who is held goes on, to its end
-	for _, g := range []*group{&f.sweeping, &f.accepting, &f.dialling, &f.reading} {
+	for _, g := range []*group{&f.sweeping, &f.checking, &f.accepting, &f.dialling, &f.reading} {
 		_ = g.Wait(context.Background()) // all end with f.ctx, or with their connection
 	}
 	f.workers.Close()

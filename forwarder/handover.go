@@ -43,6 +43,10 @@ type EndpointState struct {
 	WarmSince, WarmUntil int64
 	Unproved             int
 	RX, TX               uint64 // bytes of connections that are gone
+	Unhealthy            bool
+	CheckedAt            int64  // when its last health check ended; 0: there was none
+	CheckResult          string // of it
+	CheckRow             int    // results like it, those before it included
 }
 
 // DownstreamState is a client connection.

@@ -179,7 +179,13 @@ func (a *adopter) endpoint(s *EndpointState) {
 		return
 	}
 	e := c.endpoints[i]
-	e.policy.Restore(cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted, WarmSince: s.WarmSince, WarmUntil: s.WarmUntil})
+	known := cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted, WarmSince: s.WarmSince, WarmUntil: s.WarmUntil}
+	if e.check.Load() != nil { // it is checked here, too
+		k := &checked{at: s.CheckedAt, reason: s.CheckResult, inARow: s.CheckRow}
+		known.Unhealthy, known.Contrary = s.Unhealthy, k.contrary(s.Unhealthy)
+		e.check.Store(k)
+	}
+	e.policy.Restore(known)
 	e.unproved.Store(int32(s.Unproved))
 	e.mu.Lock()
 	e.closedRX += s.RX

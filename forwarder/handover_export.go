@@ -103,6 +103,9 @@ func (e *exporter) endpoint(up *upEndpoint) {
 		Cluster: up.cluster().policy.Name(), Address: up.address,
 		Failures: h.Failures, Since: h.Since, Until: h.Until, Trusted: h.Trusted, WarmSince: h.WarmSince, WarmUntil: h.WarmUntil, Unproved: int(up.unproved.Load()),
 	}
+	if k := up.check.Load(); k != nil {
+		state.Unhealthy, state.CheckedAt, state.CheckResult, state.CheckRow = h.Unhealthy, k.at, k.reason, k.inARow
+	}
 	up.mu.Lock()
 	state.RX, state.TX = up.closedRX, up.closedTX
 	up.mu.Unlock()

@@ -148,6 +148,7 @@ func newTargetStats(reg *stats.Registry, routes, rule, cluster string) *targetSt
 type clusterStats struct {
 	rejected byReason
 	dropped  byReason
+	checks   byReason
 }
 
 func newClusterStats(reg *stats.Registry, name string) *clusterStats {
@@ -155,6 +156,7 @@ func newClusterStats(reg *stats.Registry, name string) *clusterStats {
 	return &clusterStats{
 		rejected: byReason{reg: reg, name: "relevo_cluster_rejections_total", help: "Requests refused because a limit of the cluster was reached, by reason.", labels: l},
 		dropped:  byReason{reg: reg, name: "relevo_cluster_dropped_total", help: "Frames and outcomes of which no client is told, by reason.", labels: l},
+		checks:   byReason{reg: reg, name: "relevo_health_checks_total", help: "Health checks of a cluster's endpoints, by result.", labels: l, label: "result"},
 	}
 }
 

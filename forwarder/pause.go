@@ -108,6 +108,9 @@ func (f *Forwarder) pause(ctx context.Context) error {
 	if err := await("the sweeper", &f.sweeping); err != nil {
 		return err
 	}
+	if err := await("health checks", &f.checking); err != nil {
+		return err
+	}
 	for _, l := range snap.listeners {
 		l.setDeadline(past)
 	}
@@ -219,6 +222,9 @@ func (f *Forwarder) resume() {
 	}
 	if f.sweep.rest.end() {
 		f.sweeping.Go(f.sweep.run) // ends with the shift
+	}
+	if f.checks.rest.end() {
+		f.checking.Go(f.checks.run) // ends with the shift
 	}
 }
 

@@ -58,6 +58,7 @@ type upEndpoint struct {
 	probe    atomic.Pointer[probe]     // the one under way, once it has a connection
 
 	lastFailure atomic.Pointer[failure] // nil: none that this process has seen
+	check       atomic.Pointer[checked] // nil: it is not checked
 
 	// Guarded by mu.
 	mu                 sync.Mutex
@@ -114,6 +115,7 @@ func (c *upCluster) enter() {
 		policies[i] = e.policy
 		e.policy.SetWeight(spec.Endpoints[i].Weight)
 		e.left.Store(false)
+		e.takeCheck(spec.Check)
 		joins := before[place{e.network, e.address}] == nil
 		if drain := spec.Endpoints[i].Drain; !drain || joins {
 			e.drain(drain) // the others when those are known that come in their place: Apply
@@ -168,6 +170,7 @@ func (c *upCluster) latest() *upCluster {
 // elsewhere, and the connections close.
 func (e *upEndpoint) leave() {
 	e.left.Store(true)
+	e.uncheck()
 	e.drain(true)
 }
 

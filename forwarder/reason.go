@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"github.com/relevo-proxy/relevo/forwarder/conn"
+	"github.com/relevo-proxy/relevo/forwarder/health"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
@@ -18,7 +19,7 @@ const (
 	ReasonOverload         = "overload"           // the process has too little memory left for requests of this priority
 	ReasonMaxPending       = "max-pending"        // too many exchanges, or bytes of them, wait for a connection
 	ReasonMaxConnections   = "max-connections"    // the listener's, or the cluster's connections are used up
-	ReasonNoEndpoint       = "no-endpoint"        // every endpoint is passed over, or drains
+	ReasonNoEndpoint       = "no-endpoint"        // every endpoint is passed over, unhealthy, or drains
 	ReasonConnectFailure   = "connect-failure"    // the endpoint could not be connected
 	ReasonUpstreamClosed   = "upstream-closed"    // the server closed the connection with the request in flight
 	ReasonUpstreamBroken   = "upstream-broken"    // Relevo closed it with the request in flight, for a reason of its own
@@ -90,4 +91,12 @@ var advice = map[string]string{
 	wire.ReasonBadChecksum:     "bytes were damaged on the way, or the client computes another checksum",
 	ReasonBufferPressure:       "max_buffered, or peers that do not read or stop in the middle of frames",
 	conn.ReasonQueueFull:       "the client does not read its replies",
+
+	health.ReasonCannotConnect:  "is the server up, is the endpoint's address right?",
+	health.ReasonConnectTimeout: "is the server's host up, does a firewall stand between, is the server stuck with its queue full?",
+	health.ReasonNoAnswer:       "is the server stuck, does it answer heartbeats? health_check type tcp asks for none",
+	health.ReasonClosed:         "does the server speak the cluster's protocol, does it take connections from here?",
+	health.ReasonBadAnswer:      "the server does not speak the cluster's protocol",
+	health.ReasonUnresolved:     "is the endpoint's name right, does the name server answer?",
+	health.ReasonPostponed:      "this process's descriptors, ports and memory",
 }

@@ -140,7 +140,16 @@ type ClusterSpec struct {
 	HeartbeatMisses        int
 	MaxAge                 time.Duration // of a connection, give or take a tenth; 0 means none
 	MaxUploads             int           // to one endpoint at a time, each on a connection leased to it
+	Check                  *CheckSpec    // nil: its endpoints are not checked
 	Endpoints              []EndpointSpec
+}
+
+// CheckSpec says how endpoints are asked whether they work, each on a connection made for it.
+type CheckSpec struct {
+	Heartbeat          bool // by a heartbeat; else that they can be connected is enough
+	Interval           time.Duration
+	Timeout            time.Duration // of a whole check, at most Interval
+	Unhealthy, Healthy int           // failures in a row that make an endpoint unhealthy, successes that end that
 }
 
 // EndpointSpec is one endpoint of a cluster.

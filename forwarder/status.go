@@ -42,16 +42,17 @@ type ClusterStatus struct {
 type EndpointStatus struct {
 	Address      string // unix:/PATH, or HOST:PORT
 	Weight       int
-	Share        float64   // of its weight that it gets: 1, or less in a slow start
-	Usable       bool      // nothing is known against it
-	Condition    string    // Usable, PassedOver, Unhealthy, Ejected or Drained: the first of what is known against it
-	Failures     int       // in a row; 0 once it has delivered a frame
-	Since, Until time.Time // since when it is passed over, and when the next probe is due; zero while it is not, or not known
-	Probing      bool      // a probe is under way, behind failures
-	Draining     bool      // the configuration says so, or knows it no more; it drains while it has connections, and then it is drained
-	Leaving      bool      // it is not configured any more
-	LastFailure  *Failure  // that this process has seen; nil: none
-	Connections  int       // those that take requests
+	Share        float64      // of its weight that it gets: 1, or less in a slow start
+	Usable       bool         // nothing is known against it
+	Condition    string       // Usable, PassedOver, Unhealthy, Ejected or Drained: the first of what is known against it
+	Failures     int          // in a row; 0 once it has delivered a frame
+	Since, Until time.Time    // since when it is passed over, and when the next probe is due; zero while it is not, or not known
+	Probing      bool         // a probe is under way, behind failures
+	Draining     bool         // the configuration says so, or knows it no more; it drains while it has connections, and then it is drained
+	Leaving      bool         // it is not configured any more
+	LastFailure  *Failure     // that this process has seen; nil: none
+	Check        *CheckStatus // nil: it is not checked
+	Connections  int          // those that take requests
 	// By state: Connections is the sum of the first two.
 	Ready, Leased, Dialling, Drains int
 	Gated                           int // of all of them, those that are not read from
@@ -135,6 +136,7 @@ func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 			s.Until = at(health.Until)
 		}
 	}
+	s.Check = e.checkStatus(at)
 	if last := e.lastFailure.Load(); last != nil {
 		s.LastFailure = &Failure{at(last.at), last.reason, last.detail}
 	}
@@ -244,6 +246,7 @@ func (f *Forwarder) export(old *snapshot) {
 	for name, l := range snap.limits.bounds {
 		f.exportBreaker("relevo_route", &l.breaker, true, []stats.Label{{Name: "route", Value: name}, {Name: "limit", Value: limitMaxRequests}})
 	}
+	f.exportChecks()
 	for _, l := range snap.listeners {
 		f.exportListener(l)
 	}
@@ -340,6 +343,12 @@ func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {
 			return 0
 		}
 		return 1
+	}, labels...)
+	f.reg.GaugeFunc("relevo_endpoint_unhealthy", "1 while an endpoint does not pass its health checks.", func() float64 {
+		if e.policy.Health().Unhealthy {
+			return 1
+		}
+		return 0
 	}, labels...)
 	f.reg.GaugeFunc("relevo_endpoint_drained", "1 while an endpoint gets no requests because it was drained.", func() float64 {
 		if e.policy.Health().Drained {

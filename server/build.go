@@ -169,6 +169,12 @@ func clusterSpec(k *config.Cluster, codec wire.Codec, limits wire.Limits) forwar
 		HeartbeatInterval: k.HeartbeatInterval.D(), HeartbeatMisses: k.HeartbeatMisses,
 		MaxAge: k.MaxAge.D(), MaxUploads: k.MaxUploads,
 	}
+	if c := k.HealthCheck; c != nil {
+		out.Check = &forwarder.CheckSpec{
+			Heartbeat: c.Type == config.CheckHeartbeat, Interval: c.Interval.D(), Timeout: c.Timeout.D(),
+			Unhealthy: c.UnhealthyThreshold, Healthy: c.HealthyThreshold,
+		}
+	}
 	for i := range k.Endpoints {
 		network, address := k.Endpoints[i].Address.Split()
 		out.Endpoints = append(out.Endpoints, forwarder.EndpointSpec{Network: network, Address: address, Weight: k.Endpoints[i].Weight, Drain: k.Endpoints[i].Drain})

@@ -31,7 +31,7 @@ func limitsPage(t *testing.T) string {
 func TestReasonsAreDocumented(t *testing.T) {
 	page := limitsPage(t)
 	reasons := map[string]bool{}
-	for _, dir := range []string{"../forwarder", "../forwarder/conn", "../forwarder/wire", "../forwarder/filter/source", "../forwarder/filter/fault", "../forwarder/filter/ratelimit"} {
+	for _, dir := range []string{"../forwarder", "../forwarder/conn", "../forwarder/wire", "../forwarder/health", "../forwarder/filter/source", "../forwarder/filter/fault", "../forwarder/filter/ratelimit"} {
 		for name, reason := range reasonConstants(t, dir) {
 			reasons[reason] = true
 			if !strings.Contains(page, "`"+reason+"`") {

@@ -97,6 +97,7 @@ func (g *giver) all(h *forwarder.Handover) error {
 		g.exchanges.Endpoints = append(g.exchanges.Endpoints, handoff.Endpoint{
 			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted,
 			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since, WarmSince: e.WarmSince, WarmUntil: e.WarmUntil,
+			Unhealthy: e.Unhealthy, CheckedAt: e.CheckedAt, CheckResult: e.CheckResult, CheckRow: e.CheckRow,
 		})
 	}
 	for i := range h.Exchanges {

@@ -101,6 +101,9 @@ func endpointOf(cluster string, e *forwarder.EndpointStatus) admin.Endpoint {
 	if f := e.LastFailure; f != nil {
 		out.LastFailure = &admin.Failure{Time: f.At, Reason: f.Reason, Detail: f.Detail}
 	}
+	if c := e.Check; c != nil {
+		out.Check = &admin.Check{Time: known(c.At), Result: c.Reason, Detail: c.Detail, InARow: c.InARow}
+	}
 	return out
 }
 

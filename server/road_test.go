@@ -193,6 +193,39 @@ func TestRoadTellsOfAFailure(t *testing.T) {
 	})
 }
 
+// An endpoint that is checked says what was found, and one that fails its checks is unhealthy without a request.
+func TestRoadTellsOfChecks(t *testing.T) {
+	folder := t.TempDir()
+	good := startEcho(t, echo.Options{})
+	text := strings.Replace(roadText, "protocol: bolt, endpoints", "protocol: bolt, health_check: {interval: 100ms, timeout: 100ms}, endpoints", 1)
+	d := openDoor(t, folder, fmt.Sprintf(text, folder, "127.0.0.1:1", good))
+	soon(t, "an endpoint that is unhealthy, and one that passes", func() bool {
+		bad := read[admin.Endpoint](t, d, "/v1/clusters/echo/endpoints/127.0.0.1:1")
+		ok := read[admin.Endpoint](t, d, "/v1/clusters/echo/endpoints/"+good)
+		if bad.State != "unhealthy" || ok.Check == nil || ok.Check.InARow < 2 {
+			return false
+		}
+		if k := bad.Check; k == nil || k.Time == nil || k.Result != "check-connect-failure" || k.Detail != "connect: connection refused" || k.InARow < 3 ||
+			bad.LastFailure == nil || bad.LastFailure.Reason != k.Result || bad.Failures != 0 {
+			t.Errorf("the endpoint is %+v with the check %+v, want it unhealthy because it is refused", bad, k)
+		}
+		if k := ok.Check; ok.State != "usable" || k.Result != "ok" || k.Detail != "" {
+			t.Errorf("the other is %+v with the check %+v, want it usable", ok, k)
+		}
+		return true
+	})
+	status := read[struct {
+		Clusters []struct{ Endpoints []admin.EndpointStatus }
+	}](t, d, "/v1/status")
+	if e := status.Clusters[0].Endpoints[0]; e.Usable || e.Reason != "unhealthy: its checks fail (check-connect-failure)" {
+		t.Errorf("the status of the endpoint is %+v, want it unhealthy, and why", e)
+	}
+	d.load(t, 100)
+	if bad := read[admin.Endpoint](t, d, "/v1/clusters/echo/endpoints/127.0.0.1:1"); bad.Requests != 0 || bad.Failures != 0 {
+		t.Errorf("the endpoint is %+v, want no request and no connection to one that is unhealthy", bad)
+	}
+}
+
 // What is said of an endpoint by PATCH is a revision like any other, and the road goes by it.
 func TestPatchEndpoint(t *testing.T) {
 	d, endpoints := newRoad(t, 0)

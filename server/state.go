@@ -71,6 +71,9 @@ func (s *Server) Status() admin.Status {
 				es.Reason = "passed over; being probed"
 			case "unhealthy":
 				es.Reason = "unhealthy: its checks fail"
+				if c := e.Check; c != nil && !c.Passed {
+					es.Reason += " (" + c.Reason + ")"
+				}
 			case "ejected":
 				es.Reason = "ejected: too many of its requests failed"
 			default:

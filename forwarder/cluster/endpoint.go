@@ -47,6 +47,7 @@ type trouble struct {
 
 	unhealthy bool // its checks say so
 	ejected   bool // it is left out because of what became of its requests
+	contrary  int  // results of checks in a row that speak against unhealthy being what it is
 
 	warmSince, warmUntil int64 // its slow start; 0: none (endpoint_warm.go)
 }
@@ -260,6 +261,7 @@ type Health struct {
 
 	Unhealthy bool // its checks say so
 	Ejected   bool // it is left out because of what became of its requests
+	Contrary  int  // results of checks in a row that speak against Unhealthy being what it is
 
 	WarmSince, WarmUntil int64 // its slow start; 0: none
 }
@@ -270,7 +272,7 @@ func (e *Endpoint) Restore(h Health) {
 	e.update(func(t *trouble) bool {
 		*t = trouble{
 			inARow: max(h.Failures, 0), since: h.Since, until: h.Until, trusted: h.Trusted && h.Failures > 0, drained: t.drained,
-			unhealthy: h.Unhealthy, ejected: h.Ejected,
+			unhealthy: h.Unhealthy, ejected: h.Ejected, contrary: max(h.Contrary, 0),
 		}
 		if h.WarmUntil > h.WarmSince {
 			t.warmSince, t.warmUntil = h.WarmSince, h.WarmUntil
@@ -295,7 +297,9 @@ func (e *Endpoint) Health() Health {
 	if t == nil {
 		return Health{}
 	}
-	return Health{t.inARow, t.since, t.until, t.probing, t.trusted, t.drained, t.unhealthy, t.ejected, t.warmSince, t.warmUntil}
+	return Health{
+		t.inARow, t.since, t.until, t.probing, t.trusted, t.drained, t.unhealthy, t.ejected, t.contrary, t.warmSince, t.warmUntil,
+	}
 }
 
 // ProbeDue is when the next probe is due; never, if that is not for a time to say: the endpoint has not failed, is being

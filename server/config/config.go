@@ -260,9 +260,36 @@ type Cluster struct {
 	// MaxUploads is the number of requests that are passed on in pieces to one endpoint at once.
 	MaxUploads int `json:"max_uploads" default:"16" min:"1" max:"1024"`
 
+	// HealthCheck says how its endpoints are asked whether they work; nil means that they are not.
+	HealthCheck *HealthCheck `json:"health_check,omitempty"`
+
 	// Endpoints and Discovery exclude each other; one of them is there.
 	Endpoints []Endpoint `json:"endpoints,omitempty" cfg:"one"`
 	Discovery *Discovery `json:"discovery,omitempty" cfg:"one"`
+}
+
+// CheckType is what an endpoint is asked.
+type CheckType string
+
+// The types of checks.
+const (
+	// CheckHeartbeat is a heartbeat, which is to be answered.
+	CheckHeartbeat CheckType = "heartbeat"
+	// CheckTCP is a connection, which is to come about.
+	CheckTCP CheckType = "tcp"
+)
+
+// HealthCheck says how endpoints are asked whether they work, each time on a connection made for it.
+type HealthCheck struct {
+	Type CheckType `json:"type" default:"heartbeat" oneof:"heartbeat tcp"`
+	// Interval is the time from one check of an endpoint to the next, give or take a tenth.
+	Interval Duration `json:"interval" default:"5s" min:"100ms" max:"1h"`
+	// Timeout bounds a whole check. It is at most Interval.
+	Timeout Duration `json:"timeout" default:"1s" min:"10ms" max:"1m"`
+	// UnhealthyThreshold is the number of failures in a row that make an endpoint unhealthy.
+	UnhealthyThreshold int `json:"unhealthy_threshold" default:"3" min:"1" max:"100"`
+	// HealthyThreshold is the number of successes in a row that end that.
+	HealthyThreshold int `json:"healthy_threshold" default:"2" min:"1" max:"100"`
 }
 
 // Endpoint is one address of a cluster.

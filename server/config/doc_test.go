@@ -26,20 +26,21 @@ func read(t *testing.T, path string) string {
 
 // sections are the headings of docs/configuration.md, by the type that they describe.
 var sections = map[reflect.Type]string{
-	reflect.TypeFor[Config]():     "## The top level",
-	reflect.TypeFor[Listener]():   "## listeners",
-	reflect.TypeFor[RouteTable](): "## routes",
-	reflect.TypeFor[Rule]():       "### routes[].rules",
-	reflect.TypeFor[Match]():      "### routes[].rules[].match",
-	reflect.TypeFor[Retry]():      "### routes[].rules[].retry",
-	reflect.TypeFor[Cluster]():    "## clusters",
-	reflect.TypeFor[Endpoint]():   "### clusters[].endpoints",
-	reflect.TypeFor[Discovery]():  "### clusters[].discovery",
-	reflect.TypeFor[Admin]():      "## admin",
-	reflect.TypeFor[AdminTCP]():   "### admin.tcp",
-	reflect.TypeFor[TLS]():        "### admin.tcp.tls",
-	reflect.TypeFor[Metrics]():    "## metrics",
-	reflect.TypeFor[Log]():        "## log",
+	reflect.TypeFor[Config]():      "## The top level",
+	reflect.TypeFor[Listener]():    "## listeners",
+	reflect.TypeFor[RouteTable]():  "## routes",
+	reflect.TypeFor[Rule]():        "### routes[].rules",
+	reflect.TypeFor[Match]():       "### routes[].rules[].match",
+	reflect.TypeFor[Retry]():       "### routes[].rules[].retry",
+	reflect.TypeFor[Cluster]():     "## clusters",
+	reflect.TypeFor[Endpoint]():    "### clusters[].endpoints",
+	reflect.TypeFor[Discovery]():   "### clusters[].discovery",
+	reflect.TypeFor[HealthCheck](): "### clusters[].health_check",
+	reflect.TypeFor[Admin]():       "## admin",
+	reflect.TypeFor[AdminTCP]():    "### admin.tcp",
+	reflect.TypeFor[TLS]():         "### admin.tcp.tls",
+	reflect.TypeFor[Metrics]():     "## metrics",
+	reflect.TypeFor[Log]():         "## log",
 
 	reflect.TypeFor[Share]():            "### routes[].rules[].clusters",
 	reflect.TypeFor[DirectReply]():      "### routes[].rules[].reply",
@@ -96,6 +97,7 @@ var derived = map[string]string{
 	"### admin.tcp tls":                 "absent: no TLS",
 	"### admin.tcp tokens_file":         "absent: no tokens",
 	"### admin.tcp.tls client_ca_file":  "absent: no certificate lets anybody in",
+	"## clusters health_check":          "absent: none",
 	"## workers max":                    "absent: 256 for each CPU",
 	"## access_log fields":              "all of them",
 }
@@ -210,6 +212,8 @@ func TestDocumentedExamples(t *testing.T) {
 				frame + listener + "routes: \n- name: r\n  rules:\n  - cluster: order\n  " + strings.ReplaceAll(indented, "\n ", "\n   "),
 			}
 			files[0] = strings.Replace(files[0], listener, listener+indented, 1)
+		case "health_check":
+			files = []string{strings.Replace(frame, "endpoints", strings.TrimSpace(block)+", endpoints", 1) + listener + "routes: [{name: r, rules: [{cluster: order}]}]\n"}
 		case "connection_filters":
 			files = []string{frame + listener + indented + "routes: [{name: r, rules: [{cluster: order}]}]\n"}
 		default:

@@ -23,6 +23,8 @@ func (v *validator) relations(p place, s reflect.Value) {
 		v.open(p, s)
 	case *Overload:
 		v.ascending(p, s)
+	case *HealthCheck:
+		v.check(p, s)
 	case *Discovery:
 		v.discovery(p, s)
 	}
@@ -47,6 +49,13 @@ func (v *validator) open(p place, t *AdminTCP) {
 	case t.TLS == nil:
 		v.report.add(p.field("address"), "%s can be reached from other hosts, and tokens would go there unencrypted: configure tls; "+
 			"or use 127.0.0.1, [::1] or localhost", quote(string(t.Address)))
+	}
+}
+
+// check reports checks that would not be over when the next one is due.
+func (v *validator) check(p place, c *HealthCheck) {
+	if c.Timeout > c.Interval && !v.report.has(p.field("interval")) && !v.report.has(p.field("timeout")) {
+		v.report.add(p.field("timeout"), "%v is more than interval, which is %v: a check must be over when the next one is due", c.Timeout, c.Interval)
 	}
 }
 

@@ -266,6 +266,9 @@ func (d *drawer) config() *Config {
 	o.RefuseNormal = max(o.RefuseNormal, o.RefuseLow)
 	for i := range c.Clusters {
 		c.Clusters[i].ConnectionsPerEndpoint = min(c.Clusters[i].ConnectionsPerEndpoint, c.Clusters[i].MaxConnections)
+		if k := c.Clusters[i].HealthCheck; k != nil {
+			k.Timeout = min(k.Timeout, k.Interval)
+		}
 	}
 	return c
 }

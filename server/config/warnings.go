@@ -3,8 +3,8 @@ package config
 import "slices"
 
 // Warnings is what a valid tree says that can hardly be meant, in the tree's order: rules that never match,
-// tables and clusters that nothing leads to, clusters whose endpoints all drain, slow starts that nothing comes of, limits that
-// another limit makes void.
+// tables and clusters that nothing leads to, clusters whose endpoints all drain or are asked what they are said not to answer,
+// slow starts that nothing comes of, limits that another limit makes void.
 func (c *Config) Warnings() []Fault {
 	var w []Fault
 	w = append(w, c.shadowedRules()...)
@@ -12,6 +12,7 @@ func (c *Config) Warnings() []Fault {
 	w = append(w, c.oddFilters()...)
 	w = append(w, c.unused()...)
 	w = append(w, c.drained()...)
+	w = append(w, c.oddChecks()...)
 	w = append(w, c.voidSlowStarts()...)
 	w = append(w, c.voidLimits()...)
 	sortFaults(w)
@@ -53,6 +54,19 @@ func (c *Config) drained() []Fault {
 		k := &c.Clusters[i]
 		if k.Discovery == nil && !slices.ContainsFunc(k.Endpoints, func(e Endpoint) bool { return !e.Drain }) {
 			w = append(w, clusterPlace(i, k).field("endpoints").fault("all of them drain: requests are answered ERROR_COMM"))
+		}
+	}
+	return w
+}
+
+// oddChecks finds checks by heartbeats of endpoints that are said not to answer any.
+func (c *Config) oddChecks() []Fault {
+	var w []Fault
+	for i := range c.Clusters {
+		k := &c.Clusters[i]
+		if k.HealthCheck != nil && k.HealthCheck.Type == CheckHeartbeat && k.HeartbeatInterval == None {
+			w = append(w, clusterPlace(i, k).field("health_check").field("type").fault(
+				"heartbeats are what is asked, and heartbeat_interval: none is for servers that do not answer them: tcp asks for a connection alone"))
 		}
 	}
 	return w

@@ -206,6 +206,11 @@ type Endpoint struct {
 	TX       uint64 `cbor:"9,keyasint,omitempty"`
 	Since    int64  `cbor:"10,keyasint,omitempty"` // the first of the failures
 
+	Unhealthy   bool   `cbor:"11,keyasint,omitempty"` // its health checks say so
+	CheckedAt   int64  `cbor:"12,keyasint,omitempty"` // when the last of them ended
+	CheckResult string `cbor:"13,keyasint,omitempty"` // of that: ok, or why it was not passed
+	CheckRow    int    `cbor:"14,keyasint,omitempty"` // results like it, those before it included
+
 	WarmSince int64 `cbor:"20,keyasint,omitempty"` // its slow start
 	WarmUntil int64 `cbor:"21,keyasint,omitempty"` // 0: none
 }
