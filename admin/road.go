@@ -160,7 +160,7 @@ type Streams struct {
 
 // Stream is a request in flight. Times are in seconds; what is not known is absent.
 type Stream struct {
-	Phase            string  `json:"phase"` // in-flight, awaits-connection or awaits-worker
+	Phase            string  `json:"phase"` // in-flight, awaits-connection, awaits-retry or awaits-worker
 	Age              float64 `json:"age"`
 	Left             float64 `json:"left,omitempty"` // to its deadline
 	Listener         string  `json:"listener"`

@@ -48,7 +48,7 @@ type Forwarder struct {
 	errands  sync.Pool
 	gather   gather
 	worked   *workerStats
-	records  sync.Pool
+	kept     sync.Pool
 	access   AccessLog // nil: none
 	changed  func(Change)
 	failures *stats.Ring
@@ -73,6 +73,7 @@ type Forwarder struct {
 	connections atomic.Uint64 // the number given to a connection last: its id
 
 	labels labels
+	later  later
 
 	turn sync.Mutex // held by who pauses, resumes or abandons the road
 	// Held by whoever changes the snapshot, and from Pause to Resume.
@@ -129,7 +130,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 	f.beginShift()
 	f.batches.New = func() any { return newBatch(f) }
 	f.errands.New = func() any { return new(errand) }
-	f.records.New = func() any { return new(record) }
+	f.kept.New = func() any { return new(kept) }
 	f.gather.since.Store(never)
 	f.worked = newWorkerStats(reg)
 	f.workers = worker.New(spec.Workers.Max, spec.Workers.Queue, f.work)
@@ -222,6 +223,7 @@ func (f *Forwarder) Close() {
 		for _, c := range snap.clusters {
 			c.close()
 		}
+		f.endRetries()
 	}
 	f.Resume() // who is held goes on, to its end
 	for _, g := range []*group{&f.sweeping, &f.accepting, &f.dialling, &f.reading} {

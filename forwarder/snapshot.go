@@ -75,6 +75,8 @@ type target struct {
 	timeout  int64       // nanoseconds
 	attempts uint8
 	retryOn  RetryOn
+	perTry   int64 // nanoseconds; 0: a try has as long as the request
+	backOff  backOff
 	stats    *targetStats
 }
 
@@ -268,10 +270,14 @@ func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clu
 	if chain.Blocks() && l.Forwarding == ForwardInline {
 		return rule{}, errors.New("a filter may block, and forwarding is inline")
 	}
+	if spec.RetryOn&retrySent != 0 && !spec.Idempotent {
+		return rule{}, errors.New("requests may be sent again after they were sent, and the rule does not say that they are idempotent")
+	}
 	common := target{
 		name: table + "/" + spec.Name, reply: spec.Reply, chain: chain,
 		worker: chain.Blocks(), edits: spec.Headers, timeout: int64(spec.Timeout),
 		attempts: uint8(min(max(spec.Attempts, 1), maxAttempts)), retryOn: spec.RetryOn,
+		perTry: int64(spec.perTry()), backOff: backOff{int64(spec.BackOffBase), int64(spec.BackOffMax)},
 	}
 	if len(spec.Clusters) == 0 {
 		common.stats = newTargetStats(f.reg, table, spec.Name, "")

@@ -283,6 +283,9 @@ func (f *Forwarder) exportCluster(c *upCluster) {
 	gauge("relevo_cluster_connections", "Connections to all endpoints, being dialled included: max_connections bounds them.", limits.Connections.Used)
 	gauge("relevo_cluster_pending", "Exchanges that wait for a connection: max_pending bounds them.", limits.Pending.Used)
 	gauge("relevo_cluster_pending_bytes", "Bytes of the exchanges that wait for a connection: max_pending_bytes bounds them.", c.pendingBytes.Used)
+	gauge("relevo_cluster_retries_in_flight", "Requests under way that are tried again after they were sent: retry_budget bounds them.", limits.Retries.Used)
+	gauge("relevo_cluster_retries_waiting", "Of those, the ones that wait until it is time.", c.retryWaits.Used)
+	gauge("relevo_cluster_retry_bytes", "Bytes of copies of requests that may be sent again: max_retry_bytes bounds them.", c.retryBytes.Used)
 }
 
 func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {

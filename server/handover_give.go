@@ -188,6 +188,7 @@ func (g *giver) upstream(u *forwarder.UpstreamState) error {
 		Proved: u.Proved, Unasked: u.Unasked, Draining: u.Draining, RetireAt: u.RetireAt, LastBeat: u.LastBeat, Missed: u.Missed,
 		Leased: u.Leased, LeasedAt: u.LeasedAt, LeaseBy: u.LeaseBy, Bytes: bytesGiven(&u.Conn), Opened: u.Opened, ID: u.ID,
 	}
+	copies := 0
 	for i := range u.Slots {
 		s := &u.Slots[i]
 		x := &s.Exchange
@@ -195,16 +196,20 @@ func (g *giver) upstream(u *forwarder.UpstreamState) error {
 			ID: s.ID, Downstream: x.Downstream, Target: g.target(x), Label: g.label(x), Record: g.record(x), ClientID: x.ID,
 			Timeout: x.Timeout, Deadline: x.Deadline, Start: x.Start, Tag: uint64(x.Tag), Attempts: x.Attempts,
 		})
+		if len(s.Copy) > 0 || x.Retry {
+			m.Kept = append(m.Kept, handoff.Kept{ID: s.ID, Copy: s.Copy, Until: s.Until, Retry: x.Retry})
+			copies += len(s.Copy)
+		}
 	}
 	g.conns.Upstreams = append(g.conns.Upstreams, m)
-	return g.connection(&u.Conn, &g.upFiles, len(m.Slots))
+	return g.connection(&u.Conn, &g.upFiles, len(m.Slots)+copies)
 }
 
 func (g *giver) exchange(x *forwarder.ExchangeState) handoff.Exchange {
 	out := handoff.Exchange{
 		Downstream: x.Downstream, Listener: x.Listener, Tag: uint64(x.Tag), ID: x.ID, Timeout: x.Timeout, Oneway: x.Oneway,
 		Start: x.Start, Deadline: x.Deadline, Attempts: x.Attempts, Target: g.target(x), Label: g.label(x),
-		Frame: x.Frame, Held: x.Held, Endpoint: x.Endpoint, UpstreamID: x.UpstreamID,
+		Frame: x.Frame, Held: x.Held, Endpoint: x.Endpoint, UpstreamID: x.UpstreamID, Retry: x.Retry,
 	}
 	if x.Record != nil {
 		out.Record = new(handoff.Record(*x.Record))

@@ -44,6 +44,15 @@ func (l *Limit) TryAcquire(n int) int {
 	}
 }
 
+// TryAcquireAll takes n, or nothing if there is less, and says whether it did.
+func (l *Limit) TryAcquireAll(n int) bool {
+	got := l.TryAcquire(n)
+	if got > 0 && got < n {
+		l.Release(got)
+	}
+	return got == n
+}
+
 // Adopt takes n whatever the bound is: what another process has begun is there, and counts.
 func (l *Limit) Adopt(n int) { l.used.Add(int64(n)) }
 
