@@ -70,6 +70,8 @@ type ClusterLimits struct {
 	Connections  Use `json:"connections"`   // being dialled included
 	Pending      Use `json:"pending"`       // requests that wait for a connection
 	PendingBytes Use `json:"pending_bytes"` // theirs
+	Retries      Use `json:"retries"`       // of requests, those that are tried again after they were sent
+	RetryBytes   Use `json:"retry_bytes"`   // copies of requests that may be
 }
 
 // Use is how much of a bound is taken.

@@ -36,6 +36,7 @@ type ClusterStatus struct {
 	Name, Protocol, Balancer                     string
 	Leaving                                      bool // it is not configured any more
 	Requests, Connections, Pending, PendingBytes Use
+	Retries, RetryBytes                          Use // of Requests; copies of requests
 	Endpoints                                    []EndpointStatus
 }
 
@@ -105,6 +106,7 @@ func (c *upCluster) status() ClusterStatus {
 	s := ClusterStatus{
 		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0,
 		Requests: use(limits.Requests), Connections: use(limits.Connections), Pending: use(limits.Pending), PendingBytes: use(c.pendingBytes),
+		Retries: Use{limits.Retries.Used(), limits.Retries.Max()}, RetryBytes: use(c.retryBytes),
 	}
 	for _, e := range c.endpoints {
 		s.Endpoints = append(s.Endpoints, e.status(c.f))

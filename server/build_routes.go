@@ -17,6 +17,9 @@ import (
 var retries = map[config.RetryOn]forwarder.RetryOn{
 	config.ConnectFailure:  forwarder.RetryConnectFailure,
 	config.ResetBeforeSend: forwarder.RetryResetBeforeSend,
+	config.Reset:           forwarder.RetryReset,
+	config.Busy:            forwarder.RetryBusy,
+	config.TryTimeout:      forwarder.RetryTimeout,
 }
 
 // textKinds are the ways to compare a text.
@@ -53,7 +56,8 @@ func routeSpec(t *config.RouteTable) (forwarder.RouteSpec, error) {
 func ruleSpec(r *config.Rule) (forwarder.RuleSpec, error) {
 	s := forwarder.RuleSpec{
 		Name: r.Name, Match: routeMatch(&r.Match), Headers: edits(&r.Headers),
-		Timeout: r.Timeout.D(), Attempts: r.Retry.Attempts,
+		Timeout: r.Timeout.D(), Attempts: r.Retry.Attempts, Idempotent: r.Idempotent,
+		PerTryTimeout: r.Retry.PerTryTimeout.D(), BackOffBase: r.Retry.BackOff.Base.D(), BackOffMax: r.Retry.BackOff.Max.D(),
 	}
 	for _, on := range r.Retry.On {
 		s.RetryOn |= retries[on]

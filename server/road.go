@@ -46,6 +46,7 @@ func (s *Server) Clusters() []admin.Cluster {
 			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving,
 			Limits: admin.ClusterLimits{
 				Requests: admin.Use(c.Requests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
+				Retries: admin.Use(c.Retries), RetryBytes: admin.Use(c.RetryBytes),
 			},
 		}
 		for i := range c.Endpoints {

@@ -54,6 +54,9 @@ var sections = map[reflect.Type]string{
 	reflect.TypeFor[Workers]():          "## workers",
 	reflect.TypeFor[Upgrade]():          "## upgrade",
 	reflect.TypeFor[AccessLog]():        "## access_log",
+
+	reflect.TypeFor[BackOff]():     "### routes[].rules[].retry.back_off",
+	reflect.TypeFor[RetryBudget](): "### clusters[].retry_budget",
 }
 
 // derived are the fields whose default is not a constant, or comes from elsewhere in the tree.
@@ -91,6 +94,9 @@ var derived = map[string]string{
 	"### admin.tcp.tls client_ca_file":  "absent: no certificate lets anybody in",
 	"## workers max":                    "absent: 256 for each CPU",
 	"## access_log fields":              "all of them",
+
+	"### routes[].rules[].retry back_off": "its fields'",
+	"## clusters retry_budget":            "its fields'",
 }
 
 // listed are the bounds that are too long for a cell. What they stand for is listed elsewhere in the document.
