@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
 	"github.com/relevo-proxy/relevo/forwarder/route"
@@ -350,7 +351,7 @@ func (b *batch) chooseEndpoint() {
 			c.policy.Limits().Retries.Adopt()
 		}
 	}
-	i := c.policy.Pick(slices.Index(c.endpoints, x.endpoint))
+	i := c.policy.Pick(cluster.Ask{Avoid: slices.Index(c.endpoints, x.endpoint)})
 	if i < 0 {
 		reason := ReasonNoEndpoint
 		if x.attempts > 0 {
