@@ -198,6 +198,7 @@ func TestNothingIsTriedForNobody(t *testing.T) {
 		e, m = s.one()
 		s.hangUp()
 		s.reply(e, m, wire.Busy)
+		s.idle() // it did not even begin to wait
 		s.wait(time.Second)
 		s.none()
 		s.idle()
