@@ -4,6 +4,7 @@
 //	downstream.go   one client connection: its read loop
 //	batch.go        what one read brought, and the scratch of the goroutine that carries it along the road
 //	exchange.go     the life of one request as a list of phases
+//	retry*.go       one more try, and the requests that wait for it
 //	pool*.go        the connections to one endpoint, and the exchanges that wait for one
 //	upstream.go     one server connection: its stream table and its read loop
 //	sweep*.go       deadlines, timeouts, heartbeats, memory pressure: the only clockwork

@@ -305,3 +305,39 @@ func TestOnlyIdempotentRulesMayAskForIt(t *testing.T) {
 		}
 	}
 }
+
+// TestResetIncludesTheOneBeforeTheSend, in which even less can have happened.
+func TestResetIncludesTheOneBeforeTheSend(t *testing.T) {
+	only := func() *Spec {
+		s := twoEndpoints()
+		s.Routes[0].Rules[0].RetryOn = RetryReset
+		return s
+	}
+	onStage(t, only, func(t *testing.T, s *stage) {
+		id := s.ask(5000)
+		first, _ := s.one()
+		x, ok := first.u.table.Take(1)
+		if !ok {
+			t.Fatal("the request is not in the table")
+		}
+		b := s.f.batch() // as the end of a connection that the kernel has not taken its frame on
+		b.x, b.frame = x, frame{bytes: append([]byte(nil), x.kept.frame...)}
+		if n, err := x.down.codec.Decode(&b.msg, b.frame.bytes, wire.Limits{}); err != nil || n == 0 {
+			t.Fatal(n, err)
+		}
+		b.fail(ReasonResetBeforeSend)
+		b.resume()
+		b.done()
+		s.wait(time.Millisecond)
+		second, m := s.one()
+		if second.at == first.at {
+			t.Errorf("got the second try at endpoint %d, whose connection broke, want the other one", second.at)
+		}
+		if n := s.c.limits.Retries.Used(); n != 0 {
+			t.Errorf("got %d retries that count, want none of what never left", n)
+		}
+		s.reply(second, m, wire.Success)
+		s.answered(id, wire.Success)
+		s.idle()
+	})
+}

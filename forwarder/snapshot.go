@@ -273,10 +273,14 @@ func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clu
 	if spec.RetryOn&retrySent != 0 && !spec.Idempotent {
 		return rule{}, errors.New("requests may be sent again after they were sent, and the rule does not say that they are idempotent")
 	}
+	retryOn := spec.RetryOn
+	if retryOn&RetryReset != 0 {
+		retryOn |= RetryResetBeforeSend // who may be sent twice may be sent once
+	}
 	common := target{
 		name: table + "/" + spec.Name, reply: spec.Reply, chain: chain,
 		worker: chain.Blocks(), edits: spec.Headers, timeout: int64(spec.Timeout),
-		attempts: uint8(min(max(spec.Attempts, 1), maxAttempts)), retryOn: spec.RetryOn,
+		attempts: uint8(min(max(spec.Attempts, 1), maxAttempts)), retryOn: retryOn,
 		perTry: int64(spec.perTry()), backOff: backOff{int64(spec.BackOffBase), int64(spec.BackOffMax)},
 	}
 	if len(spec.Clusters) == 0 {

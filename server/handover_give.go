@@ -16,6 +16,9 @@ const (
 	connsAMessage     = 128
 	exchangesAMessage = 1024
 	bytesAMessage     = 1 << 20
+
+	// Copies of the requests in flight on one connection, which go in one message: whose copy is beyond that is not sent again.
+	copiesAConn = 256 << 20
 )
 
 // dictionary numbers what many exchanges have in common, from 1 on.
@@ -196,9 +199,13 @@ func (g *giver) upstream(u *forwarder.UpstreamState) error {
 			ID: s.ID, Downstream: x.Downstream, Target: g.target(x), Label: g.label(x), Record: g.record(x), ClientID: x.ID,
 			Timeout: x.Timeout, Deadline: x.Deadline, Start: x.Start, Tag: uint64(x.Tag), Attempts: x.Attempts,
 		})
-		if len(s.Copy) > 0 || x.Retry {
-			m.Kept = append(m.Kept, handoff.Kept{ID: s.ID, Copy: s.Copy, Until: s.Until, Retry: x.Retry})
-			copies += len(s.Copy)
+		k := handoff.Kept{ID: s.ID, Copy: s.Copy, Until: s.Until, Retry: x.Retry}
+		if copies += len(k.Copy); copies > copiesAConn {
+			copies -= len(k.Copy)
+			k.Copy, k.Until = nil, 0
+		}
+		if len(k.Copy) > 0 || k.Retry {
+			m.Kept = append(m.Kept, k)
 		}
 	}
 	g.conns.Upstreams = append(g.conns.Upstreams, m)
