@@ -140,7 +140,7 @@ func (s *stage) client() {
 func (s *stage) hangUp() {
 	s.d.conn.Close(conn.ReasonPeerClosed)
 	s.d.run()
-	syscall.Close(s.far.fd)
+	_ = syscall.Close(s.far.fd)
 }
 
 // connect makes a connection to an endpoint.
@@ -175,7 +175,7 @@ func (s *stage) breaks(e *end) {
 	s.connect(e.at)
 	e.u.conn.Close(conn.ReasonReset)
 	e.u.run()
-	syscall.Close(e.fd)
+	_ = syscall.Close(e.fd)
 	synctest.Wait()
 }
 
@@ -357,6 +357,6 @@ func (s *stage) end() {
 		s.Errorf("got %v recovered panics, want none", n)
 	}
 	for _, e := range append(s.ups, s.far) {
-		syscall.Close(e.fd)
+		_ = syscall.Close(e.fd)
 	}
 }
