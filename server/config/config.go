@@ -259,7 +259,9 @@ type Cluster struct {
 	// MaxUploads is the number of requests that are passed on in pieces to one endpoint at once.
 	MaxUploads int `json:"max_uploads" default:"16" min:"1" max:"1024"`
 
-	Endpoints []Endpoint `json:"endpoints" cfg:"required"`
+	// Endpoints and Discovery exclude each other; one of them is there.
+	Endpoints []Endpoint `json:"endpoints,omitempty" cfg:"one"`
+	Discovery *Discovery `json:"discovery,omitempty" cfg:"one"`
 }
 
 // Endpoint is one address of a cluster.

@@ -34,6 +34,7 @@ var sections = map[reflect.Type]string{
 	reflect.TypeFor[Retry]():      "### routes[].rules[].retry",
 	reflect.TypeFor[Cluster]():    "## clusters",
 	reflect.TypeFor[Endpoint]():   "### clusters[].endpoints",
+	reflect.TypeFor[Discovery]():  "### clusters[].discovery",
 	reflect.TypeFor[Admin]():      "## admin",
 	reflect.TypeFor[AdminTCP]():   "### admin.tcp",
 	reflect.TypeFor[TLS]():        "### admin.tcp.tls",
@@ -71,6 +72,7 @@ var derived = map[string]string{
 	"### routes[].rules[].match header":  "absent: any header",
 	"## The top level log":               "its fields'",
 	"### routes[].rules retry":           "its fields'",
+	"### clusters[].discovery servers":   "absent: those of `/etc/resolv.conf`",
 
 	"## The top level workers":          "its fields'",
 	"## The top level upgrade":          "its fields'",

@@ -22,6 +22,8 @@ func (v *validator) relations(p place, s reflect.Value) {
 		v.unixOnly(p, s)
 	case *AdminTCP:
 		v.open(p, s)
+	case *Discovery:
+		v.discovery(p, s)
 	}
 }
 
