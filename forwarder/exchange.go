@@ -351,7 +351,14 @@ func (b *batch) chooseEndpoint() {
 			c.policy.Limits().Retries.Adopt()
 		}
 	}
-	i := c.policy.Pick(cluster.Ask{Avoid: slices.Index(c.endpoints, x.endpoint)})
+	ask := cluster.Ask{Avoid: -1, Panic: c.panics.Load(), Now: b.now}
+	if x.endpoint != nil {
+		ask.Avoid = slices.Index(c.endpoints, x.endpoint)
+	}
+	if c.hashing != nil {
+		ask.Hash = b.hash(c.hashing)
+	}
+	i := c.policy.Pick(ask)
 	if i < 0 {
 		reason := ReasonNoEndpoint
 		if x.attempts > 0 {

@@ -35,6 +35,7 @@ type ListenerStatus struct {
 type ClusterStatus struct {
 	Name, Protocol, Balancer                     string
 	Leaving                                      bool // it is not configured any more
+	Panic                                        bool // so few endpoints are usable that unhealthy and ejected ones get requests too
 	Requests, Connections, Pending, PendingBytes Use
 	Retries, RetryBytes                          Use // of Requests; copies of requests
 	Endpoints                                    []EndpointStatus
@@ -44,6 +45,7 @@ type ClusterStatus struct {
 type EndpointStatus struct {
 	Address      string // unix:/PATH, or HOST:PORT
 	Weight       int
+	Share        float64   // of its weight that it gets: 1, or less in a slow start
 	Usable       bool      // nothing is known against it
 	Condition    string    // Usable, PassedOver, Unhealthy, Ejected or Drained: the first of what is known against it
 	Failures     int       // in a row; 0 once it has delivered a frame
@@ -105,7 +107,7 @@ func (c *upCluster) status() ClusterStatus {
 	use := func(l *cluster.Limit) Use { return Use{l.Used(), l.Max()} }
 	limits := c.policy.Limits()
 	s := ClusterStatus{
-		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0,
+		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0, Panic: c.panics.Load(),
 		Requests: use(limits.Requests), Connections: use(limits.Connections), Pending: use(limits.Pending), PendingBytes: use(c.pendingBytes),
 		Retries: Use{limits.Retries.Used(), limits.Retries.Max()}, RetryBytes: use(c.retryBytes),
 	}
@@ -118,7 +120,7 @@ func (c *upCluster) status() ClusterStatus {
 func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 	n, health := e.connections(), e.policy.Health()
 	s := EndpointStatus{
-		Address: e.name(), Weight: e.policy.Weight(), Usable: e.policy.Usable(), Condition: e.condition(), Failures: health.Failures, Probing: health.Probing,
+		Address: e.name(), Weight: e.policy.Weight(), Share: e.policy.Share(f.now()), Usable: e.policy.Usable(), Condition: e.condition(), Failures: health.Failures, Probing: health.Probing,
 		Draining: health.Drained, Leaving: e.left.Load(), InFlight: e.policy.Active(), Waiting: n.waiting,
 		Connections: n.ready + n.leased, Ready: n.ready, Leased: n.leased, Dialling: n.dialling, Drains: n.draining, Gated: n.gated,
 		Requests: e.stats.requests.Value() + e.stats.oneways.Value(),
@@ -289,6 +291,26 @@ func (f *Forwarder) exportCluster(c *upCluster) {
 	gauge("relevo_cluster_retries_in_flight", "Requests under way that are tried again after they were sent: retry_budget bounds them.", limits.Retries.Used)
 	gauge("relevo_cluster_retries_waiting", "Of those, the ones that wait until it is time.", c.retryWaits.Used)
 	gauge("relevo_cluster_retry_bytes", "Bytes of copies of requests that may be sent again: max_retry_bytes bounds them.", c.retryBytes.Used)
+	gauge("relevo_cluster_panic", "1 while so few endpoints are usable that unhealthy and ejected ones get requests too: panic_threshold.", func() int {
+		if c.panics.Load() {
+			return 1
+		}
+		return 0
+	})
+	gauge("relevo_cluster_slow_start", "Endpoints in their slow start.", func() int {
+		now := f.now()
+		return count(c.policy.Endpoints(), func(e *cluster.Endpoint) bool { return now < e.WarmUntil() })
+	})
+}
+
+// count is how many of the list there are for which cond holds.
+func count[T any](list []T, cond func(T) bool) (n int) {
+	for _, v := range list {
+		if cond(v) {
+			n++
+		}
+	}
+	return n
 }
 
 func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {

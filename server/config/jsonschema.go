@@ -182,7 +182,7 @@ func (f *field) jsonDefault() any {
 const (
 	durationPattern = `([0-9]+(\.[0-9]+)?(ns|us|µs|μs|ms|s|m|h))+`
 	sizePattern     = `(0|[1-9][0-9]*)(KiB|MiB|GiB|TiB|B)?`
-	percentPattern  = `^(0|[1-9][0-9]{0,8})(\.[0-9]{1,2})?%$`
+	percentPattern  = `(0|[1-9][0-9]{0,8})(\.[0-9]{1,2})?%`
 )
 
 // formPatterns are the patterns of the forms that have one.
@@ -217,7 +217,7 @@ func (w *schemaWriter) value(f *field, t reflect.Type) object {
 		}
 		return object{{"anyOf", []any{number, object{{"const", none}}}}}
 	case reflect.TypeFor[Percent]():
-		return text(percentPattern)
+		return text(orNone(percentPattern, f.none))
 	case reflect.TypeFor[Text]():
 		return textCondition()
 	}

@@ -216,6 +216,9 @@ type Endpoint struct {
 	RX       uint64 `cbor:"8,keyasint,omitempty"` // bytes of connections that are gone
 	TX       uint64 `cbor:"9,keyasint,omitempty"`
 	Since    int64  `cbor:"10,keyasint,omitempty"` // the first of the failures
+
+	WarmSince int64 `cbor:"20,keyasint,omitempty"` // its slow start
+	WarmUntil int64 `cbor:"21,keyasint,omitempty"` // 0: none
 }
 
 // ListenerState is what is known of a listener beside its socket.
