@@ -23,6 +23,7 @@ func (a *adopter) sentTo(x *exchange, s *ExchangeState, c *upCluster, endpoint i
 		c.limits.Retries.Adopt()
 	}
 	x.down.inFlight.Add(1)
+	x.target.limit.adopt(x)
 	c.policy.Limits().Requests.Adopt(1)
 	c.endpoints[endpoint].policy.Acquire()
 	return nil
@@ -102,7 +103,7 @@ func (a *adopter) target(l *listener, s *ExchangeState, c *upCluster) *target {
 		if t = a.snap.roads[l.slot].targetNamed(s.Route, c); t == nil {
 			table, rule, _ := strings.Cut(s.Route, "/")
 			t = &target{
-				name: s.Route, cluster: c, chain: filter.NewChain(nil, nil), timeout: never, attempts: 1,
+				name: s.Route, cluster: c, chain: filter.NewChain(nil, nil), timeout: never, attempts: 1, limit: a.snap.limits.named(s.Route),
 				stats: newTargetStats(a.f.reg, table, rule, s.Cluster),
 			}
 		}

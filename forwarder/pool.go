@@ -30,6 +30,7 @@ type upCluster struct {
 	retryBytes   *cluster.Limit // of copies of requests
 	retryWaits   *cluster.Limit // requests that wait to be tried again
 	hashing      *hashing       // nil: the balancer does not hash
+	breakers     *[numBreakers]breaker
 	stats        *clusterStats
 	old          *upCluster // whose place it takes; nil behind enter
 
@@ -89,8 +90,10 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec, old *upCluster) *upCluster {
 	c.limits.Retries = cluster.NewBudget(c.limits.Requests, spec.RetryShare, spec.RetryFloor)
 	if old != nil && old.codec.Name() == c.codec.Name() {
 		c.old = old
-		c.pendingBytes, c.probesLeft, c.limits = old.pendingBytes, old.probesLeft, old.limits
+		c.pendingBytes, c.probesLeft, c.limits, c.breakers = old.pendingBytes, old.probesLeft, old.limits, old.breakers
 		c.retryBytes, c.retryWaits = old.retryBytes, old.retryWaits
+	} else {
+		c.breakers = newBreakers(&c.limits, c.pendingBytes)
 	}
 	c.hashing = newHashing(&c.spec, c.old)
 	before := c.old.byPlace()
@@ -363,11 +366,24 @@ func (p *pool) wantDial() bool {
 		return false
 	case p.endpoint.works() && c.f.now() < p.notBefore:
 		return false
-	case c.policy.Limits().Connections.TryAcquire(1) == 0:
+	case !c.takeConnection():
 		return false
 	}
 	p.dialling = true
 	c.f.dialling.Go(p.dial) // ends within connect_timeout, or with the shift
+	return true
+}
+
+// takeConnection takes the place for one more connection of the cluster, and of the process.
+func (c *upCluster) takeConnection() bool {
+	connections := c.policy.Limits().Connections
+	if connections.TryAcquire(1) == 0 {
+		return false
+	}
+	if !c.f.overload.mayDial() {
+		connections.Release(1)
+		return false
+	}
 	return true
 }
 

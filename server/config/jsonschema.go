@@ -210,7 +210,7 @@ func (w *schemaWriter) value(f *field, t reflect.Type) object {
 	case reflect.TypeFor[Size]():
 		number := object{{"type", "integer"}, {"minimum", f.lowest}, {"maximum", f.highest}}
 		return object{{"anyOf", []any{number, text(orNone(sizePattern, f.none))}}}
-	case reflect.TypeFor[Rate]():
+	case reflect.TypeFor[Rate](), reflect.TypeFor[Count]():
 		number := object{{"type", "integer"}, {"minimum", f.lowest}, {"maximum", f.highest}}
 		if !f.none {
 			return number
