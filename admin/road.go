@@ -88,6 +88,8 @@ type ClusterLimits struct {
 	Connections  Use  `json:"connections"`   // being dialled included
 	Pending      Use  `json:"pending"`       // requests that wait for a connection
 	PendingBytes Use  `json:"pending_bytes"` // theirs
+	Retries      Use  `json:"retries"`       // of requests, those that are tried again after they were sent
+	RetryBytes   Use  `json:"retry_bytes"`   // copies of requests that may be
 }
 
 // Use is how much of a bound is taken.
@@ -196,7 +198,7 @@ type Streams struct {
 
 // Stream is a request in flight. Times are in seconds; what is not known is absent.
 type Stream struct {
-	Phase            string  `json:"phase"` // in-flight, awaits-connection or awaits-worker
+	Phase            string  `json:"phase"` // in-flight, awaits-connection, awaits-retry or awaits-worker
 	Age              float64 `json:"age"`
 	Left             float64 `json:"left,omitempty"` // to its deadline
 	Listener         string  `json:"listener"`

@@ -134,7 +134,8 @@ func (f *Forwarder) keepLeaving(next, old *snapshot) {
 		if heir != nil && heir.codec.Name() == c.codec.Name() {
 			continue // enter has kept its endpoints
 		}
-		if slices.ContainsFunc(c.endpoints, func(e *upEndpoint) bool { return !e.over() }) {
+		waits := c.retryWaits.Used() > 0 // to be tried again, at what has an endpoint then
+		if waits || slices.ContainsFunc(c.endpoints, func(e *upEndpoint) bool { return !e.over() }) {
 			c.gone.CompareAndSwap(0, f.now())
 			next.clusters = append(next.clusters, c)
 		}

@@ -98,6 +98,7 @@ func TestDrainUnderCalls(t *testing.T) {
 		})
 	}
 	eventually(t, func() bool { return served.Load() >= 100 }, say("some calls before the drain"))
+	p.wantCount(float64(len(clients)), "relevo_listener_connections") // who is not accepted by then never is
 	if err := p.Drain(t.Context()); err != nil {
 		t.Errorf("got %v from Drain, want nil: the clients have stopped calling", err)
 	}

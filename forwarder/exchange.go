@@ -24,7 +24,7 @@ type exchange struct {
 	target   *target     // nil before phaseMatchRoute is done
 	label    *label      // nil before phaseMatchRoute is done
 	errand   *errand     // nil: the read loops carry it; else a worker does
-	record   *record     // nil: nobody but the ring of failures wants to know
+	kept     *kept       // nil: nothing is kept of it beside this
 	endpoint *upEndpoint // tried last, nil before the first
 	start    int64       // when the read ended that brought the request
 	deadline int64       // 0 before phaseMatchRoute is done
@@ -44,11 +44,13 @@ const (
 	holdsStream   holding = 1 << iota // one of the downstream's streams
 	holdsRequest                      // one of the cluster's requests
 	holdsEndpoint                     // a place in its endpoint's count of active requests
+	holdsRetry                        // one of the cluster's retries
 
 	holdsRule // one of its rule's requests
 
-	again  // not a thing that is held: its filters are asked anew, because a pause has interrupted them
-	routed // likewise: its rule has counted it, in another process
+	again   // not a thing that is held: its filters are asked anew, because a pause has interrupted them
+	routed  // likewise: its rule has counted it, in another process
+	retried // likewise: one of the cluster's retries is to be taken, as in another process
 )
 
 // phase is an exchange's program counter: what happens to it next.
@@ -65,7 +67,7 @@ const (
 	phaseWaitNotify                 // a container holds the exchange
 	phaseUpFilter                   // filters that see the reply
 	phaseReply                      // into the client's write queue
-	phaseRetry                      // a try failed before anything was sent: another one?
+	phaseRetry                      // a try failed: another one?
 	phaseHijack                     // answered here
 	phaseEnd                        // everything is given back
 	numPhases
@@ -349,6 +351,10 @@ func (b *batch) chooseEndpoint() {
 			return
 		}
 		x.holds |= holdsRequest
+		if x.holds&retried != 0 {
+			x.holds ^= retried | holdsRetry
+			c.policy.Limits().Retries.Adopt()
+		}
 	}
 	ask := cluster.Ask{Avoid: -1, Panic: c.panics.Load(), Now: b.now}
 	if x.endpoint != nil {
@@ -359,18 +365,18 @@ func (b *batch) chooseEndpoint() {
 	}
 	i := c.policy.Pick(ask)
 	if i < 0 {
-		status, reason := wire.ErrorComm, ReasonNoEndpoint
+		reason := ReasonNoEndpoint
 		if x.attempts > 0 {
 			reason = b.reason // what became of the try before says more
 		}
-		if reason == ReasonMaxConnections {
-			status = wire.Busy // as retry has it
-		}
-		b.hijack(status, reason)
+		b.hijack(failedWith(reason), reason)
 		return
 	}
 	if x.attempts++; x.attempts > 1 {
 		x.target.stats.retries.Add(1)
+		if condition(b.reason) != 0 { // else its endpoint drains, or another process knows why
+			c.stats.retries.add(b.reason, 1)
+		}
 	}
 	x.endpoint = c.endpoints[i]
 	if x.kind == wire.Request {
@@ -414,8 +420,11 @@ const maxSends = 4
 // sendOn tries one connection with what is to go out. It reports whether the exchange is the connection's now, or
 // somebody else's; when it reports false the exchange is still the batch's, and nothing of it was sent.
 func (b *batch) sendOn(u *upstream, out frame) bool {
-	x := &b.x
-	id, frameTimeout, ok := b.enter(u)
+	x, until := &b.x, b.x.deadline
+	if x.target.retryOn&retrySent != 0 {
+		until = b.until()
+	}
+	id, frameTimeout, ok := b.enter(u, until)
 	if !ok {
 		return false
 	}
@@ -449,63 +458,36 @@ func (b *batch) sendOn(u *upstream, out frame) bool {
 	return false
 }
 
-// enter gets the exchange an id of the connection, and says which timeout its frame is to carry. From then on a request is
-// the table's: only who takes it out may go on with it. Not ok means that the table takes no more, and the exchange is
-// still the batch's.
-func (b *batch) enter(u *upstream) (id uint32, timeout int32, ok bool) {
+// enter gets the exchange an id of the connection, until a time, and says which timeout its frame is to carry. From then on a
+// request is the table's: only who takes it out may go on with it. Not ok means that the table takes no more, and the exchange
+// is still the batch's.
+func (b *batch) enter(u *upstream, until int64) (id uint32, timeout int32, ok bool) {
 	x := &b.x
 	if x.kind != wire.Request {
 		return u.table.Draw(), x.timeout, true
 	}
 	x.phase = phaseWaitNotify
-	if x.record != nil {
-		x.record.sent = b.now // here, because behind the insert it may be somebody else's
+	if x.kept != nil {
+		x.kept.sent = b.now // here, because behind the insert it may be somebody else's
 	}
-	id, earlier, ok := u.table.Insert(*x, x.deadline)
+	id, earlier, ok := u.table.Insert(*x, until)
 	if !ok {
 		x.phase = phaseSend
 		return 0, 0, false
 	}
 	if earlier {
-		b.f.sweep.poke(x.deadline)
+		b.f.sweep.poke(until)
 	}
-	// A frame's timeout is what is left of the deadline, and never 0, which would mean "unspecified".
-	return id, int32(max(1, (x.deadline-b.now)/int64(time.Millisecond))), true
+	// A frame's timeout is what is left, and never 0, which would mean "unspecified".
+	return id, int32(max(1, (until-b.now)/int64(time.Millisecond))), true
 }
 
 // forwarded ends a one-way request that was sent.
 func (b *batch) forwarded() {
-	if b.x.record != nil {
+	if b.x.logged() {
 		b.tell(wire.Success.String(), "", 0)
 	}
 	b.end()
-}
-
-// fail ends a try of which nothing was sent, for a reason.
-func (b *batch) fail(reason string) {
-	b.reason = reason
-	b.x.phase = phaseRetry
-}
-
-// retry tries again, if the route wants that for this reason.
-func (b *batch) retry() {
-	x := &b.x
-	on, status := RetryConnectFailure, wire.ErrorComm
-	switch b.reason {
-	case ReasonResetBeforeSend:
-		on = RetryResetBeforeSend
-	case ReasonMaxConnections: // no connection could be made here either, but because of our own limit
-		status = wire.Busy
-	}
-	switch {
-	case x.attempts >= x.target.attempts || x.target.retryOn&on == 0:
-		b.hijack(status, b.reason)
-	case x.down.conn.Closed() && x.kind == wire.Request:
-		b.hijack(status, ReasonDownstreamGone)
-	default:
-		b.leaveEndpoint()
-		x.phase = phaseChooseEndpoint
-	}
 }
 
 // leaveEndpoint gives back the place in the endpoint's count.
@@ -549,7 +531,7 @@ func (b *batch) reply() {
 		b.owe(d.conn, v)
 		b.debts.reply(x, b.msg.Status, b.now)
 	}
-	if x.record != nil || reason != "" || b.msg.Status != wire.Success {
+	if x.logged() || reason != "" || b.msg.Status != wire.Success {
 		b.tell(b.msg.Status.String(), reason, size)
 	}
 	b.end()
@@ -656,10 +638,12 @@ func (b *batch) end() {
 	if x.holds&holdsStream != 0 {
 		b.debts.closeStream(x.down)
 	}
+	if x.holds&holdsRetry != 0 {
+		x.target.cluster.limits.Retries.Release()
+	}
 	x.holds = 0
 	x.phase = phaseEnd
-	if x.record != nil {
-		b.f.records.Put(x.record)
-		x.record = nil
+	if x.kept != nil {
+		b.letGo()
 	}
 }

@@ -4,6 +4,7 @@
 //	downstream.go   one client connection: its read loop
 //	batch.go        what one read brought, and the scratch of the goroutine that carries it along the road
 //	exchange.go     the life of one request as a list of phases
+//	retry*.go       one more try, and the requests that wait for it
 //	pool*.go        the connections to one endpoint, and the exchanges that wait for one
 //	upstream.go     one server connection: its stream table and its read loop
 //	sweep*.go       deadlines, timeouts, heartbeats, memory pressure, overload: the only clockwork
@@ -53,7 +54,7 @@ type Forwarder struct {
 	errands  sync.Pool
 	gather   gather
 	worked   *workerStats
-	records  sync.Pool
+	kept     sync.Pool
 	access   AccessLog // nil: none
 	changed  func(Change)
 	failures *stats.Ring
@@ -78,6 +79,7 @@ type Forwarder struct {
 	connections atomic.Uint64 // the number given to a connection last: its id
 
 	labels labels
+	later  later
 
 	turn sync.Mutex // held by who pauses, resumes or abandons the road
 	// Held by whoever changes the snapshot, and from Pause to Resume.
@@ -134,7 +136,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 	f.beginShift()
 	f.batches.New = func() any { return newBatch(f) }
 	f.errands.New = func() any { return new(errand) }
-	f.records.New = func() any { return new(record) }
+	f.kept.New = func() any { return new(kept) }
 	f.gather.since.Store(never)
 	f.worked = newWorkerStats(reg)
 	f.workers = worker.New(spec.Workers.Max, spec.Workers.Queue, f.work)
@@ -231,6 +233,7 @@ func (f *Forwarder) Close() {
 		for _, c := range snap.clusters {
 			c.close()
 		}
+		f.endRetries()
 	}
 	f.Resume() // who is held goes on, to its end
 	for _, g := range []*group{&f.sweeping, &f.checking, &f.accepting, &f.dialling, &f.reading} {

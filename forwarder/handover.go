@@ -109,6 +109,8 @@ const (
 type SlotState struct {
 	ID       uint32 // under which the request was sent
 	Exchange ExchangeState
+	Until    int64  // when its try is over; 0: with the exchange's deadline
+	Copy     []byte // the request's frame, as it may be sent again; empty: it may not
 }
 
 // ExchangeState is one request and its reply.
@@ -122,6 +124,7 @@ type ExchangeState struct {
 	Start      int64
 	Deadline   int64 // 0: not known yet
 	Attempts   uint8
+	Retry      bool   // it is one of the cluster's retries
 	Route      string // table/rule; empty: not known yet
 	Cluster    string
 	Service    string
@@ -229,6 +232,9 @@ func (f *Forwarder) Abandon() {
 	}
 	f.held.list = nil
 	f.held.mu.Unlock()
+	for _, d := range f.later.close() {
+		part(&d.x)
+	}
 	f.resting.Store(false)
 	f.release(over)
 	for e := range f.workers.Waiting(0, math.MaxInt) {

@@ -317,7 +317,7 @@ func (a *adopter) upstream(s *UpstreamState) error {
 		if err != nil {
 			return err
 		}
-		entries = append(entries, stream.Entry[exchange]{ID: slot.ID, Deadline: slot.Exchange.Deadline, Value: x})
+		entries = append(entries, stream.Entry[exchange]{ID: slot.ID, Deadline: a.copied(&x, slot), Value: x})
 	}
 	if err = u.table.Restore(s.LastID, entries); err != nil {
 		return err

@@ -18,6 +18,10 @@ func (a *adopter) sentTo(x *exchange, s *ExchangeState, c *upCluster, endpoint i
 	x.target = a.target(x.down.listener, s, c)
 	x.endpoint, x.phase = c.endpoints[endpoint], phaseWaitNotify
 	x.holds = holdsStream | holdsRequest | holdsEndpoint
+	if s.Retry {
+		x.holds |= holdsRetry
+		c.limits.Retries.Adopt()
+	}
 	x.down.inFlight.Add(1)
 	x.target.limit.adopt(x)
 	c.policy.Limits().Requests.Adopt(1)
@@ -47,13 +51,33 @@ func (a *adopter) restore(s *ExchangeState, codec wire.Codec) (exchange, error) 
 		x.label = a.f.labels.get([]byte(s.Service), []byte(s.Method))
 	}
 	if r := s.Record; r != nil && a.f.access != nil {
-		x.record = a.f.records.Get().(*record)
-		*x.record = record{r.Method, r.Service, r.Trace, r.RPC, r.Request, r.Sent}
+		x.kept = a.f.kept.Get().(*kept)
+		x.kept.logged, x.kept.record = true, record{r.Method, r.Service, r.Trace, r.RPC, r.Request, r.Sent}
 	}
 	if s.Route != "" {
 		x.holds = routed
 	}
+	if s.Retry {
+		x.holds |= retried
+	}
 	return x, nil
+}
+
+// copied keeps the copy of a request that was sent, where its rule may still want to send it again, and returns when its try is
+// over.
+func (a *adopter) copied(x *exchange, s *SlotState) int64 {
+	if len(s.Copy) == 0 || x.target.retryOn&retrySent == 0 {
+		return x.deadline
+	}
+	if x.kept == nil {
+		x.kept = a.f.kept.Get().(*kept)
+	}
+	x.kept.frame = append(a.f.buffers.Get(len(s.Copy))[:0], s.Copy...)
+	x.target.cluster.retryBytes.Adopt(cap(x.kept.frame))
+	if s.Until == 0 || x.target.perTry == 0 {
+		return x.deadline
+	}
+	return s.Until
 }
 
 // goneFrom is what stands for the clients of a listener that have left, and that spoke this protocol.

@@ -22,6 +22,14 @@ func (f *Forwarder) Export() *Handover {
 			e.endpoint(up)
 		}
 	}
+	f.later.mu.Lock()
+	for i := range f.later.heap {
+		x := &f.later.heap[i].x
+		s := e.exchange(x)
+		s.Frame = x.kept.frame
+		e.h.Exchanges = append(e.h.Exchanges, s)
+	}
+	f.later.mu.Unlock()
 	for task := range f.workers.Waiting(0, math.MaxInt) {
 		e.carried(&task.given)
 	}
@@ -136,7 +144,15 @@ func (e *exporter) upstream(u *upstream, kind PoolKind, c conn.Detached) Upstrea
 		s.Draining = *why
 	}
 	for entry := range u.table.All() {
-		s.Slots = append(s.Slots, SlotState{entry.ID, e.exchange(&entry.Value)})
+		x := &entry.Value
+		slot := SlotState{ID: entry.ID, Exchange: e.exchange(x)}
+		if x.copied() {
+			slot.Copy = x.kept.frame
+		}
+		if entry.Deadline < x.deadline {
+			slot.Until = entry.Deadline
+		}
+		s.Slots = append(s.Slots, slot)
 	}
 	return s
 }
@@ -168,7 +184,7 @@ func (e *exporter) exchange(x *exchange) ExchangeState {
 	}
 	s := ExchangeState{
 		Downstream: e.downs[x.down], Listener: x.down.listener.name, Tag: x.tag, ID: x.id, Timeout: x.timeout, Oneway: x.kind == wire.Oneway,
-		Start: x.start, Deadline: x.deadline, Attempts: x.attempts,
+		Start: x.start, Deadline: x.deadline, Attempts: x.attempts, Retry: x.holds&(holdsRetry|retried) != 0,
 	}
 	if t := x.target; t != nil {
 		s.Route, s.Cluster = t.name, t.clusterName()
@@ -176,7 +192,8 @@ func (e *exporter) exchange(x *exchange) ExchangeState {
 	if l := x.label; l != nil {
 		s.Service, s.Method = l.service, l.method
 	}
-	if r := x.record; r != nil {
+	if x.logged() {
+		r := &x.kept.record
 		s.Record = &RecordState{r.method, r.service, r.trace, r.rpc, r.request, r.sent}
 	}
 	return s

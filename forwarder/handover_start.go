@@ -47,6 +47,7 @@ func (a *adopter) opens() {
 func (a *adopter) begin(b *batch, w *adopted) {
 	defer b.rescue()
 	b.x, b.frame, b.upstreamID = w.x, frame{bytes: w.frame, owned: true}, w.id
+	b.reason = ReasonNoEndpoint // if there is none for a further try
 	if n, err := w.x.down.codec.Decode(&b.msg, w.frame, wire.Limits{}); err != nil || n != len(w.frame) {
 		b.msg = wire.Message{Kind: w.x.kind, Tag: w.x.tag, ID: w.x.id} // it was decoded when it came, so this is a defect
 		b.hijack(wire.UnknownStatus, ReasonPanic)

@@ -149,6 +149,8 @@ type clusterStats struct {
 	rejected byReason
 	dropped  byReason
 	checks   byReason
+	retries  byReason
+	refused  byReason
 }
 
 func newClusterStats(reg *stats.Registry, name string) *clusterStats {
@@ -157,6 +159,11 @@ func newClusterStats(reg *stats.Registry, name string) *clusterStats {
 		rejected: byReason{reg: reg, name: "relevo_cluster_rejections_total", help: "Requests refused because a limit of the cluster was reached, by reason.", labels: l},
 		dropped:  byReason{reg: reg, name: "relevo_cluster_dropped_total", help: "Frames and outcomes of which no client is told, by reason.", labels: l},
 		checks:   byReason{reg: reg, name: "relevo_health_checks_total", help: "Health checks of a cluster's endpoints, by result.", labels: l, label: "result"},
+		retries:  byReason{reg: reg, name: "relevo_cluster_retries_total", help: "Further tries of requests, by what has become of the try before.", labels: l},
+		refused: byReason{
+			reg: reg, name: "relevo_cluster_retry_refusals_total", labels: l,
+			help: "Requests that could not be tried again, or of which no copy was kept for that, by reason.",
+		},
 	}
 }
 

@@ -27,7 +27,9 @@ type upCluster struct {
 	limits       cluster.Limits
 	pendingBytes *cluster.Limit
 	probesLeft   *cluster.Limit
-	hashing      *hashing // nil: the balancer does not hash
+	retryBytes   *cluster.Limit // of copies of requests
+	retryWaits   *cluster.Limit // requests that wait to be tried again
+	hashing      *hashing       // nil: the balancer does not hash
 	breakers     *[numBreakers]breaker
 	stats        *clusterStats
 	old          *upCluster // whose place it takes; nil behind enter
@@ -77,6 +79,8 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec, old *upCluster) *upCluster {
 		f: f, spec: *spec, codec: spec.Codec,
 		pendingBytes: cluster.NewLimit(spec.MaxPendingBytes),
 		probesLeft:   cluster.NewLimit(probesAtOnce),
+		retryBytes:   cluster.NewLimit(spec.MaxRetryBytes),
+		retryWaits:   cluster.NewLimit(cluster.Unlimited),
 		stats:        newClusterStats(f.reg, spec.Name),
 		limits: cluster.Limits{
 			Connections: cluster.NewLimit(spec.MaxConnections),
@@ -84,9 +88,11 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec, old *upCluster) *upCluster {
 			Requests:    cluster.NewLimit(spec.MaxRequests),
 		},
 	}
+	c.limits.Retries = cluster.NewBudget(c.limits.Requests, spec.RetryShare, spec.RetryFloor)
 	if old != nil && old.codec.Name() == c.codec.Name() {
 		c.old = old
 		c.pendingBytes, c.probesLeft, c.limits, c.breakers = old.pendingBytes, old.probesLeft, old.limits, old.breakers
+		c.retryBytes, c.retryWaits = old.retryBytes, old.retryWaits
 	} else {
 		c.breakers = newBreakers(&c.limits, c.pendingBytes)
 	}
@@ -109,7 +115,9 @@ func (c *upCluster) enter() {
 	c.limits.Connections.SetMax(spec.MaxConnections)
 	c.limits.Pending.SetMax(spec.MaxPending)
 	c.limits.Requests.SetMax(spec.MaxRequests)
+	c.limits.Retries.SetMax(spec.RetryShare, spec.RetryFloor)
 	c.pendingBytes.SetMax(spec.MaxPendingBytes)
+	c.retryBytes.SetMax(spec.MaxRetryBytes)
 	policies, before := make([]*cluster.Endpoint, len(c.endpoints)), old.byPlace()
 	for i, e := range c.endpoints {
 		policies[i] = e.policy

@@ -80,7 +80,7 @@ func (p *proxy) end() {
 // underWay are the gauges that stand at 0 when nothing is under way.
 var underWay = []string{
 	"relevo_listener_in_flight", "relevo_cluster_in_flight", "relevo_cluster_pending", "relevo_cluster_pending_bytes",
-	"relevo_endpoint_in_flight",
+	"relevo_endpoint_in_flight", "relevo_cluster_retries_in_flight", "relevo_cluster_retries_waiting", "relevo_cluster_retry_bytes",
 }
 
 // atRest waits until nothing is under way.

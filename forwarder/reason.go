@@ -24,6 +24,8 @@ const (
 	ReasonUpstreamClosed   = "upstream-closed"    // the server closed the connection with the request in flight
 	ReasonUpstreamBroken   = "upstream-broken"    // Relevo closed it with the request in flight, for a reason of its own
 	ReasonResetBeforeSend  = "reset-before-send"  // the connection broke before the request was sent
+	ReasonUpstreamBusy     = "upstream-busy"      // the server was busy, and there is no other one for a further try
+	ReasonTryTimeout       = "try-timeout"        // the time of a try passed while a reply was awaited, and there was no further try
 	ReasonTimeout          = "timeout"            // the deadline passed while a reply was awaited
 	ReasonPendingTimeout   = "pending-timeout"    // the deadline passed while a connection was awaited
 	ReasonDraining         = "draining"           // the process is stopping
@@ -47,6 +49,10 @@ const (
 	ReasonProbeTimeout     = "probe-timeout"     // an endpoint that had failed did not answer on the connection made to ask it
 	ReasonAdminClosed      = "admin-closed"      // somebody asked for it at the admin door
 	ReasonDrained          = "drained"           // the last request in flight ended while draining
+
+	// Why a request is not tried again, or no copy of it is kept for that, beside buffer-pressure.
+	ReasonRetryBudget   = "retry-budget"    // the cluster has too many retries under way
+	ReasonMaxRetryBytes = "max-retry-bytes" // the cluster has too many bytes of copies
 
 	// Drops: a frame, or an exchange's outcome, that nobody is told of.
 	ReasonNoStream        = "reply-without-stream" // late, a duplicate, a one-way's, or of an id never given
@@ -73,6 +79,8 @@ var advice = map[string]string{
 	ReasonUpstreamClosed:       "the server closed the connection with requests in flight: look at its log",
 	ReasonUpstreamBroken:       "the server connection was closed here, see the endpoint's closes by reason: it sent no frames, or was silent or stuck",
 	ReasonResetBeforeSend:      "the server closed the connection; retries were used up",
+	ReasonUpstreamBusy:         "the server was busy, and there is no other endpoint: the servers' load",
+	ReasonTryTimeout:           "the server did not answer within the rule's per_try_timeout: its load, the cluster's retry_budget",
 	ReasonTimeout:              "the server did not answer in time: its load, or the route's timeout",
 	ReasonPendingTimeout:       "no connection in time: the endpoint's reachability, or connect_timeout",
 	ReasonDraining:             "this process is stopping",

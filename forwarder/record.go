@@ -9,8 +9,26 @@ import (
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
-// record is what the access log wants to know of an exchange and what is gone when it ends. It is a pooled object; it
-// goes where the exchange goes and belongs to the exchange's holder.
+// kept is what is kept of an exchange beside its slot, for those of which something is: the access log wants a record, or its
+// request may be sent again. It is a pooled object; it goes where the exchange goes and belongs to the exchange's holder.
+type kept struct {
+	logged bool // the access log wants the record
+	record
+	spare
+}
+
+// kept is what is kept of the batch's exchange.
+func (b *batch) kept() *kept {
+	if b.x.kept == nil {
+		b.x.kept = b.f.kept.Get().(*kept)
+	}
+	return b.x.kept
+}
+
+// logged says whether the access log wants to know of the exchange.
+func (x *exchange) logged() bool { return x.kept != nil && x.kept.logged }
+
+// record is what the access log wants to know of an exchange and what is gone when it ends.
 type record struct {
 	method, service string
 	trace, rpc      string
@@ -29,10 +47,9 @@ var told = [][]byte{[]byte(route.ServiceKey), []byte(route.MethodKey), traceKey,
 
 // record makes the record of the exchange that begins.
 func (b *batch) record() {
-	r := b.f.records.Get().(*record)
-	*r = record{request: b.frameSize()}
-	b.x.record = r
-	b.fill(r)
+	k := b.kept()
+	k.logged, k.request = true, b.frameSize()
+	b.fill(&k.record)
 }
 
 // fill reads into a record what the request's frame says. A malformed header block says nothing.
@@ -71,8 +88,8 @@ func (b *batch) tell(status, reason string, replySize int) {
 	x := &b.x
 	var r record
 	switch {
-	case x.record != nil:
-		r = *x.record
+	case x.logged():
+		r = x.kept.record
 	case b.atHand():
 		r.request = b.frameSize()
 		b.fill(&r)
@@ -101,7 +118,7 @@ func (b *batch) tell(status, reason string, replySize int) {
 	if rec.Failed() {
 		b.f.failures.Add(rec)
 	}
-	if x.record != nil {
+	if x.logged() {
 		b.f.access.Log(rec)
 	}
 }

@@ -77,6 +77,8 @@ type target struct {
 	attempts uint8
 	priority Priority
 	retryOn  RetryOn
+	perTry   int64 // nanoseconds; 0: a try has as long as the request
+	backOff  backOff
 	limit    *ruleLimit // nil: the rule's requests in flight have no bound
 	stats    *targetStats
 }
@@ -272,10 +274,18 @@ func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clu
 	if chain.Blocks() && l.Forwarding == ForwardInline {
 		return rule{}, errors.New("a filter may block, and forwarding is inline")
 	}
+	if spec.RetryOn&retrySent != 0 && !spec.Idempotent {
+		return rule{}, errors.New("requests may be sent again after they were sent, and the rule does not say that they are idempotent")
+	}
+	retryOn := spec.RetryOn
+	if retryOn&RetryReset != 0 {
+		retryOn |= RetryResetBeforeSend // who may be sent twice may be sent once
+	}
 	common := target{
 		name: table + "/" + spec.Name, reply: spec.Reply, chain: chain,
 		worker: chain.Blocks(), edits: spec.Headers, timeout: int64(spec.Timeout),
-		attempts: uint8(min(max(spec.Attempts, 1), maxAttempts)), retryOn: spec.RetryOn, priority: spec.Priority,
+		attempts: uint8(min(max(spec.Attempts, 1), maxAttempts)), retryOn: retryOn, priority: spec.Priority,
+		perTry: int64(spec.perTry()), backOff: backOff{int64(spec.BackOffBase), int64(spec.BackOffMax)},
 	}
 	if spec.MaxRequests > 0 {
 		common.limit = limits.bounds[common.name]

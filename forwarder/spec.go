@@ -90,6 +90,10 @@ type RuleSpec struct {
 	Priority Priority
 	// MaxRequests bounds those in flight, of all listeners together; 0 means no bound.
 	MaxRequests int
+
+	Idempotent              bool          // a request may be sent again after it was sent
+	PerTryTimeout           time.Duration // with RetryTimeout: of a try that another one may follow; 0 means none
+	BackOffBase, BackOffMax time.Duration // before a request is sent again that was sent
 }
 
 // Share is a cluster's share of a rule's requests: its weight of the sum of weights.
@@ -108,14 +112,17 @@ const (
 	ForwardWorker                   // a worker each
 )
 
-// RetryOn is the set of outcomes after which a request is tried again. In each of them nothing of the request
-// has reached a server.
+// RetryOn is the set of outcomes after which a request is tried again. In the first two nothing of the request has reached a
+// server; in the others it may have done its work, so they are for idempotent requests.
 type RetryOn uint8
 
 // The retry conditions.
 const (
 	RetryConnectFailure  RetryOn = 1 << iota // no connection could be made
 	RetryResetBeforeSend                     // the connection broke before the kernel took a byte of the request
+	RetryReset                               // the connection ended while the reply was awaited
+	RetryBusy                                // the reply is SERVER_THREADPOOL_BUSY
+	RetryTimeout                             // PerTryTimeout has passed
 )
 
 // ClusterSpec is one cluster. Sizes are bytes.
@@ -139,6 +146,8 @@ type ClusterSpec struct {
 	HeartbeatInterval      time.Duration // idle time before a heartbeat; 0 means none
 	HeartbeatMisses        int
 	MaxAge                 time.Duration // of a connection, give or take a tenth; 0 means none
+	RetryShare, RetryFloor int           // retries under way of what was sent: hundredths of a percent of the requests in flight, and how many always
+	MaxRetryBytes          int           // of copies of requests that may be sent again
 	MaxUploads             int           // to one endpoint at a time, each on a connection leased to it
 	Check                  *CheckSpec    // nil: its endpoints are not checked
 	Endpoints              []EndpointSpec

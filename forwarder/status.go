@@ -34,6 +34,7 @@ type ClusterStatus struct {
 	Leaving                                      bool // it is not configured any more
 	Panic                                        bool // so few endpoints are usable that unhealthy and ejected ones get requests too
 	Requests, Connections, Pending, PendingBytes Use
+	Retries, RetryBytes                          Use // of Requests; copies of requests
 	LowRequests                                  Use // of Requests, for what has low priority
 	Endpoints                                    []EndpointStatus
 }
@@ -108,6 +109,7 @@ func (c *upCluster) status() ClusterStatus {
 		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0, Panic: c.panics.Load(),
 		Requests: at(breakRequests), LowRequests: at(breakLowRequests), Connections: at(breakConnections), Pending: at(breakPending),
 		PendingBytes: at(breakPendingBytes),
+		Retries:      Use{Used: c.limits.Retries.Used(), Max: c.limits.Retries.Max()}, RetryBytes: Use{Used: c.retryBytes.Used(), Max: c.retryBytes.Max()},
 	}
 	for _, e := range c.endpoints {
 		s.Endpoints = append(s.Endpoints, e.status(c.f))
@@ -304,6 +306,9 @@ func (f *Forwarder) exportCluster(c *upCluster) {
 		f.exportBreaker("relevo_cluster", &c.breakers[i], false, with(labels, "limit", breakerNames[i]))
 	}
 	gauge("relevo_cluster_pending_bytes", "Bytes of the exchanges that wait for a connection: max_pending_bytes bounds them.", c.pendingBytes.Used)
+	gauge("relevo_cluster_retries_in_flight", "Requests under way that are tried again after they were sent: retry_budget bounds them.", limits.Retries.Used)
+	gauge("relevo_cluster_retries_waiting", "Of those, the ones that wait until it is time.", c.retryWaits.Used)
+	gauge("relevo_cluster_retry_bytes", "Bytes of copies of requests that may be sent again: max_retry_bytes bounds them.", c.retryBytes.Used)
 	gauge("relevo_cluster_panic", "1 while so few endpoints are usable that unhealthy and ejected ones get requests too: panic_threshold.", func() int {
 		if c.panics.Load() {
 			return 1

@@ -35,6 +35,7 @@ const (
 	StreamSent    = "in-flight" // its reply is awaited
 	StreamWaiting = "awaits-connection"
 	StreamQueued  = "awaits-worker"
+	StreamLater   = "awaits-retry"
 )
 
 // contained is an exchange in a container.
@@ -86,6 +87,7 @@ func (f *Forwarder) oldest(of *StreamFilter, total *int) []contained {
 			}
 		}
 	}
+	f.later.each(func(x *exchange) { add(contained{x: *x, phase: StreamLater}) })
 	for from, done := 0, false; !done; from += lookAtOnce {
 		done = true
 		for task := range f.workers.Waiting(from, lookAtOnce) {

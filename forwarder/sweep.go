@@ -8,7 +8,6 @@ import (
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/stream"
-	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
 // never is a time that does not come.
@@ -39,6 +38,7 @@ type sweeper struct {
 	overdue   []overdue
 	expired   []stream.Entry[exchange]
 	waited    []waiter
+	again     []exchange
 	memory    memory
 	judged    judged
 	rest      rest
@@ -107,7 +107,7 @@ func (s *sweeper) loop() {
 		s.judge(now)
 		s.duties(now)
 		s.tell(now)
-		next = max(min(next, s.tickAt, s.coolAt, s.probes(now), s.judged.wakes), now+deadlineGrain)
+		next = max(min(next, s.retries(now), s.tickAt, s.coolAt, s.probes(now), s.judged.wakes), now+deadlineGrain)
 		s.next.Store(next)
 		pressure := s.f.buffers.Pressure()
 		if s.memory.pressed {
@@ -180,13 +180,13 @@ func (s *sweeper) deadlines(now int64) int64 {
 	return earliest
 }
 
-// expire answers the exchanges of one connection that have waited too long for their reply.
+// expire ends the exchanges of one connection, or their tries, that have waited too long for their reply.
 func (s *sweeper) expire(u *upstream, now int64) {
 	s.expired = u.table.Expire(now, s.expired[:0])
 	for batch := range slices.Chunk(s.expired, maxBatch) {
 		b := s.f.batch()
 		for i := range batch {
-			b.conclude(batch[i].Value, batch[i].ID, wire.Timeout, ReasonTimeout)
+			b.overdue(batch[i].Value, batch[i].ID)
 		}
 		b.done()
 	}

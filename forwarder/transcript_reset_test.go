@@ -1,7 +1,9 @@
 package forwarder_test
 
 import (
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder"
 	"github.com/relevo-proxy/relevo/forwarder/conn"
@@ -63,6 +65,77 @@ func TestTranscriptRetry(t *testing.T) {
 			s.askToWait()
 			s.breaks(server)
 		}},
+		{name: "the server is busy, and then it is not", play: func(s *scene) {
+			s.startIdempotent(busyAtFirst(s.t, 1).address)
+			s.ask()
+		}},
+		{name: "the server stays busy, and no try is left", play: func(s *scene) {
+			s.startIdempotent(busyAtFirst(s.t, 2).address)
+			s.ask()
+		}},
+		{name: "the server is busy, and the budget is used up", play: func(s *scene) {
+			sp := s.idempotent(busyAtFirst(s.t, 1).address)
+			sp.Clusters[0].RetryFloor = 0
+			s.start(sp)
+			s.warm()
+			s.ask()
+		}},
+		{name: "the server is busy, and the rule does not mind", play: func(s *scene) {
+			sp := s.idempotent(busyAtFirst(s.t, 1).address)
+			sp.Routes[0].Rules[0].RetryOn = forwarder.RetryReset
+			s.start(sp)
+			s.warm()
+			s.ask()
+		}},
+		{name: "the server closes its connection, and answers on another one", play: func(s *scene) {
+			var asked atomic.Int64
+			s.startIdempotent(serveEach(s.t, func(p *peer, m wire.Message) error {
+				if string(m.Content()) == subjectContent && asked.Add(1) == 1 {
+					p.hangUp()
+					return errStop
+				}
+				return echoEach(p, m)
+			}).address)
+			s.ask()
+		}},
+		{name: "a try takes too long", play: func(s *scene) {
+			var asked atomic.Int64
+			s.startIdempotent(serveEach(s.t, func(p *peer, m wire.Message) error {
+				if string(m.Content()) == subjectContent && asked.Add(1) == 1 {
+					return nil
+				}
+				return echoEach(p, m)
+			}).address)
+			s.ask()
+		}},
+	})
+}
+
+// idempotent is the road with a rule that tries again on all conditions, without a pause.
+func (s *scene) idempotent(endpoints ...string) *forwarder.Spec {
+	sp := s.road(endpoints...)
+	r := &sp.Routes[0].Rules[0]
+	r.RetryOn |= forwarder.RetryReset | forwarder.RetryBusy | forwarder.RetryTimeout
+	r.Idempotent, r.PerTryTimeout = true, short*time.Millisecond
+	sp.Clusters[0].RetryFloor, sp.Clusters[0].MaxRetryBytes = 1, 1<<20
+	return sp
+}
+
+// startIdempotent runs it, with a connection that is there already.
+func (s *scene) startIdempotent(endpoint string) {
+	s.t.Helper()
+	s.start(s.idempotent(endpoint))
+	s.warm()
+}
+
+// busyAtFirst is a server that is too busy for the subject so often, and then is not.
+func busyAtFirst(t *testing.T, times int64) *server {
+	var asked atomic.Int64
+	return serveEach(t, func(p *peer, m wire.Message) error {
+		if string(m.Content()) == subjectContent && asked.Add(1) <= times {
+			return p.reply(m, wire.Busy, nil)
+		}
+		return echoEach(p, m)
 	})
 }
 

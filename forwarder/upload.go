@@ -253,7 +253,7 @@ func (up *upload) sendHead(b *batch, u *upstream) bool {
 		}
 	}
 	b.edited = out
-	id, timeout, ok := b.enter(u)
+	id, timeout, ok := b.enter(u, x.deadline)
 	if !ok {
 		b.fail(ReasonResetBeforeSend)
 		return false

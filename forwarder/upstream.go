@@ -204,6 +204,9 @@ func (b *batch) outbound(u *upstream) {
 		}
 		b.x, b.upstreamID = x, b.msg.ID
 		b.x.phase = phaseUpFilter
+		if b.msg.Status == wire.Busy && x.target.retryOn&RetryBusy != 0 {
+			b.fail(ReasonUpstreamBusy)
+		}
 		b.resume()
 	case wire.Ack: // that it came is all there is to know, and Touch has noted it
 	case wire.Heartbeat:
@@ -276,7 +279,7 @@ func (u *upstream) end() {
 	for batch := range slices.Chunk(u.table.Close(nil), maxBatch) {
 		b := f.batch()
 		for i := range batch {
-			b.conclude(batch[i].Value, batch[i].ID, status, why)
+			b.lost(batch[i].Value, batch[i].ID, status, why)
 		}
 		b.done()
 	}

@@ -168,6 +168,7 @@ func clusterSpec(k *config.Cluster, codec wire.Codec, limits wire.Limits) forwar
 		MaxQueued: int(k.MaxQueued), ConnectTimeout: k.ConnectTimeout.D(), ReadTimeout: k.ReadTimeout.D(), WriteTimeout: k.WriteTimeout.D(),
 		HeartbeatInterval: k.HeartbeatInterval.D(), HeartbeatMisses: k.HeartbeatMisses,
 		MaxAge: k.MaxAge.D(), MaxUploads: k.MaxUploads,
+		RetryShare: int(k.RetryBudget.Percent), RetryFloor: k.RetryBudget.Min, MaxRetryBytes: int(k.MaxRetryBytes),
 	}
 	if c := k.HealthCheck; c != nil {
 		out.Check = &forwarder.CheckSpec{

@@ -17,6 +17,9 @@ import (
 var retries = map[config.RetryOn]forwarder.RetryOn{
 	config.ConnectFailure:  forwarder.RetryConnectFailure,
 	config.ResetBeforeSend: forwarder.RetryResetBeforeSend,
+	config.Reset:           forwarder.RetryReset,
+	config.Busy:            forwarder.RetryBusy,
+	config.TryTimeout:      forwarder.RetryTimeout,
 }
 
 // priorities say whose requests are refused first.
@@ -58,7 +61,8 @@ func routeSpec(t *config.RouteTable) (forwarder.RouteSpec, error) {
 func ruleSpec(r *config.Rule) (forwarder.RuleSpec, error) {
 	s := forwarder.RuleSpec{
 		Name: r.Name, Match: routeMatch(&r.Match), Headers: edits(&r.Headers),
-		Timeout: r.Timeout.D(), Attempts: r.Retry.Attempts, MaxRequests: max(0, int(r.MaxRequests)), Priority: priorities[r.Priority],
+		Timeout: r.Timeout.D(), Attempts: r.Retry.Attempts, Idempotent: r.Idempotent, MaxRequests: max(0, int(r.MaxRequests)), Priority: priorities[r.Priority],
+		PerTryTimeout: r.Retry.PerTryTimeout.D(), BackOffBase: r.Retry.BackOff.Base.D(), BackOffMax: r.Retry.BackOff.Max.D(),
 	}
 	for _, on := range r.Retry.On {
 		s.RetryOn |= retries[on]

@@ -31,7 +31,7 @@ const rules = `
 listeners: [{name: in, address: "127.0.0.1:0", protocol: bolt}]
 clusters:
 - {name: a, protocol: bolt, endpoints: [{address: "127.0.0.1:1"}]}
-- {name: b, protocol: bolt, endpoints: [{address: "127.0.0.1:2"}], max_age: 1h, max_uploads: 3}
+- {name: b, protocol: bolt, endpoints: [{address: "127.0.0.1:2"}], max_age: 1h, max_uploads: 3, retry_budget: {percent: 0.5%, min: 0}, max_retry_bytes: 1MiB}
 `
 
 func TestSpecOfRules(t *testing.T) {
@@ -45,6 +45,7 @@ routes:
     filters: [{headers: {reply: {remove: [x]}}}, {rate_limit: {rate: 1}}]
   - {cluster: b, timeout: 1s, retry: {attempts: 3, on: [reset-before-send]}}
   - reply: {status: SERVER_THREADPOOL_BUSY}
+  - {cluster: b, idempotent: true, retry: {on: [timeout, reset, busy], per_try_timeout: 1s, back_off: {base: 1ms, max: 2ms}}}
 `)
 	got := s.Routes[0].Rules
 	var names []string
@@ -62,10 +63,11 @@ routes:
 		}
 		return e
 	}
+	const base, most = 25 * time.Millisecond, 250 * time.Millisecond
 	both := forwarder.RetryConnectFailure | forwarder.RetryResetBeforeSend
 	want := []forwarder.RuleSpec{
 		{
-			Name: "rule-1", Timeout: 3 * time.Second, Attempts: 2, RetryOn: both,
+			Name: "rule-1", Timeout: 3 * time.Second, Attempts: 2, RetryOn: both, BackOffBase: base, BackOffMax: most,
 			Match: route.Match{
 				Service: route.Text{Kind: route.Prefix, Value: "com."}, Method: route.Exactly("get"),
 				Headers: []route.Header{{Key: "a", Text: route.Text{Kind: route.Regex, Value: "x|y"}}, {Key: "z", Text: route.Exactly("")}},
@@ -78,15 +80,26 @@ routes:
 		},
 		{
 			Name: "rule-2", Timeout: time.Second, Attempts: 3, RetryOn: forwarder.RetryResetBeforeSend,
-			Clusters: []forwarder.Share{{Cluster: "b", Weight: 1}},
+			Clusters: []forwarder.Share{{Cluster: "b", Weight: 1}}, BackOffBase: base, BackOffMax: most,
 		},
-		{Name: "rule-3", Timeout: 3 * time.Second, Attempts: 2, RetryOn: both, Reply: wire.Busy},
+		{Name: "rule-3", Timeout: 3 * time.Second, Attempts: 2, RetryOn: both, Reply: wire.Busy, BackOffBase: base, BackOffMax: most},
+		{
+			Name: "rule-4", Timeout: 3 * time.Second, Attempts: 2, RetryOn: forwarder.RetryReset | forwarder.RetryBusy | forwarder.RetryTimeout,
+			Clusters: []forwarder.Share{{Cluster: "b", Weight: 1}}, BackOffBase: time.Millisecond, BackOffMax: 2 * time.Millisecond,
+			Idempotent: true, PerTryTimeout: time.Second,
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the rules differ (-want +got):\n%s", diff)
 	}
 	if a, b := s.Clusters[0], s.Clusters[1]; a.MaxAge != 0 || a.MaxUploads != 16 || b.MaxAge != time.Hour || b.MaxUploads != 3 {
 		t.Errorf("the clusters have the ages %v and %v and %d and %d uploads, want 0s, 1h, 16 and 3", a.MaxAge, b.MaxAge, a.MaxUploads, b.MaxUploads)
+	}
+	type retries struct{ share, floor, bytes int } // share in hundredths of a percent
+	for i, want := range []retries{{20_00, 3, 64 << 20}, {50, 0, 1 << 20}} {
+		if c := &s.Clusters[i]; (retries{c.RetryShare, c.RetryFloor, c.MaxRetryBytes}) != want {
+			t.Errorf("cluster %s has the bounds %d, %d and %d of retries, want %+v", c.Name, c.RetryShare, c.RetryFloor, c.MaxRetryBytes, want)
+		}
 	}
 }
 

@@ -96,7 +96,7 @@ func TestExplainFollowsTheRequest(t *testing.T) {
 				Clusters: []server.ClusterExplained{{Name: "a", Share: 1, Balancer: "least-request", Endpoints: endpointsOfA}},
 				Headers:  []string{`set via to "relevo"`, `add hop "1" if absent`, "remove tenant"},
 				Timeout:  "10m", // max_timeout
-				Retry:    &config.Retry{Attempts: 2, On: []config.RetryOn{config.ConnectFailure, config.ResetBeforeSend}},
+				Retry:    &config.Defaults().Routes[0].Rules[0].Retry,
 			},
 		}},
 	}

@@ -16,6 +16,9 @@ const (
 	connsAMessage     = 128
 	exchangesAMessage = 1024
 	bytesAMessage     = 1 << 20
+
+	// Copies of the requests in flight on one connection, which go in one message: whose copy is beyond that is not sent again.
+	copiesAConn = 256 << 20
 )
 
 // dictionary numbers what many exchanges have in common, from 1 on.
@@ -189,6 +192,7 @@ func (g *giver) upstream(u *forwarder.UpstreamState) error {
 		Proved: u.Proved, Unasked: u.Unasked, Draining: u.Draining, RetireAt: u.RetireAt, LastBeat: u.LastBeat, Missed: u.Missed,
 		Leased: u.Leased, LeasedAt: u.LeasedAt, LeaseBy: u.LeaseBy, Bytes: bytesGiven(&u.Conn), Opened: u.Opened, ID: u.ID,
 	}
+	copies := 0
 	for i := range u.Slots {
 		s := &u.Slots[i]
 		x := &s.Exchange
@@ -196,16 +200,24 @@ func (g *giver) upstream(u *forwarder.UpstreamState) error {
 			ID: s.ID, Downstream: x.Downstream, Target: g.target(x), Label: g.label(x), Record: g.record(x), ClientID: x.ID,
 			Timeout: x.Timeout, Deadline: x.Deadline, Start: x.Start, Tag: uint64(x.Tag), Attempts: x.Attempts,
 		})
+		k := handoff.Kept{ID: s.ID, Copy: s.Copy, Until: s.Until, Retry: x.Retry}
+		if copies += len(k.Copy); copies > copiesAConn {
+			copies -= len(k.Copy)
+			k.Copy, k.Until = nil, 0
+		}
+		if len(k.Copy) > 0 || k.Retry {
+			m.Kept = append(m.Kept, k)
+		}
 	}
 	g.conns.Upstreams = append(g.conns.Upstreams, m)
-	return g.connection(&u.Conn, &g.upFiles, len(m.Slots))
+	return g.connection(&u.Conn, &g.upFiles, len(m.Slots)+copies)
 }
 
 func (g *giver) exchange(x *forwarder.ExchangeState) handoff.Exchange {
 	out := handoff.Exchange{
 		Downstream: x.Downstream, Listener: x.Listener, Tag: uint64(x.Tag), ID: x.ID, Timeout: x.Timeout, Oneway: x.Oneway,
 		Start: x.Start, Deadline: x.Deadline, Attempts: x.Attempts, Target: g.target(x), Label: g.label(x),
-		Frame: x.Frame, Held: x.Held, Endpoint: x.Endpoint, UpstreamID: x.UpstreamID,
+		Frame: x.Frame, Held: x.Held, Endpoint: x.Endpoint, UpstreamID: x.UpstreamID, Retry: x.Retry,
 	}
 	if x.Record != nil {
 		out.Record = new(handoff.Record(*x.Record))

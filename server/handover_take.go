@@ -132,6 +132,10 @@ func (t *taker) slots(m *handoff.Upstream, u *forwarder.UpstreamState) error {
 	if err != nil {
 		return fmt.Errorf("a connection to endpoint %s of cluster %s: %w", m.Endpoint, m.Cluster, err)
 	}
+	kept := make(map[uint32]*handoff.Kept, len(m.Kept))
+	for i := range m.Kept {
+		kept[m.Kept[i].ID] = &m.Kept[i]
+	}
 	for s := range slots {
 		x := forwarder.ExchangeState{
 			Downstream: s.Downstream, Tag: wire.Tag(s.Tag), ID: s.ClientID, Timeout: s.Timeout, Start: s.Start, Deadline: s.Deadline, Attempts: s.Attempts,
@@ -139,7 +143,11 @@ func (t *taker) slots(m *handoff.Upstream, u *forwarder.UpstreamState) error {
 		if err := t.lookUp(&x, s.Target, s.Label, s.Record); err != nil {
 			return err
 		}
-		u.Slots = append(u.Slots, forwarder.SlotState{ID: s.ID, Exchange: x})
+		slot := forwarder.SlotState{ID: s.ID, Exchange: x}
+		if k := kept[s.ID]; k != nil {
+			slot.Copy, slot.Until, slot.Exchange.Retry = k.Copy, k.Until, k.Retry
+		}
+		u.Slots = append(u.Slots, slot)
 	}
 	return nil
 }
@@ -147,7 +155,7 @@ func (t *taker) slots(m *handoff.Upstream, u *forwarder.UpstreamState) error {
 func (t *taker) exchange(m *handoff.Exchange) (forwarder.ExchangeState, error) {
 	x := forwarder.ExchangeState{
 		Downstream: m.Downstream, Listener: m.Listener, Tag: wire.Tag(m.Tag), ID: m.ID, Timeout: m.Timeout, Oneway: m.Oneway,
-		Start: m.Start, Deadline: m.Deadline, Attempts: m.Attempts, Frame: m.Frame, Held: m.Held, Endpoint: m.Endpoint, UpstreamID: m.UpstreamID,
+		Start: m.Start, Deadline: m.Deadline, Attempts: m.Attempts, Frame: m.Frame, Held: m.Held, Endpoint: m.Endpoint, UpstreamID: m.UpstreamID, Retry: m.Retry,
 	}
 	if m.Record != nil {
 		x.Record = new(forwarder.RecordState(*m.Record))

@@ -61,6 +61,7 @@ func (s *Server) Clusters() []admin.Cluster {
 			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving, Panic: c.Panic,
 			Limits: admin.ClusterLimits{
 				Requests: admin.Use(c.Requests), LowRequests: open(c.LowRequests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
+				Retries: admin.Use(c.Retries), RetryBytes: admin.Use(c.RetryBytes),
 			},
 		}
 		if !c.Leaving {

@@ -179,7 +179,11 @@ func retryInWords(r *config.Retry) string {
 	for _, reason := range r.On {
 		on = append(on, string(reason))
 	}
-	return fmt.Sprintf("%d tries at most, after %s", r.Attempts, strings.Join(on, " and "))
+	words := fmt.Sprintf("%d tries at most, after %s", r.Attempts, strings.Join(on, " and "))
+	if r.PerTryTimeout > 0 {
+		words += fmt.Sprintf("; %v each", r.PerTryTimeout)
+	}
+	return words
 }
 
 // percent is a fraction of 1 with at most two decimals.

@@ -314,8 +314,11 @@ func TestClusterTiesTogether(t *testing.T) {
 	if c.Name() != "order" || len(c.Endpoints()) != 2 || c.Limits().Requests != requests {
 		t.Errorf("got %q, %d endpoints, want what it was made of", c.Name(), len(c.Endpoints()))
 	}
-	if got := c.Limits().Retries.TryAcquire(1000); got != 1000 {
+	if got := c.Limits().Pending.TryAcquire(1000); got != 1000 {
 		t.Errorf("a limit that was not given granted %d of 1000", got)
+	}
+	if !c.Limits().Retries.TryAcquire() {
+		t.Error("a budget that was not given refused the first retry")
 	}
 	if a, b := c.Pick(Ask{Avoid: -1}), c.Pick(Ask{Avoid: -1}); a != 0 || b != 1 {
 		t.Errorf("picked %d and %d, want 0 and 1", a, b)

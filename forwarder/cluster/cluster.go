@@ -25,10 +25,10 @@ type Ask struct {
 
 // Limits are the bounds of one cluster. A nil Limit does not bound.
 type Limits struct {
-	Connections *Limit // to all endpoints together, being dialled included
-	Pending     *Limit // exchanges that wait for a connection
-	Requests    *Limit // exchanges under way
-	Retries     *Limit // of Requests, those beyond their first try
+	Connections *Limit  // to all endpoints together, being dialled included
+	Pending     *Limit  // exchanges that wait for a connection
+	Requests    *Limit  // exchanges under way
+	Retries     *Budget // of Requests, those that were sent and are tried again
 }
 
 // Cluster is a name for endpoints that can stand in for each other. Static after New.
@@ -42,10 +42,13 @@ type Cluster struct {
 // New ties a cluster together. The balancer must have been built with the same endpoints in the same order;
 // indexes are indexes into them.
 func New(name string, endpoints []*Endpoint, balancer Balancer, limits Limits) *Cluster {
-	for _, l := range []**Limit{&limits.Connections, &limits.Pending, &limits.Requests, &limits.Retries} {
+	for _, l := range []**Limit{&limits.Connections, &limits.Pending, &limits.Requests} {
 		if *l == nil {
 			*l = NewLimit(Unlimited)
 		}
+	}
+	if limits.Retries == nil {
+		limits.Retries = NewBudget(limits.Requests, 0, Unlimited)
 	}
 	return &Cluster{name: name, endpoints: endpoints, balancer: balancer, limits: limits}
 }

@@ -47,6 +47,16 @@ func (l *Limit) TryAcquire(n int) int {
 	}
 }
 
+// TryAcquireAll takes n, or nothing if there is less, and says whether it did.
+func (l *Limit) TryAcquireAll(n int) bool {
+	got := l.TryAcquire(n)
+	if got > 0 && got < n {
+		l.Release(got)
+		l.Refuse()
+	}
+	return got == n
+}
+
 // lowKept is the part of a bound that what has low priority leaves to the others: one in so many, rounded down, so that
 // nothing is kept of a bound below it.
 const lowKept = 5

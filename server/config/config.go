@@ -132,6 +132,8 @@ type Rule struct {
 	// Timeout is the deadline of a request whose frame gives none, and the most that a frame is granted.
 	Timeout Duration `json:"timeout" default:"3s" min:"1ms" max:"24h"`
 	Retry   Retry    `json:"retry"`
+	// Idempotent says that a request may be run twice, so that it may be sent again after it was sent.
+	Idempotent bool `json:"idempotent" default:"false"`
 	// MaxRequests is the number of the rule's requests in flight, of all listeners together.
 	MaxRequests Count `json:"max_requests" default:"none" min:"1" max:"10000000" cfg:"none"`
 	// Priority says whose requests are refused first.
@@ -188,19 +190,42 @@ type Status string
 // RetryOn is a reason for which a request is tried again.
 type RetryOn string
 
-// The reasons. In both the request was not sent, so that it cannot run twice.
+// The reasons. In the first two the request was not sent, so that it cannot run twice; the others are for idempotent ones.
 const (
 	// ConnectFailure is a connection that could not be opened.
 	ConnectFailure RetryOn = "connect-failure"
 	// ResetBeforeSend is a connection that closed before it took the request.
 	ResetBeforeSend RetryOn = "reset-before-send"
+	// Reset is a connection that ended while the reply was awaited.
+	Reset RetryOn = "reset"
+	// Busy is the reply SERVER_THREADPOOL_BUSY.
+	Busy RetryOn = "busy"
+	// TryTimeout is a try that has taken PerTryTimeout.
+	TryTimeout RetryOn = "timeout"
 )
 
 // Retry says when and how often a request is tried again.
 type Retry struct {
 	// Attempts counts all tries, so that 1 means no retry.
 	Attempts int       `json:"attempts" default:"2" min:"1" max:"10"`
-	On       []RetryOn `json:"on" default:"connect-failure, reset-before-send" oneof:"connect-failure reset-before-send"`
+	On       []RetryOn `json:"on" default:"connect-failure, reset-before-send" oneof:"connect-failure reset-before-send reset busy timeout"`
+	// PerTryTimeout bounds a try that another one may follow, from when the request is sent.
+	PerTryTimeout Duration `json:"per_try_timeout" default:"none" min:"1ms" max:"24h" cfg:"none"`
+	BackOff       BackOff  `json:"back_off"`
+}
+
+// BackOff is how long a request that was sent waits before it is sent again: anything up to Base, which doubles with each further
+// try up to Max.
+type BackOff struct {
+	Base Duration `json:"base" default:"25ms" min:"1ms" max:"10m"`
+	Max  Duration `json:"max" default:"250ms" min:"1ms" max:"10m"`
+}
+
+// RetryBudget bounds the requests of a cluster that are tried again after they were sent: a share of its requests in flight, and
+// Min whatever that is.
+type RetryBudget struct {
+	Percent Percent `json:"percent" default:"20%" min:"0%" max:"100%"`
+	Min     int     `json:"min" default:"3" min:"0" max:"1000000"`
 }
 
 // Balancer is a way to choose an endpoint.
@@ -239,7 +264,10 @@ type Cluster struct {
 	// MaxPendingBytes is the size of the exchanges that wait for a connection, in bytes.
 	MaxPendingBytes Size `json:"max_pending_bytes" default:"64MiB" min:"64KiB" max:"64GiB"`
 	// MaxRequests is the number of requests in flight.
-	MaxRequests int `json:"max_requests" default:"100000" min:"1" max:"10000000"`
+	MaxRequests int         `json:"max_requests" default:"100000" min:"1" max:"10000000"`
+	RetryBudget RetryBudget `json:"retry_budget"`
+	// MaxRetryBytes is the size of the copies of requests that may be sent again, in bytes.
+	MaxRetryBytes Size `json:"max_retry_bytes" default:"64MiB" min:"64KiB" max:"64GiB"`
 	// ConnectTimeout bounds the opening of one connection.
 	ConnectTimeout Duration `json:"connect_timeout" default:"1s" min:"1ms" max:"10m"`
 	// HeartbeatInterval is how long a connection may be silent before a heartbeat is sent on it.

@@ -134,11 +134,15 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 		}},
 		Routes: []RouteTable{{Name: "rpc", Rules: []Rule{{
 			Name: "rule-1", Cluster: "order", Timeout: Duration(3 * time.Second),
-			Retry: Retry{Attempts: 2, On: []RetryOn{ConnectFailure, ResetBeforeSend}}, MaxRequests: NoCount, Priority: NormalPriority,
+			Retry: Retry{
+				Attempts: 2, On: []RetryOn{ConnectFailure, ResetBeforeSend}, PerTryTimeout: None,
+				BackOff: BackOff{Duration(25 * time.Millisecond), Duration(250 * time.Millisecond)},
+			},
+			MaxRequests: NoCount, Priority: NormalPriority,
 		}}}},
 		Clusters: []Cluster{{
 			Name: "order", Protocol: Bolt, Balancer: LeastRequest, SlowStart: None, PanicThreshold: 50_00, ConnectionsPerEndpoint: 1, MaxConnections: 1024,
-			MaxPending: 1024, MaxPendingBytes: 64 << 20, MaxRequests: 100000, ConnectTimeout: Duration(time.Second),
+			MaxPending: 1024, MaxPendingBytes: 64 << 20, MaxRequests: 100000, RetryBudget: RetryBudget{20_00, 3}, MaxRetryBytes: 64 << 20, ConnectTimeout: Duration(time.Second),
 			HeartbeatInterval: Duration(30 * time.Second), HeartbeatMisses: 3, ReadTimeout: Duration(10 * time.Second), WriteTimeout: Duration(10 * time.Second),
 			MaxQueued: 32 << 20, MaxAge: None, MaxUploads: 16, Endpoints: []Endpoint{{Address: "127.0.0.1:12200", Weight: 100}},
 		}},

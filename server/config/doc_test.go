@@ -57,6 +57,9 @@ var sections = map[reflect.Type]string{
 	reflect.TypeFor[Upgrade]():          "## upgrade",
 	reflect.TypeFor[AccessLog]():        "## access_log",
 	reflect.TypeFor[Overload]():         "## overload",
+
+	reflect.TypeFor[BackOff]():     "### routes[].rules[].retry.back_off",
+	reflect.TypeFor[RetryBudget](): "### clusters[].retry_budget",
 }
 
 // derived are the fields whose default is not a constant, or comes from elsewhere in the tree.
@@ -100,6 +103,9 @@ var derived = map[string]string{
 	"## clusters health_check":          "absent: none",
 	"## workers max":                    "absent: 256 for each CPU",
 	"## access_log fields":              "all of them",
+
+	"### routes[].rules[].retry back_off": "its fields'",
+	"## clusters retry_budget":            "its fields'",
 }
 
 // listed are the bounds that are too long for a cell. What they stand for is listed elsewhere in the document.

@@ -11,6 +11,7 @@ func (v *validator) relations(p place, s reflect.Value) {
 	switch s := s.Addr().Interface().(type) {
 	case *Rule:
 		v.shares(p.field("clusters"), s.Clusters)
+		v.retries(p, s)
 	case *Match:
 		v.match(p, s)
 	case *HeaderEdits:
@@ -27,6 +28,22 @@ func (v *validator) relations(p place, s reflect.Value) {
 		v.check(p, s)
 	case *Discovery:
 		v.discovery(p, s)
+	}
+}
+
+// retries reports conditions that are not for every request, and times that do not go together.
+func (v *validator) retries(p place, r *Rule) {
+	p = p.field("retry")
+	for i, on := range r.Retry.On {
+		if sent := on == Reset || on == Busy || on == TryTimeout; sent && !r.Idempotent {
+			v.report.add(p.field("on").item(i, ""), "%s needs idempotent: true in the rule: the request was sent, and a server may run it twice", on)
+		}
+	}
+	if r.Retry.PerTryTimeout > 0 && !slices.Contains(r.Retry.On, TryTimeout) {
+		v.report.add(p.field("per_try_timeout"), "has a meaning only with timeout among on")
+	}
+	if b := r.Retry.BackOff; b.Base > b.Max {
+		v.report.add(p.field("back_off").field("base"), "%v must not be more than max, which is %v", b.Base, b.Max)
 	}
 }
 

@@ -252,6 +252,12 @@ func (d *drawer) config() *Config {
 				r.Cluster = rapid.SampledFrom(c.Clusters).Draw(d.t, "cluster").Name
 			}
 			r.Clusters = r.Clusters[:min(len(r.Clusters), len(c.Clusters))]
+			if !slices.Contains(r.Retry.On, TryTimeout) {
+				r.Retry.PerTryTimeout = None
+			}
+			sent := func(on RetryOn) bool { return on != ConnectFailure && on != ResetBeforeSend }
+			r.Idempotent = r.Idempotent || slices.ContainsFunc(r.Retry.On, sent)
+			r.Retry.BackOff.Max = max(r.Retry.BackOff.Max, r.Retry.BackOff.Base)
 			for k := range r.Clusters {
 				r.Clusters[k].Cluster = c.Clusters[k].Name
 			}

@@ -49,6 +49,11 @@ func ParseDuration(text string) (d Duration, err error) {
 // MarshalText is String.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
+// UnmarshalText reads what MarshalText writes: answers of the admin door have durations.
+func (d *Duration) UnmarshalText(text []byte) error {
+	return d.set(node{kind: textNode, text: string(text)})
+}
+
 var (
 	durationForm = regexp.MustCompile(`^([0-9]+(\.[0-9]+)?(ns|us|µs|μs|ms|s|m|h))+$`)
 	bareNumber   = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?$`)

@@ -119,8 +119,8 @@ func (s *shadows) covers(asked []condition) (rule int, ok bool) {
 // leastShare is the denominator of the smallest share that weights keep exactly enough.
 const leastShare = 10_000
 
-// oddRules finds conditions that clients of one kind never meet, shares that are next to nothing, and changes of
-// requests that are not sent.
+// oddRules finds conditions that clients of one kind never meet, shares that are next to nothing, timeouts of tries that
+// another one never follows, and changes of requests that are not sent.
 func (c *Config) oddRules() []Fault {
 	var w []Fault
 	for i := range c.Routes {
@@ -137,6 +137,14 @@ func (c *Config) oddRules() []Fault {
 				if share.Weight*leastShare < sum {
 					w = append(w, p.field("clusters").item(k, "").field("weight").fault(
 						"%d of %d is less than 1 in %d of the requests", share.Weight, sum, leastShare))
+				}
+			}
+			if at, per := p.field("retry"), r.Retry.PerTryTimeout; slices.Contains(r.Retry.On, TryTimeout) {
+				switch {
+				case per == None:
+					w = append(w, at.field("on").fault("timeout never happens without per_try_timeout: behind the request's own deadline nothing is tried"))
+				case per >= r.Timeout:
+					w = append(w, at.field("per_try_timeout").fault("%v is not less than the rule's timeout, which is %v: behind that nothing is tried", per, r.Timeout))
 				}
 			}
 			if r.Reply != nil && !r.Headers.empty() {

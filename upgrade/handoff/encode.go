@@ -97,7 +97,11 @@ func sizeOf(m Message) int {
 			}
 		}
 		for i := range m.Upstreams {
-			n += each + len(m.Upstreams[i].Slots) + sizeOfBytes(&m.Upstreams[i].Bytes)
+			u := &m.Upstreams[i]
+			n += each + len(u.Slots) + sizeOfBytes(&u.Bytes)
+			for k := range u.Kept {
+				n += 32 + len(u.Kept[k].Copy)
+			}
 		}
 	case *Exchanges:
 		n += each * (len(m.List) + len(m.Endpoints) + len(m.Listeners) + len(m.Records) + len(m.Targets) + len(m.Labels))

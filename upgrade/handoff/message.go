@@ -142,6 +142,7 @@ type Upstream struct {
 	Bytes    Bytes  `cbor:"17,keyasint,omitzero"`
 	Opened   int64  `cbor:"18,keyasint,omitempty"` // when it was dialled
 	ID       uint64 `cbor:"19,keyasint,omitempty"` // its number, as that of a Downstream
+	Kept     []Kept `cbor:"20,keyasint,omitempty"` // of some of the slots
 }
 
 // Conns are connections; the descriptors of the message are theirs, downstreams first.
@@ -169,6 +170,16 @@ type Exchange struct {
 	Held       bool   `cbor:"14,keyasint,omitempty"`
 	Endpoint   string `cbor:"15,keyasint,omitempty"`
 	UpstreamID uint32 `cbor:"16,keyasint,omitempty"`
+
+	Retry bool `cbor:"17,keyasint,omitempty"` // it is one of the cluster's retries
+}
+
+// Kept is what is kept of an exchange beside its slot, of which it has the ID.
+type Kept struct {
+	ID    uint32 `cbor:"1,keyasint,omitempty"`
+	Copy  []byte `cbor:"2,keyasint,omitempty"` // the frame of its request, which may be sent again
+	Until int64  `cbor:"3,keyasint,omitempty"` // when its try is over; 0: with the slot's deadline
+	Retry bool   `cbor:"4,keyasint,omitempty"` // as in Exchange
 }
 
 // Target names a rule's target as the old process's configuration has it.
