@@ -30,7 +30,7 @@ type exchange struct {
 	deadline int64       // 0 before phaseMatchRoute is done
 	tag      wire.Tag
 	id       uint32 // as the client gave it
-	timeout  int32  // as the client gave it, milliseconds
+	timeout  int32  // as the client gave it, then as its server was told; milliseconds
 	attempts uint8
 	phase    phase
 	kind     wire.Kind
@@ -446,6 +446,8 @@ func (b *batch) enter(u *upstream) (id uint32, timeout int32, ok bool) {
 		return u.table.Draw(), x.timeout, true
 	}
 	x.phase = phaseWaitNotify
+	// A frame's timeout is what is left of the deadline, and never 0, which would mean "unspecified".
+	x.timeout = int32(max(1, (x.deadline-b.now)/int64(time.Millisecond)))
 	if x.record != nil {
 		x.record.sent = b.now // here, because behind the insert it may be somebody else's
 	}
@@ -457,8 +459,7 @@ func (b *batch) enter(u *upstream) (id uint32, timeout int32, ok bool) {
 	if earlier {
 		b.f.sweep.poke(x.deadline)
 	}
-	// A frame's timeout is what is left of the deadline, and never 0, which would mean "unspecified".
-	return id, int32(max(1, (x.deadline-b.now)/int64(time.Millisecond))), true
+	return id, x.timeout, true
 }
 
 // forwarded ends a one-way request that was sent.
@@ -478,6 +479,7 @@ func (b *batch) fail(reason string) {
 // retry tries again, if the route wants that for this reason.
 func (b *batch) retry() {
 	x := &b.x
+	b.blameTry()
 	on, status := RetryConnectFailure, wire.ErrorComm
 	switch b.reason {
 	case ReasonResetBeforeSend:

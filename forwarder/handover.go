@@ -41,6 +41,12 @@ type EndpointState struct {
 	Trusted          bool
 	Unproved         int
 	RX, TX           uint64 // bytes of connections that are gone
+
+	EjectedUntil int64  // 0: it is not ejected
+	Ejections    int    // that are remembered
+	EjectedWhy   string // the last of them
+	EjectedSince int64  // the end of the last of them, or of the last interval that made them fewer
+	FailedInARow int    // of its tries
 }
 
 // DownstreamState is a client connection.

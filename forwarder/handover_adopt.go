@@ -180,6 +180,7 @@ func (a *adopter) endpoint(s *EndpointState) {
 	e := c.endpoints[i]
 	e.policy.Restore(cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted})
 	e.unproved.Store(int32(s.Unproved))
+	e.adoptOutlier(s)
 	e.mu.Lock()
 	e.closedRX += s.RX
 	e.closedTX += s.TX

@@ -103,6 +103,7 @@ func (e *exporter) endpoint(up *upEndpoint) {
 		Cluster: up.cluster().policy.Name(), Address: up.address,
 		Failures: h.Failures, Since: h.Since, Until: h.Until, Trusted: h.Trusted, Unproved: int(up.unproved.Load()),
 	}
+	up.exportOutlier(&state)
 	up.mu.Lock()
 	state.RX, state.TX = up.closedRX, up.closedTX
 	up.mu.Unlock()

@@ -28,7 +28,8 @@ type upCluster struct {
 	pendingBytes *cluster.Limit
 	probesLeft   *cluster.Limit
 	stats        *clusterStats
-	old          *upCluster // whose place it takes; nil behind enter
+	outliers     *cluster.Outliers // nil: it ejects none, and never did
+	old          *upCluster        // whose place it takes; nil behind enter
 
 	// Atomic.
 	next atomic.Pointer[upCluster] // what has taken its place
@@ -49,10 +50,11 @@ type upEndpoint struct {
 	stats            *endpointStats
 
 	// Atomic.
-	home     atomic.Pointer[upCluster] // as configured now
-	left     atomic.Bool               // it is not configured any more
-	unproved atomic.Int32              // connections in a row that ended before they had delivered a frame
-	probe    atomic.Pointer[probe]     // the one under way, once it has a connection
+	home     atomic.Pointer[upCluster]      // as configured now
+	record   atomic.Pointer[cluster.Record] // nil: its cluster ejects no outliers
+	left     atomic.Bool                    // it is not configured any more
+	unproved atomic.Int32                   // connections in a row that ended before they had delivered a frame
+	probe    atomic.Pointer[probe]          // the one under way, once it has a connection
 
 	lastFailure atomic.Pointer[failure] // nil: none that this process has seen
 
@@ -117,6 +119,7 @@ func (c *upCluster) enter() {
 		balancer = cluster.NewRoundRobin(policies)
 	}
 	c.policy = cluster.New(spec.Name, policies, balancer, c.limits)
+	c.watchOutliers(policies, old)
 	if old != nil {
 		configured := c.byPlace()
 		for _, e := range old.endpoints { // those that are not configured any more, as long as something of them is here

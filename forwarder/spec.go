@@ -4,6 +4,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
 	"github.com/relevo-proxy/relevo/forwarder/route"
 	"github.com/relevo-proxy/relevo/forwarder/stats"
@@ -130,8 +131,9 @@ type ClusterSpec struct {
 	WriteTimeout           time.Duration
 	HeartbeatInterval      time.Duration // idle time before a heartbeat; 0 means none
 	HeartbeatMisses        int
-	MaxAge                 time.Duration // of a connection, give or take a tenth; 0 means none
-	MaxUploads             int           // to one endpoint at a time, each on a connection leased to it
+	MaxAge                 time.Duration         // of a connection, give or take a tenth; 0 means none
+	MaxUploads             int                   // to one endpoint at a time, each on a connection leased to it
+	Outliers               *cluster.OutlierRules // nil: no endpoint is ejected because of its requests
 	Endpoints              []EndpointSpec
 }
 

@@ -103,6 +103,7 @@ func (s *sweeper) loop() {
 		now := s.f.now()
 		next := s.deadlines(now)
 		s.duties(now)
+		next = min(next, s.outliers(now))
 		s.tell()
 		next = max(min(next, s.tickAt, s.probes(now)), now+deadlineGrain)
 		s.next.Store(next)
@@ -183,6 +184,7 @@ func (s *sweeper) expire(u *upstream, now int64) {
 	for batch := range slices.Chunk(s.expired, maxBatch) {
 		b := s.f.batch()
 		for i := range batch {
+			u.blameTimeout(now, &batch[i].Value)
 			b.conclude(batch[i].Value, batch[i].ID, wire.Timeout, ReasonTimeout)
 		}
 		b.done()

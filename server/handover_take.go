@@ -69,6 +69,7 @@ func (t *taker) names(m *handoff.Exchanges) {
 		t.h.Endpoints = append(t.h.Endpoints, forwarder.EndpointState{
 			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted,
 			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since,
+			EjectedUntil: e.EjectedUntil, Ejections: e.Ejections, FailedInARow: e.FailedInARow, EjectedWhy: e.EjectedWhy, EjectedSince: e.EjectedSince,
 		})
 	}
 }

@@ -43,7 +43,7 @@ func (s *Server) Clusters() []admin.Cluster {
 	var out []admin.Cluster
 	for _, c := range s.road.Status().Clusters {
 		k := admin.Cluster{
-			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving,
+			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving, Ejected: c.Ejected,
 			Limits: admin.ClusterLimits{
 				Requests: admin.Use(c.Requests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
 			},
@@ -62,6 +62,7 @@ func endpointOf(cluster string, e *forwarder.EndpointStatus) admin.Endpoint {
 		PassedOverSince: known(e.Since), NextProbe: known(e.Until), InFlight: e.InFlight, Waiting: e.Waiting,
 		Connections: admin.EndpointConnections{Dialling: e.Dialling, Ready: e.Ready, Leased: e.Leased, Draining: e.Drains, Gated: e.Gated},
 		Requests:    e.Requests, BytesRead: e.RX, BytesWritten: e.TX,
+		EjectedUntil: known(e.EjectedUntil), Ejections: e.Ejections, EjectedWhy: e.EjectedWhy,
 	}
 	if f := e.LastFailure; f != nil {
 		out.LastFailure = &admin.Failure{Time: f.At, Reason: f.Reason, Detail: f.Detail}

@@ -47,6 +47,8 @@ type trouble struct {
 
 	unhealthy bool // its checks say so
 	ejected   bool // it is left out because of what became of its requests
+
+	ejection Ejection
 }
 
 // reachable says whether a connection to the endpoint can be had, and may.
@@ -258,12 +260,12 @@ type Health struct {
 }
 
 // Restore makes h what is known of an endpoint that nothing is known of yet but whether it drains, which stays. A probe that was
-// under way is due again.
+// under way is due again. Its ejection is restored by Outliers, which has to know who ends it.
 func (e *Endpoint) Restore(h Health) {
 	e.update(func(t *trouble) bool {
 		*t = trouble{
 			inARow: max(h.Failures, 0), since: h.Since, until: h.Until, trusted: h.Trusted && h.Failures > 0, drained: t.drained,
-			unhealthy: h.Unhealthy, ejected: h.Ejected,
+			unhealthy: h.Unhealthy,
 		}
 		return true
 	})

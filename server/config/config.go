@@ -231,6 +231,9 @@ type Cluster struct {
 	// MaxUploads is the number of requests that are passed on in pieces to one endpoint at once.
 	MaxUploads int `json:"max_uploads" default:"16" min:"1" max:"1024"`
 
+	// OutlierDetection leaves out endpoints that fail where others do not; nil means that none is left out for that.
+	OutlierDetection *OutlierDetection `json:"outlier_detection,omitempty"`
+
 	Endpoints []Endpoint `json:"endpoints" cfg:"required"`
 }
 

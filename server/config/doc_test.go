@@ -26,19 +26,21 @@ func read(t *testing.T, path string) string {
 
 // sections are the headings of docs/configuration.md, by the type that they describe.
 var sections = map[reflect.Type]string{
-	reflect.TypeFor[Config]():     "## The top level",
-	reflect.TypeFor[Listener]():   "## listeners",
-	reflect.TypeFor[RouteTable](): "## routes",
-	reflect.TypeFor[Rule]():       "### routes[].rules",
-	reflect.TypeFor[Match]():      "### routes[].rules[].match",
-	reflect.TypeFor[Retry]():      "### routes[].rules[].retry",
-	reflect.TypeFor[Cluster]():    "## clusters",
-	reflect.TypeFor[Endpoint]():   "### clusters[].endpoints",
-	reflect.TypeFor[Admin]():      "## admin",
-	reflect.TypeFor[AdminTCP]():   "### admin.tcp",
-	reflect.TypeFor[TLS]():        "### admin.tcp.tls",
-	reflect.TypeFor[Metrics]():    "## metrics",
-	reflect.TypeFor[Log]():        "## log",
+	reflect.TypeFor[Config]():           "## The top level",
+	reflect.TypeFor[Listener]():         "## listeners",
+	reflect.TypeFor[RouteTable]():       "## routes",
+	reflect.TypeFor[Rule]():             "### routes[].rules",
+	reflect.TypeFor[Match]():            "### routes[].rules[].match",
+	reflect.TypeFor[Retry]():            "### routes[].rules[].retry",
+	reflect.TypeFor[Cluster]():          "## clusters",
+	reflect.TypeFor[Endpoint]():         "### clusters[].endpoints",
+	reflect.TypeFor[OutlierDetection](): "### clusters[].outlier_detection",
+	reflect.TypeFor[SuccessRate]():      "### clusters[].outlier_detection.success_rate",
+	reflect.TypeFor[Admin]():            "## admin",
+	reflect.TypeFor[AdminTCP]():         "### admin.tcp",
+	reflect.TypeFor[TLS]():              "### admin.tcp.tls",
+	reflect.TypeFor[Metrics]():          "## metrics",
+	reflect.TypeFor[Log]():              "## log",
 
 	reflect.TypeFor[Share]():            "### routes[].rules[].clusters",
 	reflect.TypeFor[DirectReply]():      "### routes[].rules[].reply",
@@ -69,28 +71,30 @@ var derived = map[string]string{
 	"## The top level log":               "its fields'",
 	"### routes[].rules retry":           "its fields'",
 
-	"## The top level workers":          "its fields'",
-	"## The top level upgrade":          "its fields'",
-	"## The top level runtime_dir":      "absent: `$RUNTIME_DIRECTORY`",
-	"## The top level state_dir":        "absent: `$STATE_DIRECTORY`",
-	"## The top level access_log":       "absent: no access log",
-	"## listeners connection_filters":   "absent: none",
-	"## listeners filters":              "absent: none",
-	"### routes[].rules headers":        "absent: no change",
-	"### routes[].rules filters":        "absent: none",
-	"### routes[].rules[].match method": "absent: every method",
-	"### Header changes set":            "absent: none",
-	"### Header changes add":            "absent: none",
-	"### Header changes remove":         "absent: none",
-	"### filters: fault match":          "absent: everything",
-	"### filters: rate_limit by":        "`listener` at a listener, `route` at a rule",
-	"## admin mode":                     "absent: `0660`",
-	"## admin group":                    "absent: the process's",
-	"### admin.tcp tls":                 "absent: no TLS",
-	"### admin.tcp tokens_file":         "absent: no tokens",
-	"### admin.tcp.tls client_ca_file":  "absent: no certificate lets anybody in",
-	"## workers max":                    "absent: 256 for each CPU",
-	"## access_log fields":              "all of them",
+	"## The top level workers":                      "its fields'",
+	"## The top level upgrade":                      "its fields'",
+	"## The top level runtime_dir":                  "absent: `$RUNTIME_DIRECTORY`",
+	"## The top level state_dir":                    "absent: `$STATE_DIRECTORY`",
+	"## The top level access_log":                   "absent: no access log",
+	"## listeners connection_filters":               "absent: none",
+	"## listeners filters":                          "absent: none",
+	"### routes[].rules headers":                    "absent: no change",
+	"### routes[].rules filters":                    "absent: none",
+	"### routes[].rules[].match method":             "absent: every method",
+	"### Header changes set":                        "absent: none",
+	"### Header changes add":                        "absent: none",
+	"### Header changes remove":                     "absent: none",
+	"### filters: fault match":                      "absent: everything",
+	"### filters: rate_limit by":                    "`listener` at a listener, `route` at a rule",
+	"## admin mode":                                 "absent: `0660`",
+	"## clusters outlier_detection":                 "absent: none is left out",
+	"### clusters[].outlier_detection success_rate": "absent: not compared",
+	"## admin group":                                "absent: the process's",
+	"### admin.tcp tls":                             "absent: no TLS",
+	"### admin.tcp tokens_file":                     "absent: no tokens",
+	"### admin.tcp.tls client_ca_file":              "absent: no certificate lets anybody in",
+	"## workers max":                                "absent: 256 for each CPU",
+	"## access_log fields":                          "all of them",
 }
 
 // listed are the bounds that are too long for a cell. What they stand for is listed elsewhere in the document.
@@ -205,6 +209,8 @@ func TestDocumentedExamples(t *testing.T) {
 			files[0] = strings.Replace(files[0], listener, listener+indented, 1)
 		case "connection_filters":
 			files = []string{frame + listener + indented + "routes: [{name: r, rules: [{cluster: order}]}]\n"}
+		case "clusters":
+			files = []string{listener + "routes: [{name: r, rules: [{cluster: order}]}]\n" + block}
 		default:
 			for line := range strings.Lines(block) {
 				files = append(files, frame+listener+"routes: [{name: r, rules: [{cluster: order}]}]\n"+line)

@@ -208,12 +208,14 @@ func (w *schemaWriter) value(f *field, t reflect.Type) object {
 	case reflect.TypeFor[Size]():
 		number := object{{"type", "integer"}, {"minimum", f.lowest}, {"maximum", f.highest}}
 		return object{{"anyOf", []any{number, text(orNone(sizePattern, f.none))}}}
-	case reflect.TypeFor[Rate]():
+	case reflect.TypeFor[Rate](), reflect.TypeFor[Count]():
 		number := object{{"type", "integer"}, {"minimum", f.lowest}, {"maximum", f.highest}}
 		if !f.none {
 			return number
 		}
 		return object{{"anyOf", []any{number, object{{"const", none}}}}}
+	case reflect.TypeFor[Decimal]():
+		return object{{"type", "number"}, {"minimum", Decimal(f.lowest)}, {"maximum", Decimal(f.highest)}}
 	case reflect.TypeFor[Percent]():
 		return text(percentPattern)
 	case reflect.TypeFor[Text]():

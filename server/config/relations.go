@@ -17,10 +17,19 @@ func (v *validator) relations(p place, s reflect.Value) {
 		v.edits(p, s)
 	case *SourceFilter:
 		v.source(p, s)
+	case *OutlierDetection:
+		v.ejectionTimes(p, s)
 	case *Admin:
 		v.unixOnly(p, s)
 	case *AdminTCP:
 		v.open(p, s)
+	}
+}
+
+// ejectionTimes reports a bound that the first ejection would pass.
+func (v *validator) ejectionTimes(p place, o *OutlierDetection) {
+	if o.MaxEjectionTime < o.EjectionTime && !v.report.hasWithin(p) {
+		v.report.add(p.field("max_ejection_time"), "%v is less than ejection_time, %v", o.MaxEjectionTime, o.EjectionTime)
 	}
 }
 

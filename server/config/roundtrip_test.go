@@ -252,6 +252,9 @@ func (d *drawer) config() *Config {
 	}
 	for i := range c.Clusters {
 		c.Clusters[i].ConnectionsPerEndpoint = min(c.Clusters[i].ConnectionsPerEndpoint, c.Clusters[i].MaxConnections)
+		if o := c.Clusters[i].OutlierDetection; o != nil {
+			o.MaxEjectionTime = max(o.MaxEjectionTime, o.EjectionTime)
+		}
 	}
 	return c
 }

@@ -11,6 +11,7 @@ func (c *Config) Warnings() []Fault {
 	w = append(w, c.oddFilters()...)
 	w = append(w, c.unused()...)
 	w = append(w, c.drained()...)
+	w = append(w, c.idleDetection()...)
 	w = append(w, c.voidLimits()...)
 	sortFaults(w)
 	return w
@@ -51,6 +52,29 @@ func (c *Config) drained() []Fault {
 		k := &c.Clusters[i]
 		if !slices.ContainsFunc(k.Endpoints, func(e Endpoint) bool { return !e.Drain }) {
 			w = append(w, clusterPlace(i, k).field("endpoints").fault("all of them drain: requests are answered ERROR_COMM"))
+		}
+	}
+	return w
+}
+
+// idleDetection finds outlier detection that can never eject anything.
+func (c *Config) idleDetection() []Fault {
+	var w []Fault
+	for i := range c.Clusters {
+		k := &c.Clusters[i]
+		o := k.OutlierDetection
+		if o == nil {
+			continue
+		}
+		p := clusterPlace(i, k).field("outlier_detection")
+		switch {
+		case len(k.Endpoints) == 1:
+			w = append(w, p.fault("the only endpoint of a cluster is never ejected"))
+		case o.ConsecutiveFailures == NoCount && o.SuccessRate == nil:
+			w = append(w, p.fault("without consecutive_failures and success_rate no endpoint is ever ejected"))
+		}
+		if r := o.SuccessRate; r != nil && len(k.Endpoints) > 0 && len(k.Endpoints) < r.MinEndpoints {
+			w = append(w, p.field("success_rate").field("min_endpoints").fault("the cluster has only %d endpoints, so that success rates are never compared", len(k.Endpoints)))
 		}
 	}
 	return w

@@ -204,6 +204,13 @@ type Endpoint struct {
 	RX       uint64 `cbor:"8,keyasint,omitempty"` // bytes of connections that are gone
 	TX       uint64 `cbor:"9,keyasint,omitempty"`
 	Since    int64  `cbor:"10,keyasint,omitempty"` // the first of the failures
+
+	// What became of its requests. An endpoint is ejected until a time, the Ejections-th time less those that are forgiven.
+	EjectedUntil int64  `cbor:"15,keyasint,omitempty"` // 0: it is not
+	Ejections    int    `cbor:"16,keyasint,omitempty"`
+	FailedInARow int    `cbor:"17,keyasint,omitempty"`
+	EjectedWhy   string `cbor:"18,keyasint,omitempty"` // the last time
+	EjectedSince int64  `cbor:"19,keyasint,omitempty"` // when that ended, or the last interval that was forgiven for
 }
 
 // ListenerState is what is known of a listener beside its socket.
