@@ -454,6 +454,25 @@ func TestTheLastTwoTogether(t *testing.T) {
 	}
 }
 
+// TestBetweenPlaceAndMark: whoever is about to be ejected counts as ejected, is ejected once, and is not let in before its mark is there.
+func TestBetweenPlaceAndMark(t *testing.T) {
+	rules := testRules()
+	rules.MaxShare = 10000
+	o, endpoints := watched(rules, 2)
+	o.Look(0)
+	o.shared.ejected.Store(&[]*Record{o.Record(0)})
+	if v := o.fail(1, 5, second); v.Refused != LastUsable {
+		t.Errorf("got %+v of the last endpoint that stays, want it refused", v)
+	}
+	if v := o.fail(0, 5, second); v.Endpoint != nil || endpoints[0].Health().Ejected {
+		t.Errorf("got %+v of one that somebody is about to eject, want nothing", v)
+	}
+	o.shared.dueBy(second)
+	if _, returned, next := o.Look(second); len(returned) > 0 || next > second || !slices.Contains(*o.shared.ejected.Load(), o.Record(0)) {
+		t.Errorf("got %d let in and the next look at %d, want to be asked again for one that has no mark yet", len(returned), next)
+	}
+}
+
 // TestRestoreOutliers: what another process knew goes on here.
 func TestRestoreOutliers(t *testing.T) {
 	old, was := watched(testRules(), 6)
