@@ -19,6 +19,11 @@ type Balancer interface {
 type Ask struct {
 	Avoid int  // the endpoint tried last, which is taken only if no other serves; -1 avoids none
 	Panic bool // endpoints serve that are only thought to be bad: Reachable is enough, and need not be Usable
+	Now   int64
+
+	// For a Maglev: Hash of the request's key, and whether it has one.
+	Hash  uint64
+	Keyed bool
 }
 
 // Limits are the bounds of one cluster. A nil Limit does not bound.
