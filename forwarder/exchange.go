@@ -345,7 +345,14 @@ func (b *batch) chooseEndpoint() {
 		}
 		x.holds |= holdsRequest
 	}
-	i := c.policy.Pick(cluster.Ask{Avoid: slices.Index(c.endpoints, x.endpoint)})
+	ask := cluster.Ask{Avoid: -1, Panic: c.panics.Load(), Now: b.now}
+	if x.endpoint != nil {
+		ask.Avoid = slices.Index(c.endpoints, x.endpoint)
+	}
+	if c.hashing != nil {
+		ask.Hash, ask.Keyed = b.hash(c.hashing)
+	}
+	i := c.policy.Pick(ask)
 	if i < 0 {
 		status, reason := wire.ErrorComm, ReasonNoEndpoint
 		if x.attempts > 0 {

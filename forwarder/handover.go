@@ -41,6 +41,8 @@ type EndpointState struct {
 	Trusted          bool
 	Unproved         int
 	RX, TX           uint64 // bytes of connections that are gone
+	// Its slow start; 0: none.
+	WarmSince, WarmUntil int64
 
 	EjectedUntil int64  // 0: it is not ejected
 	Ejections    int    // that are remembered

@@ -35,6 +35,7 @@ func (f *Forwarder) Adopt(h *Handover) error {
 	for i := range h.Endpoints {
 		a.endpoint(&h.Endpoints[i])
 	}
+	a.balance()
 	for i := range h.Downstreams {
 		a.add(a.downstream(&h.Downstreams[i]))
 	}
@@ -178,7 +179,7 @@ func (a *adopter) endpoint(s *EndpointState) {
 		return
 	}
 	e := c.endpoints[i]
-	e.policy.Restore(cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted})
+	e.policy.Restore(cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted, WarmSince: s.WarmSince, WarmUntil: s.WarmUntil})
 	e.unproved.Store(int32(s.Unproved))
 	e.adoptOutlier(s)
 	e.mu.Lock()

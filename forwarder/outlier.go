@@ -18,6 +18,10 @@ import (
 // the server.
 const fairTimeout = 100
 
+// gentleReturn is for how long, in nanoseconds, the share of an endpoint grows that was ejected, where its cluster has no slow start:
+// what made it fail may have been its load.
+const gentleReturn = int64(10 * time.Second)
+
 // judge tells what a reply says of its endpoint.
 func (b *batch) judge(r *cluster.Record, e *upEndpoint) {
 	switch b.msg.Status.Outcome() {
@@ -113,7 +117,9 @@ func (c *upCluster) lookAtOutliers(now int64) (next int64) {
 		c.judged(v, "")
 	}
 	for _, e := range returned {
-		// Slow start: its share is to grow from here on, over slow_start, or 10 s where there is none.
+		if c.spec.SlowStart == 0 { // else tell does it, as for all that are usable again
+			e.Warm(now, now+gentleReturn)
+		}
 		c.f.log.Info("an endpoint that was ejected is back", zap.String("cluster", c.spec.Name), zap.String("endpoint", e.Address()),
 			zap.Int("ejections", e.Ejection().Number))
 	}

@@ -118,8 +118,11 @@ const (
 type ClusterSpec struct {
 	Name                   string
 	Codec                  wire.Codec
-	Limits                 wire.Limits // of replies
-	Balancer               string      // BalancerLeastRequest or BalancerRoundRobin
+	Limits                 wire.Limits   // of replies
+	Balancer               string        // one of those that are named Balancer...
+	HashHeader             string        // with BalancerMaglev: the header that requests are told apart by; empty: their client's address is
+	SlowStart              time.Duration // of endpoints that come, or are usable again; 0 means none
+	PanicThreshold         int           // share of usable endpoints, in hundredths of a percent, below which all are used; 0: never
 	ConnectionsPerEndpoint int
 	MaxConnections         int // over all endpoints
 	MaxPending             int // exchanges that wait for a connection

@@ -36,6 +36,7 @@ type ClusterStatus struct {
 	Name, Protocol, Balancer                     string
 	Leaving                                      bool // it is not configured any more
 	Ejected                                      int  // of its endpoints
+	Panic                                        bool // so few endpoints are usable that unhealthy and ejected ones get requests too
 	Requests, Connections, Pending, PendingBytes Use
 	Endpoints                                    []EndpointStatus
 }
@@ -44,6 +45,7 @@ type ClusterStatus struct {
 type EndpointStatus struct {
 	Address      string // unix:/PATH, or HOST:PORT
 	Weight       int
+	Share        float64   // of its weight that it gets: 1, or less in a slow start
 	Usable       bool      // nothing is known against it
 	Condition    string    // Usable, PassedOver, Unhealthy, Ejected or Drained: the first of what is known against it
 	Failures     int       // in a row; 0 once it has delivered a frame
@@ -108,7 +110,7 @@ func (c *upCluster) status() ClusterStatus {
 	use := func(l *cluster.Limit) Use { return Use{l.Used(), l.Max()} }
 	limits := c.policy.Limits()
 	s := ClusterStatus{
-		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0,
+		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0, Panic: c.panics.Load(),
 		Requests: use(limits.Requests), Connections: use(limits.Connections), Pending: use(limits.Pending), PendingBytes: use(c.pendingBytes),
 	}
 	for _, e := range c.endpoints {
@@ -124,7 +126,7 @@ func (c *upCluster) status() ClusterStatus {
 func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 	n, health := e.connections(), e.policy.Health()
 	s := EndpointStatus{
-		Address: e.name(), Weight: e.policy.Weight(), Usable: e.policy.Usable(), Condition: e.condition(), Failures: health.Failures, Probing: health.Probing,
+		Address: e.name(), Weight: e.policy.Weight(), Share: e.policy.Share(f.now()), Usable: e.policy.Usable(), Condition: e.condition(), Failures: health.Failures, Probing: health.Probing,
 		Draining: health.Drained, Leaving: e.left.Load(), InFlight: e.policy.Active(), Waiting: n.waiting,
 		Connections: n.ready + n.leased, Ready: n.ready, Leased: n.leased, Dialling: n.dialling, Drains: n.draining, Gated: n.gated,
 		Requests: e.stats.requests.Value() + e.stats.oneways.Value(),
@@ -294,6 +296,26 @@ func (f *Forwarder) exportCluster(c *upCluster) {
 	gauge("relevo_cluster_connections", "Connections to all endpoints, being dialled included: max_connections bounds them.", limits.Connections.Used)
 	gauge("relevo_cluster_pending", "Exchanges that wait for a connection: max_pending bounds them.", limits.Pending.Used)
 	gauge("relevo_cluster_pending_bytes", "Bytes of the exchanges that wait for a connection: max_pending_bytes bounds them.", c.pendingBytes.Used)
+	gauge("relevo_cluster_panic", "1 while so few endpoints are usable that unhealthy and ejected ones get requests too: panic_threshold.", func() int {
+		if c.panics.Load() {
+			return 1
+		}
+		return 0
+	})
+	gauge("relevo_cluster_slow_start", "Endpoints in their slow start.", func() int {
+		now := f.now()
+		return count(c.policy.Endpoints(), func(e *cluster.Endpoint) bool { return now < e.WarmUntil() })
+	})
+}
+
+// count is how many of the list there are for which cond holds.
+func count[T any](list []T, cond func(T) bool) (n int) {
+	for _, v := range list {
+		if cond(v) {
+			n++
+		}
+	}
+	return n
 }
 
 func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {

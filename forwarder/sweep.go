@@ -32,6 +32,7 @@ type sweeper struct {
 
 	// Owned by run.
 	tickAt    int64
+	coolAt    int64 // when slow starts end
 	trimmedAt int64
 	lookedAt  int64 // when duties last looked
 	tick      int64
@@ -51,7 +52,7 @@ const (
 )
 
 func newSweeper(f *Forwarder) *sweeper {
-	s := &sweeper{f: f, wake: make(chan struct{}, 1), tickAt: never}
+	s := &sweeper{f: f, wake: make(chan struct{}, 1), tickAt: never, coolAt: never}
 	s.next.Store(never)
 	return s
 }
@@ -104,8 +105,8 @@ func (s *sweeper) loop() {
 		next := s.deadlines(now)
 		s.duties(now)
 		next = min(next, s.outliers(now))
-		s.tell()
-		next = max(min(next, s.tickAt, s.probes(now)), now+deadlineGrain)
+		s.tell(now)
+		next = max(min(next, s.tickAt, s.coolAt, s.probes(now)), now+deadlineGrain)
 		s.next.Store(next)
 		pressure := s.f.buffers.Pressure()
 		if s.memory.pressed {

@@ -32,6 +32,14 @@ func (e *Endpoint) Cool(now int64) bool {
 	})
 }
 
+// WarmUntil is when the endpoint's slow start ends, 0 without one.
+func (e *Endpoint) WarmUntil() int64 {
+	if t := e.trouble.Load(); t != nil {
+		return t.warmUntil
+	}
+	return 0
+}
+
 // Share is the part of its weight that the endpoint gets at now: 1, or less in a slow start.
 func (e *Endpoint) Share(now int64) float64 {
 	return float64(e.trouble.Load().share(now)) / wholeShare
