@@ -62,7 +62,20 @@ type Cluster struct {
 	Leaving   bool          `json:"leaving,omitempty"` // it is not configured any more
 	Ejected   int           `json:"ejected"`           // of its endpoints
 	Limits    ClusterLimits `json:"limits"`
+	Discovery *Discovery    `json:"discovery,omitempty"` // where its endpoints are found; absent: they are configured
 	Endpoints []Endpoint    `json:"endpoints"`
+}
+
+// Discovery is how the source of a cluster's endpoints is.
+type Discovery struct {
+	Source string `json:"source"` // file or dns
+	Of     string `json:"of"`     // the path, or the name
+	// State is ok; waiting before the source has told anything; or failing: then the last good set stays.
+	State        string     `json:"state"`
+	FailingSince *time.Time `json:"failing_since,omitempty"`
+	Error        string     `json:"error,omitempty"`
+	Updated      *time.Time `json:"updated,omitempty"` // when it last told a good set
+	Endpoints    int        `json:"endpoints"`         // of the last good set
 }
 
 // ClusterLimits are the bounds of a cluster, and how far they are used.

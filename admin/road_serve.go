@@ -180,6 +180,15 @@ func (d *configDoor) patchEndpoint(w http.ResponseWriter, r *http.Request) {
 		writeFaults(w, "the body says no change of an endpoint", faults)
 		return
 	}
+	_, _, tree := d.control.Current()
+	for i := range tree.Clusters {
+		if k := &tree.Clusters[i]; k.Name == segment(r, "name") && k.Discovery != nil {
+			kind, of := k.Discovery.Source()
+			writeProblem(w, http.StatusConflict, fmt.Sprintf("the endpoints of cluster %s are not in the configuration: "+
+				"discovery finds them, by %s %s, and what is to change of them changes there", k.Name, kind, of))
+			return
+		}
+	}
 	path := "clusters/" + url.PathEscape(segment(r, "name")) + "/endpoints/" + url.PathEscape(segment(r, "address"))
 	match, _ := matchOf(r, path)
 	d.changeAt(w, r, path, match, func(d *config.Document, path string) (*config.Document, error) { return d.Patch(path, body) })

@@ -48,10 +48,27 @@ func (s *Server) Clusters() []admin.Cluster {
 				Requests: admin.Use(c.Requests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
 			},
 		}
+		if !c.Leaving {
+			k.Discovery = s.discoveryOf(c.Name)
+		}
 		for i := range c.Endpoints {
 			k.Endpoints = append(k.Endpoints, endpointOf(c.Name, &c.Endpoints[i]))
 		}
 		out = append(out, k)
+	}
+	return out
+}
+
+// discoveryOf is how the source of a cluster's endpoints is, nil where they are configured.
+func (s *Server) discoveryOf(cluster string) *admin.Discovery {
+	c, now := s.finder.state(cluster)
+	if c == nil {
+		return nil
+	}
+	out := &admin.Discovery{State: now.Word(), FailingSince: known(now.FailingSince), Updated: known(now.Updated), Endpoints: len(now.Endpoints)}
+	out.Source, out.Of = c.Source()
+	if now.Err != nil {
+		out.Error = now.Err.Error()
 	}
 	return out
 }

@@ -181,6 +181,12 @@ func clustersVerb() *cobra.Command {
 				ofMost(l.Requests.Used, l.Requests.Max), ofMost(l.Connections.Used, l.Connections.Max), ofMost(l.Pending.Used, l.Pending.Max),
 				fmt.Sprintf("%s of %s", size(uint64(l.PendingBytes.Used)), size(uint64(l.PendingBytes.Max))))
 		}
+		for _, c := range all {
+			if d := c.Discovery; d != nil && d.State != "ok" {
+				fmt.Fprintf(t, "%s: discovery by %s %s is %s, with %s: %s\n", c.Name, d.Source, printable(d.Of), d.State, count(d.Endpoints, "endpoint"),
+					printable(cmp.Or(d.Error, "it has told nothing yet")))
+			}
+		}
 		return nil
 	})
 }

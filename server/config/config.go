@@ -234,7 +234,9 @@ type Cluster struct {
 	// OutlierDetection leaves out endpoints that fail where others do not; nil means that none is left out for that.
 	OutlierDetection *OutlierDetection `json:"outlier_detection,omitempty"`
 
-	Endpoints []Endpoint `json:"endpoints" cfg:"required"`
+	// Endpoints and Discovery exclude each other; one of them is there.
+	Endpoints []Endpoint `json:"endpoints,omitempty" cfg:"one"`
+	Discovery *Discovery `json:"discovery,omitempty" cfg:"one"`
 }
 
 // Endpoint is one address of a cluster.

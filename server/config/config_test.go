@@ -224,7 +224,7 @@ func TestValidateChangedTree(t *testing.T) {
 		"listeners[0] (trial).max_frame: 1 is out of range: 64KiB to 256MiB",
 		"listeners[0] (trial).write_timeout: none is not allowed here: this bound cannot be switched off",
 		`routes[0] (trial).rules[0].cluster: there is no cluster "trail" (did you mean trial?)`,
-		"clusters[0] (trial).endpoints: is missing or empty: there must be at least one",
+		"clusters[0] (trial): one of endpoints, discovery must be there",
 		"metrics.address: is missing",
 	}, "\n")
 	err := c.Validate()

@@ -195,6 +195,8 @@ var formPatterns = map[string]string{
 	"log":      `^(stderr$|journal$|/)`,
 	"folder":   `^/`,
 	"file":     `^/`,
+	"dns":      `^(_.+\..+|.+:[0-9]{1,5})$`,
+	"server":   `^.+:[0-9]{1,5}$`,
 	"mode":     `^0[0-7]{2}[0145]$`,
 	"template": `\{[a-z_]+\}`,
 	"prefix":   `^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$`,

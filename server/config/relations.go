@@ -23,6 +23,8 @@ func (v *validator) relations(p place, s reflect.Value) {
 		v.unixOnly(p, s)
 	case *AdminTCP:
 		v.open(p, s)
+	case *Discovery:
+		v.discovery(p, s)
 	}
 }
 

@@ -253,6 +253,10 @@ func checkForm(text, form string) error {
 		return checkFolder(text)
 	case "file":
 		return checkFile(text)
+	case "dns":
+		return checkDNS(text)
+	case "server":
+		return checkServer(text)
 	default:
 		return checkAddress(Address(text), form)
 	}

@@ -50,7 +50,7 @@ func (c *Config) drained() []Fault {
 	var w []Fault
 	for i := range c.Clusters {
 		k := &c.Clusters[i]
-		if !slices.ContainsFunc(k.Endpoints, func(e Endpoint) bool { return !e.Drain }) {
+		if k.Discovery == nil && !slices.ContainsFunc(k.Endpoints, func(e Endpoint) bool { return !e.Drain }) {
 			w = append(w, clusterPlace(i, k).field("endpoints").fault("all of them drain: requests are answered ERROR_COMM"))
 		}
 	}
