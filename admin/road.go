@@ -61,6 +61,7 @@ type Cluster struct {
 	Balancer  string        `json:"balancer"`
 	Leaving   bool          `json:"leaving,omitempty"` // it is not configured any more
 	Ejected   int           `json:"ejected"`           // of its endpoints
+	Panic     bool          `json:"panic,omitempty"`   // so few endpoints are usable that unhealthy and ejected ones get requests too
 	Limits    ClusterLimits `json:"limits"`
 	Discovery *Discovery    `json:"discovery,omitempty"` // where its endpoints are found; absent: they are configured
 	Endpoints []Endpoint    `json:"endpoints"`
@@ -97,6 +98,8 @@ type Endpoint struct {
 	Cluster string `json:"cluster"`
 	Address string `json:"address"`
 	Weight  int    `json:"weight"`
+	// Share is the part of its weight that it gets in its slow start; 0 otherwise, when it gets all.
+	Share float64 `json:"share,omitempty"`
 	// State is usable; passed-over or probing behind failures; unhealthy because of its checks; ejected because of its requests;
 	// draining while it has connections, and then drained.
 	State    string `json:"state"`

@@ -60,18 +60,21 @@ func (c *upCluster) balancer(endpoints []*cluster.Endpoint) cluster.Balancer {
 	}
 }
 
-// hash is the hash of the request's key for a cluster that hashes. Not ok means that the request has none.
-func (b *batch) hash(h *hashing) (hash uint64, ok bool) {
+// hash is the hash of the request's key for a cluster that hashes, 0 for a request that has none.
+func (b *batch) hash(h *hashing) uint64 {
 	if len(h.keys) == 0 {
 		client := b.x.down.client.Addr()
+		if !client.IsValid() {
+			return 0
+		}
 		bytes := client.As16()
-		return cluster.Hash(bytes[:]), client.IsValid()
+		return cluster.Hash(bytes[:])
 	}
 	value := b.values[:1]
 	if b.x.down.codec.Headers(&b.msg, h.keys, value) != nil || len(value[0]) == 0 {
-		return 0, false
+		return 0
 	}
-	return cluster.Hash(value[0]), true
+	return cluster.Hash(value[0])
 }
 
 // warm begins an endpoint's slow start at now, if its cluster wants that.

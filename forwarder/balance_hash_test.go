@@ -25,7 +25,7 @@ func maglev(s *forwarder.Spec, failed ...int) func(key []byte) int {
 		endpoints[i].Failed(0)
 	}
 	b := cluster.NewMaglev(endpoints, cluster.NewMaglevTable(addresses, weights), nil)
-	return func(key []byte) int { return b.Pick(cluster.Ask{Avoid: -1, Hash: cluster.Hash(key), Keyed: true}) }
+	return func(key []byte) int { return b.Pick(cluster.Ask{Avoid: -1, Hash: cluster.Hash(key)}) }
 }
 
 // ofUser is a request with a header user.

@@ -350,7 +350,7 @@ func (b *batch) chooseEndpoint() {
 		ask.Avoid = slices.Index(c.endpoints, x.endpoint)
 	}
 	if c.hashing != nil {
-		ask.Hash, ask.Keyed = b.hash(c.hashing)
+		ask.Hash = b.hash(c.hashing)
 	}
 	i := c.policy.Pick(ask)
 	if i < 0 {

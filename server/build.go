@@ -32,6 +32,8 @@ var forwardings = map[config.Forwarding]forwarder.Forwarding{
 var balancers = map[config.Balancer]string{
 	config.LeastRequest: forwarder.BalancerLeastRequest,
 	config.RoundRobin:   forwarder.BalancerRoundRobin,
+	config.Random:       forwarder.BalancerRandom,
+	config.Maglev:       forwarder.BalancerMaglev,
 }
 
 // workersPerCPU is how many workers there are for each CPU when the configuration leaves it to the machine, and
@@ -145,6 +147,7 @@ func listenerSpec(l *config.Listener) (forwarder.ListenerSpec, error) {
 func clusterSpec(k *config.Cluster, codec wire.Codec, limits wire.Limits) forwarder.ClusterSpec {
 	out := forwarder.ClusterSpec{
 		Name: k.Name, Codec: codec, Limits: limits, Balancer: balancers[k.Balancer],
+		HashHeader: k.HashHeader, SlowStart: k.SlowStart.D(), PanicThreshold: max(0, int(k.PanicThreshold)),
 		ConnectionsPerEndpoint: k.ConnectionsPerEndpoint, MaxConnections: k.MaxConnections,
 		MaxPending: k.MaxPending, MaxPendingBytes: int(k.MaxPendingBytes), MaxRequests: k.MaxRequests,
 		MaxQueued: int(k.MaxQueued), ConnectTimeout: k.ConnectTimeout.D(), ReadTimeout: k.ReadTimeout.D(), WriteTimeout: k.WriteTimeout.D(),

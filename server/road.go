@@ -43,7 +43,7 @@ func (s *Server) Clusters() []admin.Cluster {
 	var out []admin.Cluster
 	for _, c := range s.road.Status().Clusters {
 		k := admin.Cluster{
-			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving, Ejected: c.Ejected,
+			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving, Panic: c.Panic, Ejected: c.Ejected,
 			Limits: admin.ClusterLimits{
 				Requests: admin.Use(c.Requests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
 			},
@@ -80,6 +80,9 @@ func endpointOf(cluster string, e *forwarder.EndpointStatus) admin.Endpoint {
 		Connections: admin.EndpointConnections{Dialling: e.Dialling, Ready: e.Ready, Leased: e.Leased, Draining: e.Drains, Gated: e.Gated},
 		Requests:    e.Requests, BytesRead: e.RX, BytesWritten: e.TX,
 		EjectedUntil: known(e.EjectedUntil), Ejections: e.Ejections, EjectedWhy: e.EjectedWhy,
+	}
+	if e.Share < 1 {
+		out.Share = e.Share
 	}
 	if f := e.LastFailure; f != nil {
 		out.LastFailure = &admin.Failure{Time: f.At, Reason: f.Reason, Detail: f.Detail}

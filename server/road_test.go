@@ -151,6 +151,23 @@ func TestRoadResources(t *testing.T) {
 	}
 }
 
+// An endpoint that joins says which share of its weight it gets; the others have all of theirs, and say nothing of it.
+func TestRoadTellsOfSlowStarts(t *testing.T) {
+	d, endpoints := newRoad(t, 0)
+	for _, put := range [][2]string{{"slow_start", `"1h"`}, {"endpoints/127.0.0.1:8", `{"address": "127.0.0.1:8"}`}} {
+		if got := d.ask(t, "PUT", "/v1/config/clusters/echo/"+put[0], put[1], "If-None-Match: *"); got.code/100 != 2 {
+			t.Fatalf("PUT of %s gives %d %s", put[0], got.code, got.body)
+		}
+	}
+	if e := read[admin.Endpoint](t, d, "/v1/clusters/echo/endpoints/127.0.0.1:8"); e.Share < 0.1 || e.Share > 0.2 || e.State != "usable" {
+		t.Errorf("the endpoint that joins is %+v, want about a tenth of its weight", e)
+	}
+	got := d.ask(t, "GET", "/v1/clusters/echo/endpoints/"+endpoints[0], "")
+	if strings.Contains(got.body, "share") || strings.Contains(d.ask(t, "GET", "/v1/clusters/echo", "").body, "panic") {
+		t.Errorf("the endpoint that was there is %s, want no share; nor is there a panic", got.body)
+	}
+}
+
 // An endpoint that cannot be connected says why, since when, and when it is asked again.
 func TestRoadTellsOfAFailure(t *testing.T) {
 	folder := t.TempDir()

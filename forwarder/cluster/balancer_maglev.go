@@ -35,8 +35,8 @@ func NewMaglev(endpoints []*Endpoint, table *MaglevTable, random func() uint64) 
 	return &Maglev{endpoints: endpoints, table: table, random: random}
 }
 
-// Hash is the hash of a request's key.
-func Hash(key []byte) uint64 { return xxhash.Sum64(key) }
+// Hash is the hash of a request's key. It is never 0.
+func Hash(key []byte) uint64 { return max(xxhash.Sum64(key), 1) }
 
 // Pick implements Balancer.
 func (b *Maglev) Pick(ask Ask) int {
@@ -44,7 +44,7 @@ func (b *Maglev) Pick(ask Ask) int {
 		return pickOnly(b.endpoints, ask)
 	}
 	hash := ask.Hash
-	if !ask.Keyed {
+	if hash == 0 {
 		hash = b.random()
 	}
 	slots := b.table.slots

@@ -20,7 +20,7 @@ func maglevOf(endpoints []*Endpoint, random func() uint64) *Maglev {
 }
 
 // keyed asks for the endpoint of a key.
-func keyed(key string) Ask { return Ask{Avoid: -1, Hash: Hash([]byte(key)), Keyed: true} }
+func keyed(key string) Ask { return Ask{Avoid: -1, Hash: Hash([]byte(key))} }
 
 // TestMaglevIsTheSameInEveryProcess: these choices were made once, by a process that is gone. A release that makes others moves
 // the keys of all who upgrade one proxy before the other.
@@ -175,12 +175,12 @@ func TestMaglevPassesOver(t *testing.T) {
 		const keys = 20000
 		was := make([]int, keys)
 		for k := range keys {
-			was[k] = b.Pick(Ask{Avoid: -1, Hash: mix(uint64(k)), Keyed: true})
+			was[k] = b.Pick(Ask{Avoid: -1, Hash: mix(uint64(k))})
 		}
 		endpoints[down].Failed(0)
 		moved, counts, total := 0, make([]int, len(endpoints)), 0
 		for k := range keys {
-			got := b.Pick(Ask{Avoid: -1, Hash: mix(uint64(k)), Keyed: true})
+			got := b.Pick(Ask{Avoid: -1, Hash: mix(uint64(k))})
 			switch {
 			case was[k] != down && got != was[k]:
 				t.Fatalf("key %d: got endpoint %d, want %d as before: it serves", k, got, was[k])
@@ -191,7 +191,7 @@ func TestMaglevPassesOver(t *testing.T) {
 				moved++
 				counts[got]++
 			}
-			if avoiding := b.Pick(Ask{Avoid: was[k], Hash: mix(uint64(k)), Keyed: true}); was[k] == down && avoiding != got {
+			if avoiding := b.Pick(Ask{Avoid: was[k], Hash: mix(uint64(k))}); was[k] == down && avoiding != got {
 				t.Fatalf("key %d: got endpoint %d where %d is to be avoided, and %d where it has failed, want the same", k, avoiding, down, got)
 			}
 		}
@@ -209,7 +209,7 @@ func TestMaglevPassesOver(t *testing.T) {
 		}
 		endpoints[down].Connected()
 		for k := range keys {
-			if got := b.Pick(Ask{Avoid: -1, Hash: mix(uint64(k)), Keyed: true}); got != was[k] {
+			if got := b.Pick(Ask{Avoid: -1, Hash: mix(uint64(k))}); got != was[k] {
 				t.Fatalf("key %d: got endpoint %d when all serve again, want %d", k, got, was[k])
 			}
 		}
@@ -223,7 +223,7 @@ func TestMaglevWithoutKey(t *testing.T) {
 	const picks = 10000
 	got := 0
 	for range picks {
-		got += b.Pick(Ask{Avoid: -1, Hash: 7})
+		got += b.Pick(Ask{Avoid: -1})
 	}
 	if want := 0.75 * picks; math.Abs(float64(got)-want) > 6*math.Sqrt(picks*0.75*0.25) {
 		t.Errorf("got %d of %d picks at the endpoint with weight 3 of 4, want about %.0f", got, picks, want)
@@ -239,7 +239,7 @@ func TestMaglevWithMostDown(t *testing.T) {
 	b := maglevOf(endpoints, nil)
 	counts := make([]int, 3)
 	for k := range 3000 {
-		ask := Ask{Avoid: -1, Hash: mix(uint64(k)), Keyed: true}
+		ask := Ask{Avoid: -1, Hash: mix(uint64(k))}
 		i := b.Pick(ask)
 		if j := b.Pick(ask); i != j || i < 0 || i > 2 {
 			t.Fatalf("key %d: got endpoints %d and %d, want the same one of the first three", k, i, j)

@@ -67,7 +67,7 @@ func TestPick(t *testing.T) {
 						endpoints[i].Cool(now)
 					}
 					avoid := rapid.IntRange(-1, n).Draw(t, "avoid")
-					ask := Ask{Avoid: avoid, Now: now, Panic: rapid.Bool().Draw(t, "panic"), Keyed: rapid.Bool().Draw(t, "keyed"), Hash: rapid.Uint64().Draw(t, "hash")}
+					ask := Ask{Avoid: avoid, Now: now, Panic: rapid.Bool().Draw(t, "panic"), Hash: rapid.Uint64().Draw(t, "hash")}
 					var usable []int
 					for i, e := range endpoints {
 						if e.Usable() || ask.Panic && e.Reachable() {

@@ -68,17 +68,18 @@ const (
 
 // take says what becomes of endpoint i, which this is, for a request that asks so. In a slow start that follows from bits, which
 // are random, or differ from one pick to the next.
-func (e *Endpoint) take(i int, ask Ask, bits uint64) fate {
-	t := e.trouble.Load()
-	if t == nil && i != ask.Avoid {
-		return taken
+func (e *Endpoint) take(i int, ask Ask, bits uint64) (f fate) {
+	if i == ask.Avoid || e.trouble.Load() != nil {
+		f = e.takeInTrouble(i, ask, bits)
 	}
-	return e.takeInTrouble(t, i, ask, bits)
+	return f
 }
 
-func (e *Endpoint) takeInTrouble(t *trouble, i int, ask Ask, bits uint64) fate {
+// takeInTrouble is apart from take so that take is short enough to be inlined.
+func (e *Endpoint) takeInTrouble(i int, ask Ask, bits uint64) fate {
+	t := e.trouble.Load()
 	switch {
-	case i == ask.Avoid || !t.serves(ask):
+	case i == ask.Avoid || t != nil && !t.serves(ask):
 		return refused
 	case mix(bits^e.salt)>>32 >= t.share(ask.Now):
 		return spared

@@ -134,7 +134,7 @@ func TestSlowStartOfAll(t *testing.T) {
 			const picks = 8000
 			got := make([]int, 3)
 			for k := range picks {
-				i := b.Pick(Ask{Avoid: -1, Hash: mix(uint64(k)), Keyed: true})
+				i := b.Pick(Ask{Avoid: -1, Hash: mix(uint64(k))})
 				got[i]++
 				endpoints[i].Acquire()
 			}

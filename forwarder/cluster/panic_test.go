@@ -69,7 +69,7 @@ func TestPanicUsesWhatIsThoughtToBeBad(t *testing.T) {
 			endpoints[3].Drain(true)
 			seen := make([]int, 4)
 			for k := range 1000 {
-				ask := Ask{Avoid: -1, Hash: mix(uint64(k)), Keyed: true}
+				ask := Ask{Avoid: -1, Hash: mix(uint64(k))}
 				if got := b.Pick(ask); got != -1 {
 					t.Fatalf("picked %d without a panic, want none", got)
 				}

@@ -193,13 +193,23 @@ const (
 	LeastRequest Balancer = "least-request"
 	// RoundRobin takes the endpoints in turn, each as often as its weight says.
 	RoundRobin Balancer = "round-robin"
+	// Random draws an endpoint, as likely as its weight says.
+	Random Balancer = "random"
+	// Maglev gives requests of one key to one endpoint.
+	Maglev Balancer = "maglev"
 )
 
 // Cluster is a set of endpoints that serve the same requests.
 type Cluster struct {
 	Name     string   `json:"name" cfg:"required,key" form:"name"`
 	Protocol Protocol `json:"protocol" cfg:"required" oneof:"bolt"`
-	Balancer Balancer `json:"balancer" default:"least-request" oneof:"least-request round-robin"`
+	Balancer Balancer `json:"balancer" default:"least-request" oneof:"least-request round-robin random maglev"`
+	// HashHeader is the key of the header by whose value Maglev tells requests apart; empty, it is the client's address.
+	HashHeader string `json:"hash_header,omitempty" when:"balancer=maglev" form:"key"`
+	// SlowStart is how long the share of an endpoint grows that joins the cluster or is usable again.
+	SlowStart Duration `json:"slow_start" default:"none" min:"100ms" max:"1h" cfg:"none"`
+	// PanicThreshold is the share of usable endpoints below which unhealthy and ejected ones are used, too.
+	PanicThreshold Percent `json:"panic_threshold" default:"50%" min:"0.01%" max:"100%" cfg:"none"`
 
 	// ConnectionsPerEndpoint is the number of connections over which one endpoint's requests are spread.
 	ConnectionsPerEndpoint int `json:"connections_per_endpoint" default:"1" min:"1" max:"1024"`

@@ -137,7 +137,7 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 			Retry: Retry{Attempts: 2, On: []RetryOn{ConnectFailure, ResetBeforeSend}},
 		}}}},
 		Clusters: []Cluster{{
-			Name: "order", Protocol: Bolt, Balancer: LeastRequest, ConnectionsPerEndpoint: 1, MaxConnections: 1024,
+			Name: "order", Protocol: Bolt, Balancer: LeastRequest, SlowStart: None, PanicThreshold: 50_00, ConnectionsPerEndpoint: 1, MaxConnections: 1024,
 			MaxPending: 1024, MaxPendingBytes: 64 << 20, MaxRequests: 100000, ConnectTimeout: Duration(time.Second),
 			HeartbeatInterval: Duration(30 * time.Second), HeartbeatMisses: 3, ReadTimeout: Duration(10 * time.Second), WriteTimeout: Duration(10 * time.Second),
 			MaxQueued: 32 << 20, MaxAge: None, MaxUploads: 16, Endpoints: []Endpoint{{Address: "127.0.0.1:12200", Weight: 100}},

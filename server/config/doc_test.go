@@ -78,6 +78,7 @@ var derived = map[string]string{
 	"### clusters[].discovery servers":   "absent: those of `/etc/resolv.conf`",
 
 	"## The top level workers":          "its fields'",
+	"## clusters hash_header":           "absent: the client's address",
 	"## The top level upgrade":          "its fields'",
 	"## The top level runtime_dir":      "absent: `$RUNTIME_DIRECTORY`",
 	"## The top level state_dir":        "absent: `$STATE_DIRECTORY`",

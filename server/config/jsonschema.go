@@ -182,7 +182,7 @@ func (f *field) jsonDefault() any {
 const (
 	durationPattern = `([0-9]+(\.[0-9]+)?(ns|us|µs|μs|ms|s|m|h))+`
 	sizePattern     = `(0|[1-9][0-9]*)(KiB|MiB|GiB|TiB|B)?`
-	percentPattern  = `^(0|[1-9][0-9]{0,8})(\.[0-9]{1,2})?%$`
+	percentPattern  = `(0|[1-9][0-9]{0,8})(\.[0-9]{1,2})?%`
 )
 
 // formPatterns are the patterns of the forms that have one.
@@ -219,7 +219,7 @@ func (w *schemaWriter) value(f *field, t reflect.Type) object {
 	case reflect.TypeFor[Decimal]():
 		return object{{"type", "number"}, {"minimum", Decimal(f.lowest)}, {"maximum", Decimal(f.highest)}}
 	case reflect.TypeFor[Percent]():
-		return text(percentPattern)
+		return text(orNone(percentPattern, f.none))
 	case reflect.TypeFor[Text]():
 		return textCondition()
 	}

@@ -288,7 +288,7 @@ func checkKey(key string) error {
 func (v *validator) number(p place, f *field, value reflect.Value) {
 	n := value.Int()
 	switch value.Interface().(type) {
-	case Duration, Rate, Size, Count: // to all of them none is the same number
+	case Duration, Rate, Size, Percent, Count: // to all of them none is the same number
 		if n == int64(None) {
 			if !f.none {
 				v.report.add(p, "%s", errNoneHere)

@@ -3,7 +3,8 @@ package config
 import "slices"
 
 // Warnings is what a valid tree says that can hardly be meant, in the tree's order: rules that never match,
-// tables and clusters that nothing leads to, clusters whose endpoints all drain, limits that another limit makes void.
+// tables and clusters that nothing leads to, clusters whose endpoints all drain, slow starts that nothing comes of, limits that
+// another limit makes void.
 func (c *Config) Warnings() []Fault {
 	var w []Fault
 	w = append(w, c.shadowedRules()...)
@@ -12,6 +13,7 @@ func (c *Config) Warnings() []Fault {
 	w = append(w, c.unused()...)
 	w = append(w, c.drained()...)
 	w = append(w, c.idleDetection()...)
+	w = append(w, c.voidSlowStarts()...)
 	w = append(w, c.voidLimits()...)
 	sortFaults(w)
 	return w
@@ -75,6 +77,17 @@ func (c *Config) idleDetection() []Fault {
 		}
 		if r := o.SuccessRate; r != nil && len(k.Endpoints) > 0 && len(k.Endpoints) < r.MinEndpoints {
 			w = append(w, p.field("success_rate").field("min_endpoints").fault("the cluster has only %d endpoints, so that success rates are never compared", len(k.Endpoints)))
+		}
+	}
+	return w
+}
+
+// voidSlowStarts finds slow starts of clusters whose balancer knows none.
+func (c *Config) voidSlowStarts() []Fault {
+	var w []Fault
+	for i := range c.Clusters {
+		if k := &c.Clusters[i]; k.Balancer == Maglev && k.SlowStart != None {
+			w = append(w, clusterPlace(i, k).field("slow_start").fault("maglev knows none: an endpoint has all of its keys at once"))
 		}
 	}
 	return w

@@ -212,6 +212,8 @@ type Endpoint struct {
 	FailedInARow int    `cbor:"17,keyasint,omitempty"`
 	EjectedWhy   string `cbor:"18,keyasint,omitempty"` // the last time
 	EjectedSince int64  `cbor:"19,keyasint,omitempty"` // when that ended, or the last interval that was forgiven for
+	WarmSince    int64  `cbor:"20,keyasint,omitempty"` // its slow start
+	WarmUntil    int64  `cbor:"21,keyasint,omitempty"` // 0: none
 }
 
 // ListenerState is what is known of a listener beside its socket.
