@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 	"github.com/relevo-proxy/relevo/forwarder/wire/bolt"
 )
@@ -53,12 +54,15 @@ func TestAllocations(t *testing.T) {
 	}
 	for _, v := range []bolt.Version{bolt.V1, bolt.V2, bolt.V2CRC} {
 		for _, clients := range []int{1, 4} {
-			t.Run(fmt.Sprintf("%v/clients=%d", v, clients), func(t *testing.T) { countAllocations(t, v, clients) })
+			t.Run(fmt.Sprintf("%v/clients=%d", v, clients), func(t *testing.T) { countAllocations(t, v, clients, nil) })
 		}
 	}
+	t.Run("outliers", func(t *testing.T) {
+		countAllocations(t, bolt.V1, 4, ejecting(5).Clusters[0].Outliers)
+	})
 }
 
-func countAllocations(t *testing.T, v bolt.Version, clients int) {
+func countAllocations(t *testing.T, v bolt.Version, clients int, outliers *cluster.OutlierRules) {
 	const pipelined, rounds = 8, 2500
 	r := request(1, "sixteen bytes...")
 	r.Version = v
@@ -67,7 +71,9 @@ func countAllocations(t *testing.T, v bolt.Version, clients int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := startProxy(t, spec(serve(t, func(c *peer) { fixedEcho(c, frame, reply, v) }).address), 512<<20)
+	s := spec(serve(t, func(c *peer) { fixedEcho(c, frame, reply, v) }).address)
+	s.Clusters[0].Outliers = outliers
+	p := startProxy(t, s, 512<<20)
 	var stream []byte
 	for range pipelined {
 		stream = append(stream, frame...)
