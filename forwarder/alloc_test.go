@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/relevo-proxy/relevo/forwarder"
-	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 	"github.com/relevo-proxy/relevo/forwarder/wire/bolt"
 )
@@ -54,15 +53,22 @@ func TestAllocations(t *testing.T) {
 	}
 	for _, v := range []bolt.Version{bolt.V1, bolt.V2, bolt.V2CRC} {
 		for _, clients := range []int{1, 4} {
-			t.Run(fmt.Sprintf("%v/clients=%d", v, clients), func(t *testing.T) { countAllocations(t, v, clients, nil) })
+			t.Run(fmt.Sprintf("%v/clients=%d", v, clients), func(t *testing.T) { countAllocations(t, v, clients, func(*forwarder.ClusterSpec) {}) })
 		}
 	}
+	for name, header := range map[string]string{"header": "service", "client": ""} {
+		t.Run("hashed by "+name, func(t *testing.T) {
+			countAllocations(t, bolt.V1, 1, func(c *forwarder.ClusterSpec) {
+				c.Balancer, c.HashHeader = forwarder.BalancerMaglev, header
+			})
+		})
+	}
 	t.Run("outliers", func(t *testing.T) {
-		countAllocations(t, bolt.V1, 4, ejecting(5).Clusters[0].Outliers)
+		countAllocations(t, bolt.V1, 4, func(c *forwarder.ClusterSpec) { c.Outliers = ejecting(5).Clusters[0].Outliers })
 	})
 }
 
-func countAllocations(t *testing.T, v bolt.Version, clients int, outliers *cluster.OutlierRules) {
+func countAllocations(t *testing.T, v bolt.Version, clients int, with func(*forwarder.ClusterSpec)) {
 	const pipelined, rounds = 8, 2500
 	r := request(1, "sixteen bytes...")
 	r.Version = v
@@ -72,7 +78,7 @@ func countAllocations(t *testing.T, v bolt.Version, clients int, outliers *clust
 		t.Fatal(err)
 	}
 	s := spec(serve(t, func(c *peer) { fixedEcho(c, frame, reply, v) }).address)
-	s.Clusters[0].Outliers = outliers
+	with(&s.Clusters[0])
 	p := startProxy(t, s, 512<<20)
 	var stream []byte
 	for range pipelined {
