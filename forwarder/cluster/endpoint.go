@@ -267,12 +267,12 @@ type Health struct {
 }
 
 // Restore makes h what is known of an endpoint that nothing is known of yet but whether it drains, which stays. A probe that was
-// under way is due again. Its ejection is restored by Outliers, which has to know who ends it.
+// under way is due again. Until when it is ejected is not for h to say: see Outliers.Restore.
 func (e *Endpoint) Restore(h Health) {
 	e.update(func(t *trouble) bool {
 		*t = trouble{
 			inARow: max(h.Failures, 0), since: h.Since, until: h.Until, trusted: h.Trusted && h.Failures > 0, drained: t.drained,
-			unhealthy: h.Unhealthy,
+			unhealthy: h.Unhealthy, ejected: h.Ejected,
 		}
 		if h.WarmUntil > h.WarmSince {
 			t.warmSince, t.warmUntil = h.WarmSince, h.WarmUntil
