@@ -66,6 +66,7 @@ func (p *proxy) ejectedBy(address, why, last string) {
 	p.wantCount(1, "relevo_endpoint_ejected", "endpoint="+address)
 	p.wantCount(1, "relevo_outlier_ejections_total", "cluster=echo", "why="+why)
 	p.wantCount(1, "relevo_outlier_ejections_total")
+	eventually(p.t, func() bool { return p.logs.FilterMessage("an endpoint is ejected").Len() > 0 }, say("it to be logged"))
 	logged := p.logs.FilterMessage("an endpoint is ejected").All()
 	if len(logged) != 1 || logged[0].ContextMap()["endpoint"] != address || logged[0].ContextMap()["why"] != why ||
 		last != "" && logged[0].ContextMap()["last"] != last {
