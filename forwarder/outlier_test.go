@@ -90,8 +90,14 @@ func TestWhatEjects(t *testing.T) {
 		{
 			name: "no reply in time", last: forwarder.ReasonTimeout,
 			bad:  func(t *testing.T) string { return serveEach(t, silentEach).address },
-			edit: func(s *forwarder.Spec) { s.Routes[0].Rules[0].Timeout = 200 * time.Millisecond },
-			fail: func(t *testing.T, x set, n int) { burst(t, x.c, 2*n) },
+			fail: func(t *testing.T, x set, n int) {
+				for id := range uint32(2 * n) {
+					r := request(id, "x")
+					r.Timeout = 600
+					x.c.send(encode(t, r))
+				}
+				x.c.receiveByID(2 * n)
+			},
 		},
 		{
 			name: "connection closed", last: forwarder.ReasonUpstreamClosed,
