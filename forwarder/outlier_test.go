@@ -143,15 +143,8 @@ func TestWhatEjects(t *testing.T) {
 			}
 			c.fail(t, x, 1)
 			x.p.ejectedBy(bad, cluster.ByFailures, c.last)
-			sent := func() float64 {
-				return x.p.value("relevo_endpoint_requests_total", "endpoint="+good.address, "kind=request")
-			}
-			before := sent()
 			for id := range uint32(10) {
-				wantEcho(t, x.c.call(request(id, "y")), "y")
-			}
-			if n := sent() - before; n != 10 {
-				t.Errorf("got %v of 10 requests at the other endpoint, want all", n)
+				wantEcho(t, x.c.call(request(id, "y")), "y") // of which the other endpoint alone is capable
 			}
 		})
 	}
