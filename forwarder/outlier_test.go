@@ -89,7 +89,7 @@ func TestWhatEjects(t *testing.T) {
 	}{
 		{
 			name: "no reply in time", last: forwarder.ReasonTimeout,
-			bad:  func(t *testing.T) string { return serveEach(t, silentEach).address },
+			bad: func(t *testing.T) string { return serveEach(t, silentEach).address },
 			fail: func(t *testing.T, x set, n int) {
 				for id := range uint32(2 * n) {
 					r := request(id, "x")
