@@ -15,6 +15,8 @@ type Road interface {
 	Listeners() []Listener
 	// RuleCounts are by table/rule, then by cluster; a rule that answers has the cluster "".
 	RuleCounts() map[string]map[string]RuleCounts
+	// RuleLimits are the bounds of rules' requests in flight, by table/rule, where there is one.
+	RuleLimits() map[string]Use
 	Clusters() []Cluster
 	// Connections are the first that the query wants, by their ids. more says that there are others behind them.
 	Connections(q ConnectionQuery) (list []Connection, more bool)
@@ -81,16 +83,24 @@ type Discovery struct {
 
 // ClusterLimits are the bounds of a cluster, and how far they are used.
 type ClusterLimits struct {
-	Requests     Use `json:"requests"`      // in flight
-	Connections  Use `json:"connections"`   // being dialled included
-	Pending      Use `json:"pending"`       // requests that wait for a connection
-	PendingBytes Use `json:"pending_bytes"` // theirs
+	Requests Use `json:"requests"` // in flight
+	// LowRequests is the part of them that low priority may take; absent while it gets what it asks for.
+	LowRequests  *Use `json:"low_requests,omitempty"`
+	Connections  Use  `json:"connections"`   // being dialled included
+	Pending      Use  `json:"pending"`       // requests that wait for a connection
+	PendingBytes Use  `json:"pending_bytes"` // theirs
 }
 
 // Use is how much of a bound is taken.
 type Use struct {
-	Used int `json:"used"`
-	Max  int `json:"max"`
+	Used int  `json:"used"`
+	Max  int  `json:"max"`
+	Open bool `json:"open,omitempty"` // it is at its bound, or has refused something within the last second
+}
+
+// RuleLimits are the bounds of a rule.
+type RuleLimits struct {
+	Requests Use `json:"requests"` // in flight
 }
 
 // Endpoint is one endpoint of a cluster, with all that is known of it.

@@ -176,6 +176,18 @@ func TestSlowStartOfOneThatJoins(t *testing.T) {
 	})
 }
 
+// TestSlowStartOfTheFirst: endpoints that are found for a cluster without any begin with all of their weight.
+func TestSlowStartOfTheFirst(t *testing.T) {
+	withMarked(t, markedSpec(0, 10*time.Second, 0), func(t *testing.T, m *marked) {
+		m.Start()
+		if err := m.Apply(markedSpec(2, 10*time.Second, 0), func() error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		m.wantShare(0, 1)
+		m.wantShare(1, 1)
+	})
+}
+
 // TestSlowStartGoesOver an upgrade, with the time that has passed of it. An endpoint that the new configuration adds begins one.
 func TestSlowStartGoesOver(t *testing.T) {
 	withMarked(t, markedSpec(3, 10*time.Second, 0), func(t *testing.T, m *marked) {
@@ -259,12 +271,14 @@ func TestPanic(t *testing.T) {
 
 		heir := newMarked(t, markedSpec(4, 0, 50_00))
 		defer heir.Close()
+		h.Endpoints = nil // how marks go over is the business of who sets them
+		for i := range 4 {
+			heir.cluster().endpoints[i].policy.Restore(cluster.Health{Unhealthy: true})
+		}
 		if err := heir.Adopt(h); err != nil {
 			t.Fatal(err)
 		}
-		for i := range 4 { // what goes over of the marks themselves is theirs
-			heir.cluster().endpoints[i].policy.Restore(cluster.Health{Unhealthy: true})
-		}
+		want(heir, true) // before anything is read
 		heir.Start()
 		synctest.Wait()
 		want(heir, true)

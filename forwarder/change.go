@@ -62,7 +62,7 @@ func (s *sweeper) tell(at int64) {
 }
 
 func (l *listener) condition() string {
-	if l.stopped.Load() || l.socket == nil {
+	if l.stopped.Load() || l.socket == nil || l.f.overload.gate.shut.Load() {
 		return NotAccepting
 	}
 	return Accepting

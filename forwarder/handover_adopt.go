@@ -98,7 +98,7 @@ func (a *adopter) add(err error) {
 func (s *snapshot) clone() *snapshot {
 	return &snapshot{
 		listeners: append([]*listener(nil), s.listeners...), roads: append([]*road(nil), s.roads...),
-		clusters: append([]*upCluster(nil), s.clusters...), leftover: s.leftover, leaveTimeout: s.leaveTimeout,
+		clusters: append([]*upCluster(nil), s.clusters...), limits: s.limits, leftover: s.leftover, leaveTimeout: s.leaveTimeout,
 	}
 }
 

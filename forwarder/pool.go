@@ -28,6 +28,7 @@ type upCluster struct {
 	pendingBytes *cluster.Limit
 	probesLeft   *cluster.Limit
 	hashing      *hashing // nil: the balancer does not hash
+	breakers     *[numBreakers]breaker
 	stats        *clusterStats
 	outliers     *cluster.Outliers // nil: it ejects none, and never did
 	old          *upCluster        // whose place it takes; nil behind enter
@@ -86,7 +87,9 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec, old *upCluster) *upCluster {
 	}
 	if old != nil && old.codec.Name() == c.codec.Name() {
 		c.old = old
-		c.pendingBytes, c.probesLeft, c.limits = old.pendingBytes, old.probesLeft, old.limits
+		c.pendingBytes, c.probesLeft, c.limits, c.breakers = old.pendingBytes, old.probesLeft, old.limits, old.breakers
+	} else {
+		c.breakers = newBreakers(&c.limits, c.pendingBytes)
 	}
 	c.hashing = newHashing(&c.spec, c.old)
 	before := c.old.byPlace()
@@ -117,7 +120,7 @@ func (c *upCluster) enter() {
 		if drain := spec.Endpoints[i].Drain; !drain || joins {
 			e.drain(drain) // the others when those are known that come in their place: Apply
 		}
-		if joins && old != nil {
+		if joins && old != nil && len(old.spec.Endpoints) > 0 { // the first endpoints that are found begin together
 			e.warm(c.f.now())
 		}
 	}
@@ -358,11 +361,24 @@ func (p *pool) wantDial() bool {
 		return false
 	case p.endpoint.works() && c.f.now() < p.notBefore:
 		return false
-	case c.policy.Limits().Connections.TryAcquire(1) == 0:
+	case !c.takeConnection():
 		return false
 	}
 	p.dialling = true
 	c.f.dialling.Go(p.dial) // ends within connect_timeout, or with the shift
+	return true
+}
+
+// takeConnection takes the place for one more connection of the cluster, and of the process.
+func (c *upCluster) takeConnection() bool {
+	connections := c.policy.Limits().Connections
+	if connections.TryAcquire(1) == 0 {
+		return false
+	}
+	if !c.f.overload.mayDial() {
+		connections.Release(1)
+		return false
+	}
 	return true
 }
 

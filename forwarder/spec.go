@@ -22,6 +22,8 @@ type Spec struct {
 	Access     AccessLog // nil: no access log
 	// Changed is told of listeners and endpoints that change, by the sweeper, so it must not wait. Nil: nobody is told.
 	Changed func(Change)
+	// Overload says what is done when the process uses nearly all that it is granted.
+	Overload OverloadSpec
 
 	// What connections are adopted with whose listener or cluster is not among the above (see Adopt): all but names,
 	// addresses, routes and filters. The listener's codecs are all that there are.
@@ -86,6 +88,9 @@ type RuleSpec struct {
 	Timeout  time.Duration
 	Attempts int // tries in all; 1 means no retry
 	RetryOn  RetryOn
+	Priority Priority
+	// MaxRequests bounds those in flight, of all listeners together; 0 means no bound.
+	MaxRequests int
 }
 
 // Share is a cluster's share of a rule's requests: its weight of the sum of weights.

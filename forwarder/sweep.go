@@ -40,6 +40,7 @@ type sweeper struct {
 	expired   []stream.Entry[exchange]
 	waited    []waiter
 	memory    memory
+	judged    judged
 	rest      rest
 }
 
@@ -103,10 +104,11 @@ func (s *sweeper) loop() {
 		}
 		now := s.f.now()
 		next := s.deadlines(now)
+		s.judge(now)
 		s.duties(now)
 		next = min(next, s.outliers(now))
 		s.tell(now)
-		next = max(min(next, s.tickAt, s.coolAt, s.probes(now)), now+deadlineGrain)
+		next = max(min(next, s.tickAt, s.coolAt, s.probes(now), s.judged.wakes), now+deadlineGrain)
 		s.next.Store(next)
 		pressure := s.f.buffers.Pressure()
 		if s.memory.pressed {
@@ -237,10 +239,11 @@ func (s *sweeper) duties(now int64) {
 	clear(s.overdue)
 	s.overdue = s.overdue[:0]
 	s.relieve(snap, now)
+	again := s.breakers(snap, now)
 	switch {
 	case s.memory.pressed:
 		s.tickAt = now + pressureLook
-	case open > 0:
+	case open > 0 || again:
 		s.tickAt = now + s.tick
 	default:
 		s.tickAt = never

@@ -79,6 +79,7 @@ func Spec(c *config.Config) (*forwarder.Spec, error) {
 		}
 		s.Clusters = append(s.Clusters, clusterSpec(k, codec(k.VerifyCRC), largest))
 	}
+	s.Overload = overloadSpec(&c.Overload)
 	s.LeaveTimeout = c.Upgrade.DrainTimeout.D()
 	s.LeftoverListener, s.LeftoverCluster = leftovers(largest)
 	return s, errors.Join(errs...)
@@ -112,6 +113,20 @@ func workersSpec(w *config.Workers) forwarder.WorkersSpec {
 	}
 	if w.Overflow == config.OverflowBusy {
 		s.Queue = 0
+	}
+	return s
+}
+
+func overloadSpec(o *config.Overload) forwarder.OverloadSpec {
+	share := func(p config.Percent) float64 { return float64(p) / 10000 }
+	s := forwarder.OverloadSpec{
+		StopReading: share(o.StopReading), StopAccepting: share(o.StopAccepting), RefuseLow: share(o.RefuseLow), RefuseNormal: share(o.RefuseNormal),
+	}
+	if o.MemoryLimit != nil {
+		s.MemoryLimit = int64(*o.MemoryLimit)
+	}
+	if o.DescriptorReserve != nil {
+		s.Reserve = int(*o.DescriptorReserve)
 	}
 	return s
 }

@@ -121,7 +121,7 @@ func TestMetricsInDocumentsExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	known := []string{string(source), string(access), string(upgrades), string(found)}
-	s, _ := run(t, parse(t, oneHop, startEcho(t, echo.Options{})))
+	s, _ := run(t, parse(t, strings.Replace(oneHop, "cluster: echo}", "cluster: echo, max_requests: 9}", 1), startEcho(t, echo.Options{})))
 	for _, sample := range s.Stats().Snapshot() {
 		family := sample.Name
 		for _, part := range []string{"_bucket", "_sum", "_count"} {

@@ -38,14 +38,29 @@ func (s *Server) RuleCounts() map[string]map[string]admin.RuleCounts {
 	return out
 }
 
+// RuleLimits is explained at admin.Road.
+func (s *Server) RuleLimits() map[string]admin.Use {
+	out := make(map[string]admin.Use)
+	for rule, use := range s.road.RuleLimits() {
+		out[rule] = admin.Use(use)
+	}
+	return out
+}
+
 // Clusters is explained at admin.Road.
 func (s *Server) Clusters() []admin.Cluster {
 	var out []admin.Cluster
+	open := func(u forwarder.Use) *admin.Use {
+		if !u.Open {
+			return nil
+		}
+		return new(admin.Use(u))
+	}
 	for _, c := range s.road.Status().Clusters {
 		k := admin.Cluster{
 			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving, Panic: c.Panic, Ejected: c.Ejected,
 			Limits: admin.ClusterLimits{
-				Requests: admin.Use(c.Requests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
+				Requests: admin.Use(c.Requests), LowRequests: open(c.LowRequests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
 			},
 		}
 		if !c.Leaving {

@@ -63,6 +63,7 @@ type Server struct {
 	unit        *unit               // nil: nobody is told anything
 	started     time.Time
 	maxBuffered int64
+	meter       *meter
 	counted     chan struct{} // closed by countedOnce; nil: nothing is to come
 	countedOnce func()
 
@@ -158,6 +159,8 @@ func (s *Server) build(o Options) (err error) {
 	s.live.spec, _ = sets(nil).in(spec) // without the sockets
 	s.live.spec.Listeners = slices.Clone(spec.Listeners)
 	spec.Changed = s.tellChange
+	s.meter = newMeter(s.collectsNot)
+	spec.Overload.Usage = s.meter.usage
 	for i := range spec.Listeners {
 		l := &spec.Listeners[i]
 		l.Socket, l.Kept = s.claim(false, l.Name, l.Network, l.Address)
@@ -288,10 +291,10 @@ func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	returned := make(chan struct{})
 	go func() { // ends with ctx; waited for below
-		returnMemory(ctx, func() bool { return s.live.held.Load() || stage(s.stage.Load()) != stageServing })
+		returnMemory(ctx, s.collectsNot)
 		close(returned)
 	}()
-	defer func() { cancel(); <-returned }()
+	defer func() { cancel(); <-returned; s.meter.end() }()
 	endUnit := s.unit.run(s)
 	defer endUnit()
 	kept := make(chan struct{})
@@ -358,6 +361,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	log("stopped", zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Bool("handed_over", !ending.Owner), zap.Error(err))
 	return err
+}
+
+// collectsNot says that no memory is to be given back: a collection amid a hand-over would be a part of the pause.
+func (s *Server) collectsNot() bool {
+	return s.live.held.Load() || stage(s.stage.Load()) != stageServing
 }
 
 // drain ends the road within stop_timeout.

@@ -58,6 +58,11 @@ func TestMaglevKnowsNoOrder(t *testing.T) {
 		other := slices.Clone(endpoints)
 		shuffle(t, other)
 		a, b := maglevOf(endpoints, nil), maglevOf(other, nil)
+		for s, i := range a.table.slots {
+			if j := b.table.slots[s]; endpoints[i] != other[j] {
+				t.Fatalf("slot %d: got endpoint %s, and %s of the same in another order", s, endpoints[i].Address(), other[j].Address())
+			}
+		}
 		if down := rapid.IntRange(-1, len(endpoints)-1).Draw(t, "down"); down >= 0 {
 			endpoints[down].Failed(0)
 		}

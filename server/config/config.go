@@ -33,6 +33,8 @@ type Config struct {
 	MaxBuffered *Size `json:"max_buffered,omitempty" min:"1MiB" max:"1TiB"`
 	// Workers bounds the workers, which carry the exchanges that may block.
 	Workers Workers `json:"workers"`
+	// Overload says what is done while the process uses nearly all that it is granted.
+	Overload Overload `json:"overload"`
 	// Upgrade bounds the hand-over to another process.
 	Upgrade Upgrade `json:"upgrade"`
 	// RuntimeDir and StateDir are absolute paths of folders; see RuntimeFolder and StateFolder.
@@ -130,11 +132,28 @@ type Rule struct {
 	// Timeout is the deadline of a request whose frame gives none, and the most that a frame is granted.
 	Timeout Duration `json:"timeout" default:"3s" min:"1ms" max:"24h"`
 	Retry   Retry    `json:"retry"`
+	// MaxRequests is the number of the rule's requests in flight, of all listeners together.
+	MaxRequests Count `json:"max_requests" default:"none" min:"1" max:"10000000" cfg:"none"`
+	// Priority says whose requests are refused first.
+	Priority Priority `json:"priority" default:"normal" oneof:"high normal low"`
 	// Headers changes the request each time that it is sent.
 	Headers HeaderEdits `json:"headers,omitzero"`
 	// Filters see the exchanges that the rule matched, in this order and behind those of the listener.
 	Filters []Filter `json:"filters,omitempty" most:"16"`
 }
+
+// Priority is how much the requests of a rule matter when there is not room for all.
+type Priority string
+
+// The priorities.
+const (
+	// HighPriority is refused by the limits alone.
+	HighPriority Priority = "high"
+	// NormalPriority is refused when the process has hardly any memory left.
+	NormalPriority Priority = "normal"
+	// LowPriority is refused before that, and gets four fifths of a cluster's MaxRequests.
+	LowPriority Priority = "low"
+)
 
 // Match is a condition on a request. All that it names must hold.
 type Match struct {

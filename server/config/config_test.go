@@ -134,7 +134,7 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 		}},
 		Routes: []RouteTable{{Name: "rpc", Rules: []Rule{{
 			Name: "rule-1", Cluster: "order", Timeout: Duration(3 * time.Second),
-			Retry: Retry{Attempts: 2, On: []RetryOn{ConnectFailure, ResetBeforeSend}},
+			Retry: Retry{Attempts: 2, On: []RetryOn{ConnectFailure, ResetBeforeSend}}, MaxRequests: NoCount, Priority: NormalPriority,
 		}}}},
 		Clusters: []Cluster{{
 			Name: "order", Protocol: Bolt, Balancer: LeastRequest, SlowStart: None, PanicThreshold: 50_00, ConnectionsPerEndpoint: 1, MaxConnections: 1024,
@@ -143,9 +143,10 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 			MaxQueued: 32 << 20, MaxAge: None, MaxUploads: 16, Endpoints: []Endpoint{{Address: "127.0.0.1:12200", Weight: 100}},
 		}},
 		StopTimeout: Duration(30 * time.Second), MaxTimeout: Duration(10 * time.Minute),
-		Workers: Workers{Queue: 1024, Overflow: OverflowQueue},
-		Upgrade: Upgrade{Duration(30 * time.Second), Duration(2 * time.Second), Duration(time.Minute)},
-		Log:     Log{Level: LevelInfo, Format: FormatJSON},
+		Workers:  Workers{Queue: 1024, Overflow: OverflowQueue},
+		Overload: Overload{StopReading: 7500, StopAccepting: 8000, RefuseLow: 8500, RefuseNormal: 9000},
+		Upgrade:  Upgrade{Duration(30 * time.Second), Duration(2 * time.Second), Duration(time.Minute)},
+		Log:      Log{Level: LevelInfo, Format: FormatJSON},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("examples/minimal.yaml gives another tree (-want +got):\n%s", diff)

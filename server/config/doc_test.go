@@ -58,6 +58,7 @@ var sections = map[reflect.Type]string{
 	reflect.TypeFor[Workers]():          "## workers",
 	reflect.TypeFor[Upgrade]():          "## upgrade",
 	reflect.TypeFor[AccessLog]():        "## access_log",
+	reflect.TypeFor[Overload]():         "## overload",
 }
 
 // derived are the fields whose default is not a constant, or comes from elsewhere in the tree.
@@ -80,6 +81,9 @@ var derived = map[string]string{
 	"## The top level workers":          "its fields'",
 	"## clusters hash_header":           "absent: the client's address",
 	"## The top level upgrade":          "its fields'",
+	"## The top level overload":         "its fields'",
+	"## overload memory_limit":          "absent: `GOMEMLIMIT`, or the control group's",
+	"## overload descriptor_reserve":    "absent: what suits the limit",
 	"## The top level runtime_dir":      "absent: `$RUNTIME_DIRECTORY`",
 	"## The top level state_dir":        "absent: `$STATE_DIRECTORY`",
 	"## The top level access_log":       "absent: no access log",

@@ -80,7 +80,7 @@ func TestPathErrors(t *testing.T) {
 		want              string
 	}{
 		{get, order, "cluster", "", NoSuchPath, "cluster: there is no such field (did you mean clusters?): there is " +
-			"listeners, routes, clusters, admin, metrics, stop_timeout, max_timeout, max_buffered, workers, upgrade, runtime_dir, state_dir, log, access_log"},
+			"listeners, routes, clusters, admin, metrics, stop_timeout, max_timeout, max_buffered, workers, overload, upgrade, runtime_dir, state_dir, log, access_log"},
 		{get, order, "clusters/ordre", "", NoSuchPath, "clusters/ordre: there is no such item (did you mean order?): there is order, spare"},
 		{get, order, "clusters/0", "", NoSuchPath, "clusters/0: there is no such item: there is order, spare"},
 		{get, order, "clusters/new/endpoints/x", "", NoSuchPath, "clusters/new: there is no such item: there is order, spare"},

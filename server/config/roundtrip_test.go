@@ -260,6 +260,10 @@ func (d *drawer) config() *Config {
 	if a := c.Admin; a != nil && a.Address == "" {
 		a.Mode, a.Group = "", ""
 	}
+	o := &c.Overload
+	o.StopAccepting = max(o.StopAccepting, o.StopReading)
+	o.RefuseLow = max(o.RefuseLow, o.StopAccepting)
+	o.RefuseNormal = max(o.RefuseNormal, o.RefuseLow)
 	for i := range c.Clusters {
 		c.Clusters[i].ConnectionsPerEndpoint = min(c.Clusters[i].ConnectionsPerEndpoint, c.Clusters[i].MaxConnections)
 		if o := c.Clusters[i].OutlierDetection; o != nil {
