@@ -62,6 +62,7 @@ type Cluster struct {
 	Protocol  string        `json:"protocol"`
 	Balancer  string        `json:"balancer"`
 	Leaving   bool          `json:"leaving,omitempty"` // it is not configured any more
+	Ejected   int           `json:"ejected"`           // of its endpoints
 	Panic     bool          `json:"panic,omitempty"`   // so few endpoints are usable that unhealthy and ejected ones get requests too
 	Limits    ClusterLimits `json:"limits"`
 	Discovery *Discovery    `json:"discovery,omitempty"` // where its endpoints are found; absent: they are configured
@@ -117,16 +118,21 @@ type Endpoint struct {
 	Leaving  bool   `json:"leaving,omitempty"` // it is not configured any more
 	Failures int    `json:"failures"`          // in a row; 0 once it has worked
 	// PassedOverSince is when the first of them was, NextProbe when it is asked whether it works.
-	PassedOverSince *time.Time          `json:"passed_over_since,omitempty"`
-	NextProbe       *time.Time          `json:"next_probe,omitempty"`
-	LastFailure     *Failure            `json:"last_failure,omitempty"` // that this process has seen
-	Check           *Check              `json:"check,omitempty"`        // nil: it is not checked
-	InFlight        int                 `json:"in_flight"`
-	Waiting         int                 `json:"waiting"` // requests, for a connection
-	Connections     EndpointConnections `json:"connections"`
-	Requests        uint64              `json:"requests"` // sent so far
-	BytesRead       uint64              `json:"bytes_read"`
-	BytesWritten    uint64              `json:"bytes_written"`
+	PassedOverSince *time.Time `json:"passed_over_since,omitempty"`
+	NextProbe       *time.Time `json:"next_probe,omitempty"`
+	LastFailure     *Failure   `json:"last_failure,omitempty"` // that this process has seen
+	// EjectedUntil is there while it is ejected. Ejections are those that are remembered, EjectedWhy the reason of the last of them:
+	// consecutive-failures or success-rate.
+	EjectedUntil *time.Time          `json:"ejected_until,omitempty"`
+	Ejections    int                 `json:"ejections,omitempty"`
+	EjectedWhy   string              `json:"ejected_why,omitempty"`
+	Check        *Check              `json:"check,omitempty"` // nil: it is not checked
+	InFlight     int                 `json:"in_flight"`
+	Waiting      int                 `json:"waiting"` // requests, for a connection
+	Connections  EndpointConnections `json:"connections"`
+	Requests     uint64              `json:"requests"` // sent so far
+	BytesRead    uint64              `json:"bytes_read"`
+	BytesWritten uint64              `json:"bytes_written"`
 }
 
 // EndpointConnections are an endpoint's connections by state.

@@ -63,6 +63,9 @@ func TestAllocations(t *testing.T) {
 			})
 		})
 	}
+	t.Run("outliers", func(t *testing.T) {
+		countAllocations(t, bolt.V1, 4, func(c *forwarder.ClusterSpec) { c.Outliers = ejecting(5).Clusters[0].Outliers })
+	})
 }
 
 func countAllocations(t *testing.T, v bolt.Version, clients int, with func(*forwarder.ClusterSpec)) {

@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
 	"github.com/relevo-proxy/relevo/forwarder/route"
@@ -287,6 +288,7 @@ type debts struct {
 	left     sum[*upEndpoint]
 	released sum[*upCluster]
 	streams  sum[*downstream]
+	worked   sum[*cluster.Record]
 	replies  replies
 }
 
@@ -342,6 +344,13 @@ func (d *debts) sent(e *upEndpoint, kind wire.Kind) {
 		e.stats.oneways.Add(1)
 	} else if e, n := d.sentTo.add(e); n > 0 {
 		e.stats.requests.Add(n)
+	}
+}
+
+// work counts a success of an endpoint whose cluster ejects outliers.
+func (d *debts) work(r *cluster.Record) {
+	if r, n := d.worked.add(r); n > 0 {
+		r.Count(n)
 	}
 }
 
@@ -419,6 +428,9 @@ func (d *debts) pay() {
 	}
 	if e, n := d.sentTo.take(); n > 0 {
 		e.stats.requests.Add(n)
+	}
+	if r, n := d.worked.take(); n > 0 {
+		r.Count(n)
 	}
 	d.replies.pay()
 }

@@ -30,7 +30,7 @@ type exchange struct {
 	deadline int64       // 0 before phaseMatchRoute is done
 	tag      wire.Tag
 	id       uint32 // as the client gave it
-	timeout  int32  // as the client gave it, milliseconds
+	timeout  int32  // as the client gave it, then as its server was told; milliseconds
 	attempts uint8
 	phase    phase
 	kind     wire.Kind
@@ -467,6 +467,8 @@ func (b *batch) enter(u *upstream, until int64) (id uint32, timeout int32, ok bo
 		return u.table.Draw(), x.timeout, true
 	}
 	x.phase = phaseWaitNotify
+	// A frame's timeout is what is left, and never 0, which would mean "unspecified".
+	x.timeout = int32(max(1, (until-b.now)/int64(time.Millisecond)))
 	if x.kept != nil {
 		x.kept.sent = b.now // here, because behind the insert it may be somebody else's
 	}
@@ -478,8 +480,7 @@ func (b *batch) enter(u *upstream, until int64) (id uint32, timeout int32, ok bo
 	if earlier {
 		b.f.sweep.poke(until)
 	}
-	// A frame's timeout is what is left, and never 0, which would mean "unspecified".
-	return id, int32(max(1, (until-b.now)/int64(time.Millisecond))), true
+	return id, x.timeout, true
 }
 
 // forwarded ends a one-way request that was sent.

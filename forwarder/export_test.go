@@ -76,3 +76,9 @@ func (f *Forwarder) Connect(cluster int, c net.Conn) error {
 	p.add(u)
 	return nil
 }
+
+// FailedInARow is how many tries at an endpoint of the first cluster have failed since one succeeded.
+func (f *Forwarder) FailedInARow(address string) int {
+	c := f.snap.Load().clusters[0]
+	return c.endpoints[c.endpointNamed(address)].record.Load().InARow()
+}

@@ -39,14 +39,20 @@ type EndpointState struct {
 	Failures         int
 	Since, Until     int64 // the first of the failures, the end of the back-off
 	Trusted          bool
+	Unproved         int
+	RX, TX           uint64 // bytes of connections that are gone
 	// Its slow start; 0: none.
 	WarmSince, WarmUntil int64
-	Unproved             int
-	RX, TX               uint64 // bytes of connections that are gone
 	Unhealthy            bool
 	CheckedAt            int64  // when its last health check ended; 0: there was none
 	CheckResult          string // of it
 	CheckRow             int    // results like it, those before it included
+
+	EjectedUntil int64  // 0: it is not ejected
+	Ejections    int    // that are remembered
+	EjectedWhy   string // the last of them
+	EjectedSince int64  // the end of the last of them, or of the last interval that made them fewer
+	FailedInARow int    // of its tries
 }
 
 // DownstreamState is a client connection.

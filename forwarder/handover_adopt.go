@@ -187,6 +187,7 @@ func (a *adopter) endpoint(s *EndpointState) {
 	}
 	e.policy.Restore(known)
 	e.unproved.Store(int32(s.Unproved))
+	e.adoptOutlier(s)
 	e.mu.Lock()
 	e.closedRX += s.RX
 	e.closedTX += s.TX

@@ -114,6 +114,7 @@ func (e *exporter) endpoint(up *upEndpoint) {
 	if k := up.check.Load(); k != nil {
 		state.Unhealthy, state.CheckedAt, state.CheckResult, state.CheckRow = h.Unhealthy, k.at, k.reason, k.inARow
 	}
+	up.exportOutlier(&state)
 	up.mu.Lock()
 	state.RX, state.TX = up.closedRX, up.closedTX
 	up.mu.Unlock()

@@ -146,16 +146,26 @@ func newTargetStats(reg *stats.Registry, routes, rule, cluster string) *targetSt
 
 // clusterStats are the handles of one cluster.
 type clusterStats struct {
-	rejected byReason
-	dropped  byReason
-	checks   byReason
-	retries  byReason
-	refused  byReason
+	rejected  byReason
+	dropped   byReason
+	checks    byReason
+	retries   byReason
+	refused   byReason
+	ejections byReason
+	refusals  byReason
 }
 
 func newClusterStats(reg *stats.Registry, name string) *clusterStats {
 	l := []stats.Label{{Name: "cluster", Value: name}}
 	return &clusterStats{
+		ejections: byReason{
+			reg: reg, name: "relevo_outlier_ejections_total", labels: l, label: "why",
+			help: "Endpoints that were ejected because of what became of their requests, by why.",
+		},
+		refusals: byReason{
+			reg: reg, name: "relevo_outlier_refusals_total", labels: l,
+			help: "Ejections that were not made because of what is left then, by reason.",
+		},
 		rejected: byReason{reg: reg, name: "relevo_cluster_rejections_total", help: "Requests refused because a limit of the cluster was reached, by reason.", labels: l},
 		dropped:  byReason{reg: reg, name: "relevo_cluster_dropped_total", help: "Frames and outcomes of which no client is told, by reason.", labels: l},
 		checks:   byReason{reg: reg, name: "relevo_health_checks_total", help: "Health checks of a cluster's endpoints, by result.", labels: l, label: "result"},

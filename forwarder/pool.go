@@ -32,7 +32,8 @@ type upCluster struct {
 	hashing      *hashing       // nil: the balancer does not hash
 	breakers     *[numBreakers]breaker
 	stats        *clusterStats
-	old          *upCluster // whose place it takes; nil behind enter
+	outliers     *cluster.Outliers // nil: it ejects none, and never did
+	old          *upCluster        // whose place it takes; nil behind enter
 
 	// Atomic.
 	next   atomic.Pointer[upCluster] // what has taken its place
@@ -54,10 +55,11 @@ type upEndpoint struct {
 	stats            *endpointStats
 
 	// Atomic.
-	home     atomic.Pointer[upCluster] // as configured now
-	left     atomic.Bool               // it is not configured any more
-	unproved atomic.Int32              // connections in a row that ended before they had delivered a frame
-	probe    atomic.Pointer[probe]     // the one under way, once it has a connection
+	home     atomic.Pointer[upCluster]      // as configured now
+	record   atomic.Pointer[cluster.Record] // nil: its cluster ejects no outliers
+	left     atomic.Bool                    // it is not configured any more
+	unproved atomic.Int32                   // connections in a row that ended before they had delivered a frame
+	probe    atomic.Pointer[probe]          // the one under way, once it has a connection
 
 	lastFailure atomic.Pointer[failure] // nil: none that this process has seen
 	check       atomic.Pointer[checked] // nil: it is not checked
@@ -133,6 +135,7 @@ func (c *upCluster) enter() {
 		}
 	}
 	c.policy = cluster.New(spec.Name, policies, c.balancer(policies), c.limits)
+	c.watchOutliers(policies, old)
 	if old != nil {
 		c.panics.Store(old.panics.Load()) // until the sweeper looks
 		configured := c.byPlace()

@@ -60,6 +60,7 @@ func (b *batch) fail(reason string) {
 // retry tries again, if the route wants that for this reason.
 func (b *batch) retry() {
 	x, t := &b.x, b.x.target
+	b.blameTry()
 	on := condition(b.reason)
 	switch {
 	case x.attempts >= t.attempts || t.retryOn&on == 0 || on&retrySent != 0 && !x.copied():

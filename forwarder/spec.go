@@ -4,6 +4,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
 	"github.com/relevo-proxy/relevo/forwarder/route"
 	"github.com/relevo-proxy/relevo/forwarder/stats"
@@ -145,11 +146,12 @@ type ClusterSpec struct {
 	WriteTimeout           time.Duration
 	HeartbeatInterval      time.Duration // idle time before a heartbeat; 0 means none
 	HeartbeatMisses        int
-	MaxAge                 time.Duration // of a connection, give or take a tenth; 0 means none
-	RetryShare, RetryFloor int           // retries under way of what was sent: hundredths of a percent of the requests in flight, and how many always
-	MaxRetryBytes          int           // of copies of requests that may be sent again
-	MaxUploads             int           // to one endpoint at a time, each on a connection leased to it
-	Check                  *CheckSpec    // nil: its endpoints are not checked
+	MaxAge                 time.Duration         // of a connection, give or take a tenth; 0 means none
+	RetryShare, RetryFloor int                   // retries under way of what was sent: hundredths of a percent of the requests in flight, and how many always
+	MaxRetryBytes          int                   // of copies of requests that may be sent again
+	MaxUploads             int                   // to one endpoint at a time, each on a connection leased to it
+	Check                  *CheckSpec            // nil: its endpoints are not checked
+	Outliers               *cluster.OutlierRules // nil: no endpoint is ejected because of its requests
 	Endpoints              []EndpointSpec
 }
 

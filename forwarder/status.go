@@ -32,6 +32,7 @@ type ListenerStatus struct {
 type ClusterStatus struct {
 	Name, Protocol, Balancer                     string
 	Leaving                                      bool // it is not configured any more
+	Ejected                                      int  // of its endpoints
 	Panic                                        bool // so few endpoints are usable that unhealthy and ejected ones get requests too
 	Requests, Connections, Pending, PendingBytes Use
 	Retries, RetryBytes                          Use // of Requests; copies of requests
@@ -52,6 +53,9 @@ type EndpointStatus struct {
 	Draining     bool         // the configuration says so, or knows it no more; it drains while it has connections, and then it is drained
 	Leaving      bool         // it is not configured any more
 	LastFailure  *Failure     // that this process has seen; nil: none
+	EjectedUntil time.Time    // zero while it is not ejected
+	EjectedWhy   string       // cluster.ByFailures or BySuccessRate: the last of its ejections, while those are remembered
+	Ejections    int          // those that are remembered
 	Check        *CheckStatus // nil: it is not checked
 	Connections  int          // those that take requests
 	// By state: Connections is the sum of the first two.
@@ -112,7 +116,11 @@ func (c *upCluster) status() ClusterStatus {
 		Retries:      Use{Used: c.limits.Retries.Used(), Max: c.limits.Retries.Max()}, RetryBytes: Use{Used: c.retryBytes.Used(), Max: c.retryBytes.Max()},
 	}
 	for _, e := range c.endpoints {
-		s.Endpoints = append(s.Endpoints, e.status(c.f))
+		es := e.status(c.f)
+		if !es.EjectedUntil.IsZero() {
+			s.Ejected++
+		}
+		s.Endpoints = append(s.Endpoints, es)
 	}
 	return s
 }
@@ -139,6 +147,8 @@ func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 		}
 	}
 	s.Check = e.checkStatus(at)
+	ejection := e.policy.Ejection()
+	s.EjectedUntil, s.EjectedWhy, s.Ejections = at(ejection.Until), ejection.Why, ejection.Number
 	if last := e.lastFailure.Load(); last != nil {
 		s.LastFailure = &Failure{at(last.at), last.reason, last.detail}
 	}
@@ -357,6 +367,12 @@ func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {
 	}, labels...)
 	f.reg.GaugeFunc("relevo_endpoint_drained", "1 while an endpoint gets no requests because it was drained.", func() float64 {
 		if e.policy.Health().Drained {
+			return 1
+		}
+		return 0
+	}, labels...)
+	f.reg.GaugeFunc("relevo_endpoint_ejected", "1 while an endpoint is left out because of what became of its requests.", func() float64 {
+		if e.policy.Health().Ejected {
 			return 1
 		}
 		return 0

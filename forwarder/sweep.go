@@ -106,6 +106,7 @@ func (s *sweeper) loop() {
 		next := s.deadlines(now)
 		s.judge(now)
 		s.duties(now)
+		next = min(next, s.outliers(now))
 		s.tell(now)
 		next = max(min(next, s.retries(now), s.tickAt, s.coolAt, s.probes(now), s.judged.wakes), now+deadlineGrain)
 		s.next.Store(next)
@@ -186,6 +187,7 @@ func (s *sweeper) expire(u *upstream, now int64) {
 	for batch := range slices.Chunk(s.expired, maxBatch) {
 		b := s.f.batch()
 		for i := range batch {
+			u.blameTimeout(now, &batch[i].Value)
 			b.overdue(batch[i].Value, batch[i].ID)
 		}
 		b.done()

@@ -202,6 +202,9 @@ func (b *batch) outbound(u *upstream) {
 			cs.dropped.add(ReasonNoStream, 1)
 			return
 		}
+		if r := u.endpoint.record.Load(); r != nil {
+			b.judge(r, u.endpoint)
+		}
 		b.x, b.upstreamID = x, b.msg.ID
 		b.x.phase = phaseUpFilter
 		if b.msg.Status == wire.Busy && x.target.retryOn&RetryBusy != 0 {
@@ -279,6 +282,7 @@ func (u *upstream) end() {
 	for batch := range slices.Chunk(u.table.Close(nil), maxBatch) {
 		b := f.batch()
 		for i := range batch {
+			u.blameEnd(b.now, reason, why)
 			b.lost(batch[i].Value, batch[i].ID, status, why)
 		}
 		b.done()

@@ -167,7 +167,7 @@ func clusterSpec(k *config.Cluster, codec wire.Codec, limits wire.Limits) forwar
 		MaxPending: k.MaxPending, MaxPendingBytes: int(k.MaxPendingBytes), MaxRequests: k.MaxRequests,
 		MaxQueued: int(k.MaxQueued), ConnectTimeout: k.ConnectTimeout.D(), ReadTimeout: k.ReadTimeout.D(), WriteTimeout: k.WriteTimeout.D(),
 		HeartbeatInterval: k.HeartbeatInterval.D(), HeartbeatMisses: k.HeartbeatMisses,
-		MaxAge: k.MaxAge.D(), MaxUploads: k.MaxUploads,
+		MaxAge: k.MaxAge.D(), MaxUploads: k.MaxUploads, Outliers: outlierRules(k.OutlierDetection),
 		RetryShare: int(k.RetryBudget.Percent), RetryFloor: k.RetryBudget.Min, MaxRetryBytes: int(k.MaxRetryBytes),
 	}
 	if c := k.HealthCheck; c != nil {

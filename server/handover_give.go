@@ -101,6 +101,7 @@ func (g *giver) all(h *forwarder.Handover) error {
 			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted,
 			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since, WarmSince: e.WarmSince, WarmUntil: e.WarmUntil,
 			Unhealthy: e.Unhealthy, CheckedAt: e.CheckedAt, CheckResult: e.CheckResult, CheckRow: e.CheckRow,
+			EjectedUntil: e.EjectedUntil, Ejections: e.Ejections, FailedInARow: e.FailedInARow, EjectedWhy: e.EjectedWhy, EjectedSince: e.EjectedSince,
 		})
 	}
 	for i := range h.Exchanges {

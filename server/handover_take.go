@@ -70,6 +70,7 @@ func (t *taker) names(m *handoff.Exchanges) {
 			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted,
 			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since, WarmSince: e.WarmSince, WarmUntil: e.WarmUntil,
 			Unhealthy: e.Unhealthy, CheckedAt: e.CheckedAt, CheckResult: e.CheckResult, CheckRow: e.CheckRow,
+			EjectedUntil: e.EjectedUntil, Ejections: e.Ejections, FailedInARow: e.FailedInARow, EjectedWhy: e.EjectedWhy, EjectedSince: e.EjectedSince,
 		})
 	}
 }

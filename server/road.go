@@ -58,7 +58,7 @@ func (s *Server) Clusters() []admin.Cluster {
 	}
 	for _, c := range s.road.Status().Clusters {
 		k := admin.Cluster{
-			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving, Panic: c.Panic,
+			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving, Panic: c.Panic, Ejected: c.Ejected,
 			Limits: admin.ClusterLimits{
 				Requests: admin.Use(c.Requests), LowRequests: open(c.LowRequests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
 				Retries: admin.Use(c.Retries), RetryBytes: admin.Use(c.RetryBytes),
@@ -95,6 +95,7 @@ func endpointOf(cluster string, e *forwarder.EndpointStatus) admin.Endpoint {
 		PassedOverSince: known(e.Since), NextProbe: known(e.Until), InFlight: e.InFlight, Waiting: e.Waiting,
 		Connections: admin.EndpointConnections{Dialling: e.Dialling, Ready: e.Ready, Leased: e.Leased, Draining: e.Drains, Gated: e.Gated},
 		Requests:    e.Requests, BytesRead: e.RX, BytesWritten: e.TX,
+		EjectedUntil: known(e.EjectedUntil), Ejections: e.Ejections, EjectedWhy: e.EjectedWhy,
 	}
 	if e.Share < 1 {
 		out.Share = e.Share

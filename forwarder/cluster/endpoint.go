@@ -49,6 +49,8 @@ type trouble struct {
 	ejected   bool // it is left out because of what became of its requests
 	contrary  int  // results of checks in a row that speak against unhealthy being what it is
 
+	ejection Ejection // endpoint_eject.go
+
 	warmSince, warmUntil int64 // its slow start; 0: none (endpoint_warm.go)
 }
 
@@ -267,7 +269,7 @@ type Health struct {
 }
 
 // Restore makes h what is known of an endpoint that nothing is known of yet but whether it drains, which stays. A probe that was
-// under way is due again.
+// under way is due again. Until when it is ejected is not for h to say: see Outliers.Restore.
 func (e *Endpoint) Restore(h Health) {
 	e.update(func(t *trouble) bool {
 		*t = trouble{

@@ -290,6 +290,8 @@ type Cluster struct {
 
 	// HealthCheck says how its endpoints are asked whether they work; nil means that they are not.
 	HealthCheck *HealthCheck `json:"health_check,omitempty"`
+	// OutlierDetection leaves out endpoints that fail where others do not; nil means that none is left out for that.
+	OutlierDetection *OutlierDetection `json:"outlier_detection,omitempty"`
 
 	// Endpoints and Discovery exclude each other; one of them is there.
 	Endpoints []Endpoint `json:"endpoints,omitempty" cfg:"one"`

@@ -42,6 +42,9 @@ var sections = map[reflect.Type]string{
 	reflect.TypeFor[Metrics]():     "## metrics",
 	reflect.TypeFor[Log]():         "## log",
 
+	reflect.TypeFor[OutlierDetection](): "### clusters[].outlier_detection",
+	reflect.TypeFor[SuccessRate]():      "### clusters[].outlier_detection.success_rate",
+
 	reflect.TypeFor[Share]():            "### routes[].rules[].clusters",
 	reflect.TypeFor[DirectReply]():      "### routes[].rules[].reply",
 	reflect.TypeFor[HeaderEdits]():      "### Header changes",
@@ -64,6 +67,9 @@ var sections = map[reflect.Type]string{
 
 // derived are the fields whose default is not a constant, or comes from elsewhere in the tree.
 var derived = map[string]string{
+	"## clusters outlier_detection":                 "absent: none is left out",
+	"### clusters[].outlier_detection success_rate": "absent: not compared",
+
 	"## The top level max_buffered":      "absent: a quarter of the memory limit",
 	"## listeners routes":                "the only route table",
 	"### routes[].rules name":            "`rule-N`",
@@ -222,6 +228,8 @@ func TestDocumentedExamples(t *testing.T) {
 			files = []string{strings.Replace(frame, "endpoints", strings.TrimSpace(block)+", endpoints", 1) + listener + "routes: [{name: r, rules: [{cluster: order}]}]\n"}
 		case "connection_filters":
 			files = []string{frame + listener + indented + "routes: [{name: r, rules: [{cluster: order}]}]\n"}
+		case "clusters":
+			files = []string{listener + "routes: [{name: r, rules: [{cluster: order}]}]\n" + block}
 		default:
 			for line := range strings.Lines(block) {
 				files = append(files, frame+listener+"routes: [{name: r, rules: [{cluster: order}]}]\n"+line)

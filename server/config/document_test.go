@@ -113,7 +113,7 @@ func TestPathErrors(t *testing.T) {
 		{del, order, "log", "", NoSuchPath, "log: is not set: there is listeners, routes, clusters"},
 		{put, order, "clusters/order/max_reqests", "1", NoSuchPath, "clusters/order/max_reqests: there is no such field (did you mean max_requests?): there is name, protocol, " +
 			"endpoints, balancer, hash_header, slow_start, panic_threshold, connections_per_endpoint, max_connections, max_pending, max_pending_bytes, max_requests, " +
-			"retry_budget, max_retry_bytes, connect_timeout, heartbeat_interval, heartbeat_misses, read_timeout, write_timeout, max_queued and 5 more"},
+			"retry_budget, max_retry_bytes, connect_timeout, heartbeat_interval, heartbeat_misses, read_timeout, write_timeout, max_queued and 6 more"},
 	} {
 		err := tt.do(document(t, tt.file), tt.path, tt.value)
 		e, ok := errors.AsType[*PathError](err)

@@ -216,6 +216,8 @@ func (w *schemaWriter) value(f *field, t reflect.Type) object {
 			return number
 		}
 		return object{{"anyOf", []any{number, object{{"const", none}}}}}
+	case reflect.TypeFor[Decimal]():
+		return object{{"type", "number"}, {"minimum", Decimal(f.lowest)}, {"maximum", Decimal(f.highest)}}
 	case reflect.TypeFor[Percent]():
 		return text(orNone(percentPattern, f.none))
 	case reflect.TypeFor[Text]():

@@ -18,6 +18,8 @@ func (v *validator) relations(p place, s reflect.Value) {
 		v.edits(p, s)
 	case *SourceFilter:
 		v.source(p, s)
+	case *OutlierDetection:
+		v.ejectionTimes(p, s)
 	case *Admin:
 		v.unixOnly(p, s)
 	case *AdminTCP:
@@ -44,6 +46,13 @@ func (v *validator) retries(p place, r *Rule) {
 	}
 	if b := r.Retry.BackOff; b.Base > b.Max {
 		v.report.add(p.field("back_off").field("base"), "%v must not be more than max, which is %v", b.Base, b.Max)
+	}
+}
+
+// ejectionTimes reports a bound that the first ejection would pass.
+func (v *validator) ejectionTimes(p place, o *OutlierDetection) {
+	if o.MaxEjectionTime < o.EjectionTime && !v.report.hasWithin(p) {
+		v.report.add(p.field("max_ejection_time"), "%v is less than ejection_time, %v", o.MaxEjectionTime, o.EjectionTime)
 	}
 }
 

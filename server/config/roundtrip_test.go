@@ -275,6 +275,9 @@ func (d *drawer) config() *Config {
 		if k := c.Clusters[i].HealthCheck; k != nil {
 			k.Timeout = min(k.Timeout, k.Interval)
 		}
+		if o := c.Clusters[i].OutlierDetection; o != nil {
+			o.MaxEjectionTime = max(o.MaxEjectionTime, o.EjectionTime)
+		}
 	}
 	return c
 }

@@ -196,7 +196,7 @@ func tagNode(text string) node {
 	switch {
 	case text == "true" || text == "false":
 		return node{kind: boolNode, text: text}
-	case strings.Trim(text, "0123456789") == "":
+	case strings.Trim(text, "0123456789.") == "":
 		return node{kind: numberNode, text: text}
 	}
 	return node{kind: textNode, text: text}

@@ -141,6 +141,38 @@ func TestPercentages(t *testing.T) {
 	}
 }
 
+func TestDecimals(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want Decimal
+		form string
+	}{{"0", 0, "0"}, {"0.1", 10, "0.1"}, {"1.90", 190, "1.9"}, {"12.05", 1205, "12.05"}, {"100", 10000, "100"}} {
+		var got Decimal
+		if err := got.set(node{kind: numberNode, text: tt.text}); err != nil {
+			t.Errorf("reading the number %s: %v", tt.text, err)
+		}
+		if got != tt.want || got.String() != tt.form {
+			t.Errorf("the number %s is %d, %s; want %d, %s", tt.text, int64(got), got, int64(tt.want), tt.form)
+		}
+	}
+	for _, tt := range []struct {
+		kind       kind
+		text, want string
+	}{
+		{textNode, "1.9", "must be a number such as 2 or 1.9, not text"},
+		{textNode, "none", errNoneHere.Error()},
+		{numberNode, "-1", "-1 is negative; it must be a number from 0"},
+		{numberNode, "1.999", "1.999 is not a number with at most two decimals: 2, 1.9"},
+		{numberNode, "1e3", "1e3 is not a number with at most two decimals: 2, 1.9"},
+		{numberNode, "01", "01 is not a number with at most two decimals: 2, 1.9"},
+	} {
+		var d Decimal
+		if err := d.set(node{kind: tt.kind, text: tt.text}); err == nil || err.Error() != tt.want {
+			t.Errorf("reading the number %q: %v, want %s", tt.text, err, tt.want)
+		}
+	}
+}
+
 func TestPrefixes(t *testing.T) {
 	for _, tt := range []struct{ text, want string }{
 		{"127.0.0.1", "127.0.0.1/32"},

@@ -13,6 +13,7 @@ func (c *Config) Warnings() []Fault {
 	w = append(w, c.unused()...)
 	w = append(w, c.drained()...)
 	w = append(w, c.oddChecks()...)
+	w = append(w, c.idleDetection()...)
 	w = append(w, c.voidSlowStarts()...)
 	w = append(w, c.voidLimits()...)
 	sortFaults(w)
@@ -67,6 +68,29 @@ func (c *Config) oddChecks() []Fault {
 		if k.HealthCheck != nil && k.HealthCheck.Type == CheckHeartbeat && k.HeartbeatInterval == None {
 			w = append(w, clusterPlace(i, k).field("health_check").field("type").fault(
 				"heartbeats are what is asked, and heartbeat_interval: none is for servers that do not answer them: tcp asks for a connection alone"))
+		}
+	}
+	return w
+}
+
+// idleDetection finds outlier detection that can never eject anything.
+func (c *Config) idleDetection() []Fault {
+	var w []Fault
+	for i := range c.Clusters {
+		k := &c.Clusters[i]
+		o := k.OutlierDetection
+		if o == nil {
+			continue
+		}
+		p := clusterPlace(i, k).field("outlier_detection")
+		switch {
+		case len(k.Endpoints) == 1:
+			w = append(w, p.fault("the only endpoint of a cluster is never ejected"))
+		case o.ConsecutiveFailures == NoCount && o.SuccessRate == nil:
+			w = append(w, p.fault("without consecutive_failures and success_rate no endpoint is ever ejected"))
+		}
+		if r := o.SuccessRate; r != nil && len(k.Endpoints) > 0 && len(k.Endpoints) < r.MinEndpoints {
+			w = append(w, p.field("success_rate").field("min_endpoints").fault("the cluster has only %d endpoints, so that success rates are never compared", len(k.Endpoints)))
 		}
 	}
 	return w

@@ -222,8 +222,14 @@ type Endpoint struct {
 	CheckResult string `cbor:"13,keyasint,omitempty"` // of that: ok, or why it was not passed
 	CheckRow    int    `cbor:"14,keyasint,omitempty"` // results like it, those before it included
 
-	WarmSince int64 `cbor:"20,keyasint,omitempty"` // its slow start
-	WarmUntil int64 `cbor:"21,keyasint,omitempty"` // 0: none
+	// What became of its requests. An endpoint is ejected until a time, the Ejections-th time less those that are forgiven.
+	EjectedUntil int64  `cbor:"15,keyasint,omitempty"` // 0: it is not
+	Ejections    int    `cbor:"16,keyasint,omitempty"`
+	FailedInARow int    `cbor:"17,keyasint,omitempty"`
+	EjectedWhy   string `cbor:"18,keyasint,omitempty"` // the last time
+	EjectedSince int64  `cbor:"19,keyasint,omitempty"` // when that ended, or the last interval that was forgiven for
+	WarmSince    int64  `cbor:"20,keyasint,omitempty"` // its slow start
+	WarmUntil    int64  `cbor:"21,keyasint,omitempty"` // 0: none
 }
 
 // ListenerState is what is known of a listener beside its socket.
