@@ -18,8 +18,9 @@ import (
 // the server.
 const fairTimeout = 100
 
-// gentleReturn is for how long, in nanoseconds, the share of an endpoint grows that was ejected, where its cluster has no slow start:
-// what made it fail may have been its load.
+// gentleReturn is for how long at most, in nanoseconds, the share of an endpoint grows that was ejected, where its cluster has no slow
+// start: what made it fail may have been its load. It is no longer than the shortest ejection, else those that return often never
+// get their share.
 const gentleReturn = int64(10 * time.Second)
 
 // judge tells what a reply says of its endpoint.
@@ -122,7 +123,11 @@ func (c *upCluster) lookAtOutliers(now int64) (next int64) {
 	}
 	for _, e := range returned {
 		if c.spec.SlowStart == 0 { // else tell does it, as for all that are usable again
-			e.Warm(now, now+gentleReturn)
+			gently := gentleReturn
+			if rules := c.spec.Outliers; rules != nil {
+				gently = min(gently, rules.Time)
+			}
+			e.Warm(now, now+gently)
 		}
 		c.f.log.Info("an endpoint that was ejected is back", zap.String("cluster", c.spec.Name), zap.String("endpoint", e.Address()),
 			zap.Int("ejections", e.Ejection().Number))
