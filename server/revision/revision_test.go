@@ -263,7 +263,7 @@ func TestTornAndForeignFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"README", "000012.json.bak", "12.json", "0000000012.json", "99999999999999999999.json", tempPrefix + "1", "000000.json"} {
+	for _, name := range []string{"README", "000012.json.bak", "12.json", "0000000012.json", "99999999999999999999.json", tempFile, tempPrefix + "1", "000000.json"} {
 		if err := os.WriteFile(path(name), whole, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -294,13 +294,16 @@ func TestTornAndForeignFiles(t *testing.T) {
 		t.Errorf("the log is told twice of a file that is passed over")
 	}
 
+	s = store(t, o) // a process looks once for what those before it left
 	r := add(t, s, 3, weight(t, 12))
 	if r.Number != 12 {
 		t.Errorf("the next revision is %d, want 12", r.Number)
 	}
 	same(t, newest(t, s), r)
-	if _, err := os.Stat(path(tempPrefix + "1")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("what a killed writer left is still there: %v", err)
+	for _, name := range []string{tempFile, tempPrefix + "1"} {
+		if _, err := os.Stat(path(name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s, which a killed writer left, is still there: %v", name, err)
+		}
 	}
 	page, _, err := s.List(0, 0)
 	if err != nil || len(page) != 4 {

@@ -41,6 +41,10 @@ type Store struct {
 	// Owned by who has the turn.
 	// sizes are those of files that were written or looked at here: a file is never written twice.
 	sizes map[uint64]int64
+	// swept says that sweep was called.
+	swept bool
+	// wrote is the number of the revision that was written here last, 0 where none was.
+	wrote uint64
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -188,6 +192,15 @@ func (s *Store) List(before uint64, limit int) (page []Info, next uint64, err er
 	return page, 0, nil
 }
 
+// newestNumber is the number of the newest whole revision, 0 where there is none. A file that was written here is not read again.
+func (s *Store) newestNumber(numbers []uint64) (uint64, error) {
+	if n := len(numbers); n > 0 && numbers[n-1] == s.wrote {
+		return s.wrote, nil
+	}
+	i, err := newestOf[Info](s, numbers)
+	return i.Number, err
+}
+
 // Append makes r the newest revision and returns it with its number. expected is the newest that the writer has seen, 0
 // for none; where that is another by now, the error is a *ConflictError and nothing has changed. After any other error the
 // newest revision is the one that it was.
@@ -223,12 +236,12 @@ func (s *Store) append(ctx context.Context, expected uint64, r Revision) (Revisi
 	if err != nil {
 		return r, err
 	}
-	newest, err := newestOf[Info](s, numbers)
+	newest, err := s.newestNumber(numbers)
 	if err != nil {
 		return r, err
 	}
-	if newest.Number != expected {
-		return r, &ConflictError{expected, newest.Number}
+	if newest != expected {
+		return r, &ConflictError{expected, newest}
 	}
 	r.Number = 1
 	if len(numbers) > 0 { // the last may be of a file that is torn
@@ -243,10 +256,11 @@ func (s *Store) append(ctx context.Context, expected uint64, r Revision) (Revisi
 		s.remember(kept{r.Number, data})
 		return r, nil
 	}
+	s.sweep()
 	if err := s.write(r.Number, data); err != nil {
 		return r, err
 	}
-	s.sizes[r.Number] = int64(len(data))
+	s.wrote, s.sizes[r.Number] = r.Number, int64(len(data))
 	s.prune(append(numbers, r.Number))
 	return r, nil
 }

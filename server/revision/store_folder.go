@@ -19,7 +19,9 @@ import (
 
 const (
 	lockFile = "lock"
-	// tempPrefix begins the names of files that are being written.
+	// tempFile is the file that is being written. Who has the lock is the only one to write.
+	tempFile = ".new"
+	// tempPrefix begins the names of those of an earlier version.
 	tempPrefix = ".new-"
 	// maxFileSize is the length in bytes of the longest file that is read. A document has 16 MiB at most, and the escapes
 	// of JSON can make it longer.
@@ -101,12 +103,11 @@ func (s *Store) write(n uint64, data []byte) (err error) {
 	if !fileName.MatchString(nameOf(n)) {
 		return fmt.Errorf("there is no number behind %d", n-1)
 	}
-	s.sweep()
-	f, err := os.CreateTemp(s.folder, tempPrefix)
+	temp, name := filepath.Join(s.folder, tempFile), filepath.Join(s.folder, nameOf(n))
+	f, err := os.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600) // a writer that was killed may have left it
 	if err != nil {
 		return err
 	}
-	temp, name := f.Name(), filepath.Join(s.folder, nameOf(n))
 	_, err = f.Write(data)
 	if err == nil {
 		err = f.Sync()
@@ -134,8 +135,12 @@ func syncFolder(folder string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// sweep removes what writers left that were killed. With the lock held there is no other one.
+// sweep removes, once, what writers of an earlier version left that were killed. With the lock held there is no other one.
 func (s *Store) sweep() {
+	if s.swept {
+		return
+	}
+	s.swept = true
 	left, err := filepath.Glob(filepath.Join(s.folder, tempPrefix+"*"))
 	if err != nil {
 		return
