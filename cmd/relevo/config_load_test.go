@@ -67,6 +67,16 @@ func (s *stage) change(t *testing.T, i int) {
 	}
 }
 
+// routesChanges is after how many changes of routes and weights all is as it was, but for a weight.
+const routesChanges = 3
+
+// changeRoutes makes the i-th change of those that touch only routes and weights.
+func (s *stage) changeRoutes(t *testing.T, i int) {
+	t.Helper()
+	round := i / routesChanges * stageChanges
+	s.change(t, [routesChanges]int{round, 1, round + 9}[i%routesChanges])
+}
+
 // Changes of routes, weights, limits, endpoints and listeners, one after the other under load: no request fails, and no
 // connection ends but those to an endpoint and of a listener that is taken away.
 func TestChangesUnderLoad(t *testing.T) {

@@ -300,14 +300,26 @@ func TestTornAndForeignFiles(t *testing.T) {
 		t.Errorf("the next revision is %d, want 12", r.Number)
 	}
 	same(t, newest(t, s), r)
+	if err := errors.Join(os.Remove(path("000013.json")), os.Remove(path("000014.json"))); err != nil { // which are in the way
+		t.Fatal(err)
+	}
+	other := store(t, o) // of another process
+	r = add(t, other, r.Number, weight(t, 13))
+	if _, err := s.Append(t.Context(), r.Number-1, weight(t, 14)); err == nil {
+		t.Error("a revision is taken that does not know of another process's")
+	}
+	if r = add(t, s, r.Number, weight(t, 15)); r.Number != 14 {
+		t.Errorf("behind another process's revision 13 comes %d, want 14", r.Number)
+	}
+	same(t, newest(t, other), r)
 	for _, name := range []string{tempFile, tempPrefix + "1"} {
 		if _, err := os.Stat(path(name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s, which a killed writer left, is still there: %v", name, err)
 		}
 	}
 	page, _, err := s.List(0, 0)
-	if err != nil || len(page) != 4 {
-		t.Errorf("%d revisions are listed, %v; want the 4 whole ones", len(page), err)
+	if err != nil || len(page) != 6 {
+		t.Errorf("%d revisions are listed, %v; want the 6 whole ones", len(page), err)
 	}
 }
 

@@ -43,8 +43,8 @@ type Store struct {
 	sizes map[uint64]int64
 	// swept says that sweep was called.
 	swept bool
-	// wrote is the number of the revision that was written here last, 0 where none was.
-	wrote uint64
+	// listed are the numbers of the folder when something was written here last, which is the last of them. None: nothing was.
+	listed []uint64
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -192,13 +192,17 @@ func (s *Store) List(before uint64, limit int) (page []Info, next uint64, err er
 	return page, 0, nil
 }
 
-// newestNumber is the number of the newest whole revision, 0 where there is none. A file that was written here is not read again.
-func (s *Store) newestNumber(numbers []uint64) (uint64, error) {
-	if n := len(numbers); n > 0 && numbers[n-1] == s.wrote {
-		return s.wrote, nil
+// standing is all numbers, ascending, and that of the newest whole revision, 0 where there is none. It is called with the lock
+// held. Where nobody has written since this store did, no folder is listed and no file is read.
+func (s *Store) standing() (numbers []uint64, newest uint64, err error) {
+	if n := len(s.listed); n > 0 && s.isLast(s.listed[n-1]) {
+		return s.listed, s.listed[n-1], nil
+	}
+	if numbers, err = s.numbers(); err != nil {
+		return nil, 0, err
 	}
 	i, err := newestOf[Info](s, numbers)
-	return i.Number, err
+	return numbers, i.Number, err
 }
 
 // Append makes r the newest revision and returns it with its number. expected is the newest that the writer has seen, 0
@@ -232,11 +236,7 @@ func (s *Store) append(ctx context.Context, expected uint64, r Revision) (Revisi
 		defer unlock()
 	}
 
-	numbers, err := s.numbers()
-	if err != nil {
-		return r, err
-	}
-	newest, err := s.newestNumber(numbers)
+	numbers, newest, err := s.standing()
 	if err != nil {
 		return r, err
 	}
@@ -260,8 +260,8 @@ func (s *Store) append(ctx context.Context, expected uint64, r Revision) (Revisi
 	if err := s.write(r.Number, data); err != nil {
 		return r, err
 	}
-	s.wrote, s.sizes[r.Number] = r.Number, int64(len(data))
-	s.prune(append(numbers, r.Number))
+	s.sizes[r.Number] = int64(len(data))
+	s.listed = s.prune(append(numbers, r.Number))
 	return r, nil
 }
 

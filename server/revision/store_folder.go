@@ -152,18 +152,30 @@ func (s *Store) sweep() {
 	}
 }
 
-// prune removes the oldest files that are too many or too large together, and never the last of these numbers, which ascend. It
-// is called with the lock held. What it cannot remove it leaves to the next one.
-func (s *Store) prune(numbers []uint64) {
+// isLast says whether revision n, which was the last when it was written here, is so still: whoever writes takes the number
+// behind the last, and removes older ones first.
+func (s *Store) isLast(n uint64) bool {
+	_, err := os.Lstat(filepath.Join(s.folder, nameOf(n)))
+	if err != nil {
+		return false
+	}
+	_, err = os.Lstat(filepath.Join(s.folder, nameOf(n+1)))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
+// prune removes the oldest files that are too many or too large together, and never the last of these numbers, which ascend; it
+// returns those that are left. It is called with the lock held. What it cannot remove it leaves to the next one.
+func (s *Store) prune(numbers []uint64) []uint64 {
 	if len(s.sizes) > 2*len(numbers) {
 		clear(s.sizes) // others remove files, too
 	}
+	path := func(n uint64) string { return filepath.Join(s.folder, nameOf(n)) }
 	size := int64(0)
+	var left []uint64
 	for i, n := range slices.Backward(numbers) {
-		name := filepath.Join(s.folder, nameOf(n))
 		bytes, known := s.sizes[n]
 		if !known {
-			info, err := os.Lstat(name)
+			info, err := os.Lstat(path(n))
 			if err != nil {
 				continue
 			}
@@ -172,13 +184,17 @@ func (s *Store) prune(numbers []uint64) {
 		}
 		size += bytes
 		if newer := len(numbers) - 1 - i; newer == 0 || newer < s.o.Keep && size <= s.o.Bytes {
+			left = append(left, n)
 			continue
 		}
 		delete(s.sizes, n)
-		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.warn(name, err)
+		if err := os.Remove(path(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			s.warn(path(n), err)
+			left = append(left, n)
 		}
 	}
+	slices.Reverse(left)
+	return left
 }
 
 // lock waits until no other process has the lock. The kernel gives it back when its holder dies.
