@@ -77,7 +77,7 @@ func runBenchConfig(ctx context.Context, t *testing.T, y *yard.Yard, program str
 	}
 	s := newStage(t, program, servers)
 	s.desk.http.Transport.(*http.Transport).DisableKeepAlives = false // who changes that often keeps its connection
-	loaded, err := os.ReadFile("/proc/loadavg") // by others, before this begins
+	loaded, err := os.ReadFile("/proc/loadavg")                       // by others, before this begins
 	if err != nil {
 		t.Fatal(err)
 	}
