@@ -22,7 +22,8 @@ const (
 	faultSlow                     // its work takes several times as long
 	faultBusy                     // it answers that it is busy
 	faultGarbage                  // it answers with another protocol
-	faultKinds
+
+	faultKinds = iota
 )
 
 func (k faultKind) String() string {
@@ -128,7 +129,7 @@ func (k *monkey) harm(t *testing.T) {
 // draw is what happens next: of each kind as much.
 func (k *monkey) draw() faultKind {
 	if len(k.bag) == 0 {
-		for _, kind := range k.random.Perm(int(faultKinds)) {
+		for _, kind := range k.random.Perm(faultKinds) {
 			k.bag = append(k.bag, faultKind(kind))
 		}
 	}
@@ -145,10 +146,9 @@ func (k *monkey) mend(t *testing.T, b *fault) {
 	book.met += k.sent(t, b.server) - b.sent
 	book.seen[k.desk.states(t, k.cluster)[p.order.address]]++
 	k.fleet.board.tell(b.server, fine, k.fleet.shape.delay)
-	switch b.kind {
-	case faultKill:
+	if b.kind == faultKill {
 		p.start(t)
-	case faultStop:
+	} else if b.kind == faultStop {
 		p.process.signal(t, syscall.SIGCONT)
 	}
 	b.ends = true

@@ -5,7 +5,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,29 +137,29 @@ func (f *fleet) even(t *testing.T, clients *told, listener string, rate float64)
 	return fmt.Sprintf("%-10s %8d requests, %d to %d a server", "even", r.Sent, least, most)
 }
 
-// policyCounters is what the proxy counts of what its policies did, a line for each name.
+// policySeries are parts of the names of metrics that say what policies did.
+var policySeries = regexp.MustCompile(`^relevo_(cluster|endpoint|route)_.*(retr|eject|passed_over|health|panic|probes|closes|connect_failures)`)
+
+// policyCounters is what the proxy counts of what its policies did, a line for each metric, by what labels its series
+// have beside the endpoint's.
 func policyCounters(m reading) string {
 	sums := map[string]uint64{}
-	var names []string
 	for _, s := range m {
-		for _, word := range []string{"_retries", "_retry", "_eject", "_passed_over", "_unhealthy", "_health", "_panic", "_probes_total", "_closes_total", "_connect_failures"} {
-			if strings.HasPrefix(s.name, "relevo_") && strings.Contains(s.name, word) && s.name != "relevo_recovered_panics_total" {
-				key := s.name
-				for _, l := range []string{"route", "rule", "reason", "result", "outcome"} {
-					if v, ok := s.labels[l]; ok {
-						key += " " + l + "=" + v
-					}
-				}
-				if _, ok := sums[key]; !ok {
-					names = append(names, key)
-				}
-				sums[key] += uint64(s.value)
-				break
+		if !policySeries.MatchString(s.name) {
+			continue
+		}
+		var key strings.Builder
+		key.WriteString(s.name)
+		for _, l := range slices.Sorted(maps.Keys(s.labels)) {
+			if l != "endpoint" && l != "cluster" {
+				fmt.Fprintf(&key, " %s=%s", l, s.labels[l])
 			}
 		}
+		sums[key.String()] += uint64(s.value)
 	}
-	for i, n := range names {
-		names[i] = fmt.Sprintf("%s %d", n, sums[n])
+	var lines []string
+	for _, key := range slices.Sorted(maps.Keys(sums)) {
+		lines = append(lines, fmt.Sprintf("%s %d", key, sums[key]))
 	}
-	return strings.Join(names, "\n")
+	return strings.Join(lines, "\n")
 }
