@@ -130,6 +130,17 @@ bench-scale: build build-floor ## Curves of CPU a request by connections, routes
 bench-idle: build ## Memory of 10,000 idle connections, and what collecting garbage costs beside them, for docs/benchmarks.md
 	go run ./cmd/relevo/bench/idle -out docs/benchmarks.md
 
+# The last revision before reads, writes and batches were tuned, for the comparison with it.
+BEFORE ?= be18f9e
+
+.PHONY: bench-fairness
+bench-fairness: build build-floor ## A quiet connection beside eight that flood, now and at the revision BEFORE, for docs/benchmarks.md
+	@.ci/need haproxy:haproxy
+	@tree=$$(mktemp -d) && trap 'rm -rf "$$tree"' EXIT && git archive $(BEFORE) | tar -x -C "$$tree" && \
+		CGO_ENABLED=0 go build -C "$$tree" -trimpath -buildvcs=false -ldflags '-X main.version=before -X main.commit=$(BEFORE)' \
+		-o $(CURDIR)/bin/relevo-before ./cmd/relevo
+	go run ./cmd/relevo/bench/compare -floor bin/floor -baseline bin/relevo-before -fairness -rounds $(ROUNDS) -out docs/benchmarks.md
+
 .PHONY: bench-upgrade
 bench-upgrade: build ## Upgrade a proxy that has 10,000 connections, write that section of docs/benchmarks.md
 	RELEVO_BENCH_UPGRADE=$(CURDIR)/bin/relevo RELEVO_BENCH_PAGE=$(CURDIR)/docs/benchmarks.md \

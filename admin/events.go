@@ -69,7 +69,7 @@ type UpgradeEvent struct {
 type EndpointEvent struct {
 	Cluster string `json:"cluster"`
 	Address string `json:"address"`
-	State   string `json:"state"` // usable, passed-over or drained
+	State   string `json:"state"` // usable, passed-over, unhealthy, ejected or drained
 }
 
 // ListenerEvent is the state of a listener.

@@ -83,7 +83,8 @@ type Endpoint struct {
 	Cluster string `json:"cluster"`
 	Address string `json:"address"`
 	Weight  int    `json:"weight"`
-	// State is usable; passed-over or probing behind failures; draining while it has connections, and then drained.
+	// State is usable; passed-over or probing behind failures; unhealthy because of its checks; ejected because of its requests;
+	// draining while it has connections, and then drained.
 	State    string `json:"state"`
 	Leaving  bool   `json:"leaving,omitempty"` // it is not configured any more
 	Failures int    `json:"failures"`          // in a row; 0 once it has worked

@@ -15,6 +15,8 @@ const (
 	NotAccepting = "not-accepting"
 	Usable       = "usable"
 	PassedOver   = "passed-over" // it has failed, and no probe has succeeded since
+	Unhealthy    = "unhealthy"   // its checks say so
+	Ejected      = "ejected"     // it is left out because of what became of its requests
 	Drained      = "drained"     // it was taken out of the balancing
 )
 
@@ -55,12 +57,16 @@ func (l *listener) condition() string {
 }
 
 func (e *upEndpoint) condition() string {
-	switch {
-	case e.policy.Usable():
-		return Usable
-	case e.policy.Health().Drained:
+	switch h := e.policy.Health(); {
+	case h.Drained:
 		return Drained
-	default:
+	case !e.policy.Reachable():
 		return PassedOver
+	case h.Unhealthy:
+		return Unhealthy
+	case h.Ejected:
+		return Ejected
+	default:
+		return Usable
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/conn"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
 	"github.com/relevo-proxy/relevo/forwarder/route"
@@ -344,7 +345,7 @@ func (b *batch) chooseEndpoint() {
 		}
 		x.holds |= holdsRequest
 	}
-	i := c.policy.Pick(slices.Index(c.endpoints, x.endpoint))
+	i := c.policy.Pick(cluster.Ask{Avoid: slices.Index(c.endpoints, x.endpoint)})
 	if i < 0 {
 		status, reason := wire.ErrorComm, ReasonNoEndpoint
 		if x.attempts > 0 {

@@ -272,7 +272,7 @@ func (p *pool) promising() bool {
 		return true
 	}
 	c := p.endpoint.cluster()
-	if !p.endpoint.policy.Usable() {
+	if !p.endpoint.policy.Reachable() {
 		return false
 	}
 	p.mu.Lock()
@@ -349,7 +349,7 @@ func (p *pool) wantDial() bool {
 	switch {
 	case c.f.resting.Load():
 		return true // as soon as the road goes on
-	case !p.endpoint.policy.Usable():
+	case !p.endpoint.policy.Reachable():
 		return false // a probe finds out whether it works, or it drains
 	case p.dialling:
 		return true

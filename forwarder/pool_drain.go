@@ -48,7 +48,7 @@ func (p *pool) renew(old *upstream) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !e.policy.Usable() || c.f.draining.Load() || c.f.resting.Load() || c.f.now() < p.notBefore || !p.takePlace(c.spec.ConnectionsPerEndpoint+1) {
+	if !e.policy.Reachable() || c.f.draining.Load() || c.f.resting.Load() || c.f.now() < p.notBefore || !p.takePlace(c.spec.ConnectionsPerEndpoint+1) {
 		return
 	}
 	p.dialling = true

@@ -73,7 +73,7 @@ func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 		case e.policy.Health().Drained:
 			p.leave(turn)
 			return nil, ReasonEndpointDrained
-		case !e.policy.Usable():
+		case !e.policy.Reachable():
 			p.leave(turn)
 			return nil, ReasonConnectFailure
 		}
@@ -140,7 +140,7 @@ func (p *pool) idle(turn chan struct{}) (u *upstream, what found) {
 	switch {
 	case u != nil:
 		what = leaseHad
-	case p.closed, !p.endpoint.policy.Usable(), open >= c.spec.MaxUploads:
+	case p.closed, !p.endpoint.policy.Reachable(), open >= c.spec.MaxUploads:
 		return nil, leaseLater
 	case c.policy.Limits().Connections.TryAcquire(1) > 0:
 		p.leases.dialling++

@@ -51,7 +51,7 @@ func (b *batch) await(p *pool) bool {
 		b.hijack(wire.ConnectionClosed, ReasonDraining)
 	case p.endpoint.policy.Health().Drained:
 		b.elsewhere()
-	case !p.endpoint.policy.Usable(): // it has failed since it was chosen
+	case !p.endpoint.policy.Reachable(): // it has failed since it was chosen
 		b.fail(ReasonConnectFailure)
 	default:
 		c.stats.rejected.add(ReasonMaxConnections, 1)

@@ -43,7 +43,8 @@ type ClusterStatus struct {
 type EndpointStatus struct {
 	Address      string // unix:/PATH, or HOST:PORT
 	Weight       int
-	Usable       bool      // false while it is passed over, or drained
+	Usable       bool      // nothing is known against it
+	Condition    string    // Usable, PassedOver, Unhealthy, Ejected or Drained: the first of what is known against it
 	Failures     int       // in a row; 0 once it has delivered a frame
 	Since, Until time.Time // since when it is passed over, and when the next probe is due; zero while it is not, or not known
 	Probing      bool      // a probe is under way, behind failures
@@ -115,7 +116,7 @@ func (c *upCluster) status() ClusterStatus {
 func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 	n, health := e.connections(), e.policy.Health()
 	s := EndpointStatus{
-		Address: e.name(), Weight: e.policy.Weight(), Usable: e.policy.Usable(), Failures: health.Failures, Probing: health.Probing,
+		Address: e.name(), Weight: e.policy.Weight(), Usable: e.policy.Usable(), Condition: e.condition(), Failures: health.Failures, Probing: health.Probing,
 		Draining: health.Drained, Leaving: e.left.Load(), InFlight: e.policy.Active(), Waiting: n.waiting,
 		Connections: n.ready + n.leased, Ready: n.ready, Leased: n.leased, Dialling: n.dialling, Drains: n.draining, Gated: n.gated,
 		Requests: e.stats.requests.Value() + e.stats.oneways.Value(),
@@ -298,7 +299,7 @@ func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {
 	f.reg.GaugeFunc("relevo_endpoint_in_flight", "Requests under way to an endpoint.",
 		func() float64 { return float64(e.policy.Active()) }, labels...)
 	f.reg.GaugeFunc("relevo_endpoint_passed_over", "1 while an endpoint is passed over because it failed.", func() float64 {
-		if e.policy.Usable() || e.policy.Health().Failures == 0 {
+		if e.policy.Reachable() || e.policy.Health().Failures == 0 {
 			return 0
 		}
 		return 1

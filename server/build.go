@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 
 	"github.com/relevo-proxy/relevo/forwarder"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
@@ -81,10 +82,13 @@ func Spec(c *config.Config) (*forwarder.Spec, error) {
 	return s, errors.Join(errs...)
 }
 
+// defaults is read only: many share it.
+var defaults = sync.OnceValue(config.Defaults)
+
 // leftovers are what connections go on with that came from another process and whose listener or cluster is not configured
 // any more: the defaults of a configuration.
 func leftovers(largest wire.Limits) (forwarder.ListenerSpec, forwarder.ClusterSpec) {
-	d := config.Defaults()
+	d := defaults()
 	l, err := listenerSpec(&d.Listeners[0])
 	if err != nil {
 		panic(err) // the defaults are valid

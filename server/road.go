@@ -78,10 +78,8 @@ func endpointState(e *forwarder.EndpointStatus) string {
 		return "drained"
 	case e.Probing:
 		return "probing"
-	case !e.Usable:
-		return "passed-over"
 	}
-	return "usable"
+	return e.Condition
 }
 
 func known(t time.Time) *time.Time {

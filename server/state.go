@@ -47,6 +47,10 @@ func (s *Server) Status() admin.Status {
 				es.Reason = "passed over until a probe succeeds"
 			case "probing":
 				es.Reason = "passed over; being probed"
+			case "unhealthy":
+				es.Reason = "unhealthy: its checks fail"
+			case "ejected":
+				es.Reason = "ejected: too many of its requests failed"
 			default:
 				es.Reason = state
 			}

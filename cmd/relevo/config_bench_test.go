@@ -4,11 +4,14 @@ package main
 
 import (
 	"cmp"
+	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +20,6 @@ import (
 
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench/yard"
-	"github.com/relevo-proxy/relevo/cmd/relevo/echo"
 )
 
 // benchConfig is what `make bench-config` sets: the program whose configuration changes.
@@ -44,9 +46,24 @@ func TestBenchConfig(t *testing.T) {
 	if program == "" {
 		t.Skip("`make bench-config` runs this")
 	}
+	if err := yard.Run(t.Context(), func(ctx context.Context, y *yard.Yard) error { return runBenchConfig(ctx, t, y, program) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// runBenchConfig measures. Servers, proxy, clients and who changes are processes of their own: none waits for another's memory
+// to be collected.
+func runBenchConfig(ctx context.Context, t *testing.T, y *yard.Yard, program string) error {
 	var servers [3]string
 	for i := range servers {
-		servers[i] = upstream(t, echo.Options{}).Addr().String()
+		address, err := yard.FreeAddress()
+		if err != nil {
+			return err
+		}
+		servers[i] = address
+		if _, err := y.Launch(yard.Command{Name: "server", Address: address, Args: []string{program, "echo", "bolt", "--listen", address}}); err != nil {
+			return err
+		}
 	}
 	s := newStage(t, program, servers)
 	loaded, err := os.ReadFile("/proc/loadavg") // by others, before this begins
@@ -58,10 +75,13 @@ func TestBenchConfig(t *testing.T) {
 		t.Helper()
 		ended := make(chan error, 1)
 		go func() { // ends by itself; waited for below
-			var err error
-			p.report, err = bench.Run(t.Context(), bench.Options{
-				Addr: s.listener, Connections: configClients, Rate: configRate, Size: 1024, Duration: configRound, Warmup: time.Second, Timeout: 30 * time.Second,
-			})
+			out, said, err := yard.Output(ctx, 3*configRound, program, "bench", "bolt", "--addr", s.listener, "--timeout", "30s", "--warmup", "1s",
+				"--connections", strconv.Itoa(configClients), "--rate", strconv.Itoa(configRate), "--duration", configRound.String(), "-o", "json")
+			if err != nil {
+				err = fmt.Errorf("%w: %s", err, said)
+			} else {
+				err = json.Unmarshal(out, &p.report)
+			}
 			ended <- err
 		}()
 		tick := time.NewTicker(time.Minute / configChanges)
@@ -115,6 +135,7 @@ func TestBenchConfig(t *testing.T) {
 	if ratio > 2 {
 		t.Errorf("with changes p99 is %.2f x what it is without; want at most 2", ratio)
 	}
+	return nil
 }
 
 // configSection is the section of the page, and how p99 with changes is to p99 without.
@@ -129,7 +150,7 @@ func configSection(t *testing.T, program, loaded string, quiet, changing []confi
 
 %d connections send %d requests/s of 1 KiB, in an open loop, in turns without changes (quiet) and with %d changes a minute over the admin
 socket, each kept as a revision on disk: routes, weights, limits, an endpoint and a listener that come and go. Medians of %d rounds of %v
-each, max the longest of all. Clients, proxy and servers share the cores of one machine. **A change** is from the question to the answer.
+each, max the longest of all. Clients, proxy and servers, processes of their own, share the cores of one machine. **A change** is from the question to the answer.
 
 | | p50 ms | p99 ms | p99.9 ms | max ms | p99 x quiet | requests | failed | closed | changes | a change p50 ms | p99 ms |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|

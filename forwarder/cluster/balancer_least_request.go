@@ -36,9 +36,9 @@ func NewLeastRequest(endpoints []*Endpoint, random func() uint64) *LeastRequest 
 }
 
 // Pick implements Balancer.
-func (b *LeastRequest) Pick(avoid int) int {
+func (b *LeastRequest) Pick(ask Ask) int {
 	if len(b.endpoints) <= 1 {
-		return pickOnly(b.endpoints)
+		return pickOnly(b.endpoints, ask)
 	}
 	for range maxPairs {
 		bits := b.random()
@@ -46,8 +46,8 @@ func (b *LeastRequest) Pick(avoid int) int {
 		if i == j {
 			j = b.another(i)
 		}
-		first := i != avoid && b.endpoints[i].Usable()
-		second := j != avoid && b.endpoints[j].Usable()
+		first := i != ask.Avoid && b.endpoints[i].serves(ask)
+		second := j != ask.Avoid && b.endpoints[j].serves(ask)
 		switch {
 		case first && second:
 			return b.lessLoaded(i, j)
@@ -57,7 +57,7 @@ func (b *LeastRequest) Pick(avoid int) int {
 			return j
 		}
 	}
-	return b.pickOfAll(avoid)
+	return b.pickOfAll(ask)
 }
 
 // draw turns 32 random bits into an endpoint: the high bits of the product choose the column, the low ones the
@@ -91,13 +91,13 @@ func (b *LeastRequest) lessLoaded(i, j int) int {
 }
 
 // pickOfAll begins anywhere, so that endpoints that are even take turns.
-func (b *LeastRequest) pickOfAll(avoid int) int {
+func (b *LeastRequest) pickOfAll(ask Ask) int {
 	n := len(b.endpoints)
 	best, start := -1, int(b.random()>>32*uint64(n)>>32)
 	for k := range n {
 		i := (start + k) % n
 		switch {
-		case i == avoid || !b.endpoints[i].Usable():
+		case i == ask.Avoid || !b.endpoints[i].serves(ask):
 		case best < 0:
 			best = i
 		default:
@@ -105,7 +105,7 @@ func (b *LeastRequest) pickOfAll(avoid int) int {
 		}
 	}
 	if best < 0 {
-		return pickAvoided(b.endpoints, avoid)
+		return pickAvoided(b.endpoints, ask)
 	}
 	return best
 }

@@ -47,42 +47,42 @@ func NewRoundRobin(endpoints []*Endpoint) *RoundRobin {
 }
 
 // Pick implements Balancer.
-func (b *RoundRobin) Pick(avoid int) int {
+func (b *RoundRobin) Pick(ask Ask) int {
 	if len(b.endpoints) <= 1 {
-		return pickOnly(b.endpoints)
+		return pickOnly(b.endpoints, ask)
 	}
 	var turn uint64
 	for range maxDraws {
 		turn = b.turn.Add(1) - 1
 		i := int(b.sequence[turn%uint64(len(b.sequence))])
-		if i != avoid && b.endpoints[i].Usable() {
+		if i != ask.Avoid && b.endpoints[i].serves(ask) {
 			return i
 		}
 	}
 	n := len(b.endpoints)
 	for k := range n {
 		i := int((turn + uint64(k)) % uint64(n))
-		if i != avoid && b.endpoints[i].Usable() {
+		if i != ask.Avoid && b.endpoints[i].serves(ask) {
 			return i
 		}
 	}
-	return pickAvoided(b.endpoints, avoid)
+	return pickAvoided(b.endpoints, ask)
 }
 
 // pickOnly picks where there is no choice.
-func pickOnly(endpoints []*Endpoint) int {
-	if len(endpoints) == 0 || !endpoints[0].Usable() {
+func pickOnly(endpoints []*Endpoint, ask Ask) int {
+	if len(endpoints) == 0 || !endpoints[0].serves(ask) {
 		return -1
 	}
 	return 0
 }
 
-// pickAvoided is the pick when no endpoint but avoid is usable.
-func pickAvoided(endpoints []*Endpoint, avoid int) int {
-	if avoid < 0 || avoid >= len(endpoints) || !endpoints[avoid].Usable() {
+// pickAvoided is the pick when no endpoint serves but the one to avoid.
+func pickAvoided(endpoints []*Endpoint, ask Ask) int {
+	if ask.Avoid < 0 || ask.Avoid >= len(endpoints) || !endpoints[ask.Avoid].serves(ask) {
 		return -1
 	}
-	return avoid
+	return ask.Avoid
 }
 
 // reduced divides the weights by what they have in common, and scales them down when they are still too large.

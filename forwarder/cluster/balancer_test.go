@@ -65,7 +65,7 @@ func TestPick(t *testing.T) {
 							usable = append(usable, i)
 						}
 					}
-					got := b.Pick(avoid)
+					got := b.Pick(Ask{Avoid: avoid})
 					switch {
 					case len(usable) == 0:
 						if got != -1 {
@@ -84,7 +84,7 @@ func TestPick(t *testing.T) {
 
 func TestPickOfNone(t *testing.T) {
 	for name, build := range balancers {
-		if got := build(nil, 1).Pick(-1); got != -1 {
+		if got := build(nil, 1).Pick(Ask{Avoid: -1}); got != -1 {
 			t.Errorf("%s without endpoints: picked %d, want -1", name, got)
 		}
 	}
@@ -100,7 +100,7 @@ func TestNoRequestIsAProbe(t *testing.T) {
 			for _, e := range endpoints {
 				e.Failed(0)
 			}
-			if got := b.Pick(-1); got != -1 {
+			if got := b.Pick(Ask{Avoid: -1}); got != -1 {
 				t.Errorf("every endpoint has failed: picked %d, want -1", got)
 			}
 			for _, e := range endpoints {
@@ -108,11 +108,11 @@ func TestNoRequestIsAProbe(t *testing.T) {
 					t.Errorf("endpoint %s: no probe was begun long behind the back-off, want one", e.Address())
 				}
 			}
-			if got := b.Pick(-1); got != -1 {
+			if got := b.Pick(Ask{Avoid: -1}); got != -1 {
 				t.Errorf("every endpoint is being probed: picked %d, want -1", got)
 			}
 			endpoints[1].Connected()
-			if got := b.Pick(1); got != 1 {
+			if got := b.Pick(Ask{Avoid: 1}); got != 1 {
 				t.Errorf("the probe of endpoint 1 has succeeded: picked %d, want 1", got)
 			}
 		})
@@ -129,11 +129,11 @@ func TestRoundRobinSharesAreExact(t *testing.T) {
 		}
 		b := NewRoundRobin(endpointsOf(weights...))
 		for range rapid.IntRange(0, total).Draw(t, "offset") {
-			b.Pick(-1)
+			b.Pick(Ask{Avoid: -1})
 		}
 		got := make([]int, len(weights))
 		for range total {
-			got[b.Pick(-1)]++
+			got[b.Pick(Ask{Avoid: -1})]++
 		}
 		if diff := cmp.Diff(weights, got); diff != "" {
 			t.Fatalf("picks in a window of the total weight %d (-want +got):\n%s", total, diff)
@@ -171,7 +171,7 @@ func TestRoundRobinKeepsProportions(t *testing.T) {
 	endpoints[1].Failed(0)
 	got := make([]int, 4)
 	for range 400 {
-		got[b.Pick(-1)]++
+		got[b.Pick(Ask{Avoid: -1})]++
 	}
 	if diff := cmp.Diff([]int{100, 0, 100, 200}, got); diff != "" {
 		t.Errorf("picks with one endpoint down (-want +got):\n%s", diff)
@@ -214,7 +214,7 @@ func TestLeastRequestShares(t *testing.T) {
 		b := NewLeastRequest(endpoints, seeded(rapid.Uint64().Draw(t, "seed")))
 		got := make([]int, len(weights))
 		for range picks {
-			got[b.Pick(-1)]++
+			got[b.Pick(Ask{Avoid: -1})]++
 		}
 		for i, w := range weights {
 			p := float64(w) / float64(total)
@@ -235,7 +235,7 @@ func TestLeastRequestEvensOut(t *testing.T) {
 		const perWeight = 1000
 		for _, w := range weights {
 			for range w * perWeight {
-				endpoints[b.Pick(-1)].Acquire()
+				endpoints[b.Pick(Ask{Avoid: -1})].Acquire()
 			}
 		}
 		for i, w := range weights {
@@ -253,7 +253,7 @@ func TestLeastRequestSparesTheSlow(t *testing.T) {
 	}
 	b := NewLeastRequest(endpoints, seeded(1))
 	for range 1000 {
-		if got := b.Pick(-1); got == 0 {
+		if got := b.Pick(Ask{Avoid: -1}); got == 0 {
 			t.Fatal("picked the endpoint with ten requests under way, the others have none")
 		}
 	}
@@ -261,7 +261,7 @@ func TestLeastRequestSparesTheSlow(t *testing.T) {
 
 func TestOneEndpointNeedsNoRandomness(t *testing.T) {
 	b := NewLeastRequest(endpointsOf(3), func() uint64 { panic("random bits were drawn") })
-	if got := b.Pick(0); got != 0 {
+	if got := b.Pick(Ask{Avoid: 0}); got != 0 {
 		t.Errorf("picked %d, want 0: there is no other", got)
 	}
 }
@@ -276,10 +276,10 @@ func TestClusterTiesTogether(t *testing.T) {
 	if got := c.Limits().Retries.TryAcquire(1000); got != 1000 {
 		t.Errorf("a limit that was not given granted %d of 1000", got)
 	}
-	if a, b := c.Pick(-1), c.Pick(-1); a != 0 || b != 1 {
+	if a, b := c.Pick(Ask{Avoid: -1}), c.Pick(Ask{Avoid: -1}); a != 0 || b != 1 {
 		t.Errorf("picked %d and %d, want 0 and 1", a, b)
 	}
-	if got := c.Pick(0); got != 1 {
+	if got := c.Pick(Ask{Avoid: 0}); got != 1 {
 		t.Errorf("picked %d, want 1: 0 was to be avoided", got)
 	}
 }
@@ -294,7 +294,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 				endpoints[i].Failed(0)
 			}
 			got := testing.AllocsPerRun(1000, func() {
-				i := b.Pick(n - 1)
+				i := b.Pick(Ask{Avoid: n - 1})
 				endpoints[i].Acquire()
 				endpoints[i].Release(1)
 				endpoints[i].Connected()
@@ -320,13 +320,13 @@ func BenchmarkPick(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/endpoints=%d", c.name, n), func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					c.balancer.Pick(-1)
+					c.balancer.Pick(Ask{Avoid: -1})
 				}
 			})
 			b.Run(fmt.Sprintf("%s/endpoints=%d/parallel", c.name, n), func(b *testing.B) {
 				b.RunParallel(func(pb *testing.PB) {
 					for pb.Next() {
-						c.balancer.Pick(-1)
+						c.balancer.Pick(Ask{Avoid: -1})
 					}
 				})
 			})
@@ -344,7 +344,7 @@ func BenchmarkPickMostDown(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			balancer := build(endpoints, 1)
 			for b.Loop() {
-				balancer.Pick(-1)
+				balancer.Pick(Ask{Avoid: -1})
 			}
 		})
 	}

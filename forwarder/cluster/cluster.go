@@ -9,10 +9,16 @@ package cluster
 
 // Balancer chooses among the endpoints that it was built with.
 type Balancer interface {
-	// Pick returns the index of a usable endpoint. The endpoint avoid, the one tried last, is taken only if no
-	// other is usable; -1 avoids none. The result is -1 when none is usable: when each has failed, and no
-	// probe has succeeded since, or is drained. A request then fails at once: none is spent on finding out.
-	Pick(avoid int) int
+	// Pick returns the index of an endpoint that serves what is asked (see Ask), -1 when none does: when each has
+	// failed, and no probe has succeeded since, or is drained. A request then fails at once: none is spent on
+	// finding out.
+	Pick(ask Ask) int
+}
+
+// Ask is what a pick goes by.
+type Ask struct {
+	Avoid int  // the endpoint tried last, which is taken only if no other serves; -1 avoids none
+	Panic bool // endpoints serve that are only thought to be bad: Reachable is enough, and need not be Usable
 }
 
 // Limits are the bounds of one cluster. A nil Limit does not bound.
@@ -52,4 +58,4 @@ func (c *Cluster) Endpoints() []*Endpoint { return c.endpoints }
 func (c *Cluster) Limits() *Limits { return &c.limits }
 
 // Pick returns the index of the endpoint that the next try should use, or -1; see Balancer.
-func (c *Cluster) Pick(avoid int) int { return c.balancer.Pick(avoid) }
+func (c *Cluster) Pick(ask Ask) int { return c.balancer.Pick(ask) }

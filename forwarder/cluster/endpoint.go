@@ -44,10 +44,19 @@ type trouble struct {
 	probing bool  // a probe is under way
 	trusted bool  // the last probe could connect, and nothing more is asked of it
 	drained bool  // it was taken out of the balancing
+
+	unhealthy bool // its checks say so
+	ejected   bool // it is left out because of what became of its requests
 }
 
+// reachable says whether a connection to the endpoint can be had, and may.
+func (t *trouble) reachable() bool { return !t.drained && (t.inARow == 0 || t.trusted) }
+
 // usable says whether requests may go to the endpoint in spite of it.
-func (t *trouble) usable() bool { return !t.drained && (t.inARow == 0 || t.trusted) }
+func (t *trouble) usable() bool { return t.reachable() && !t.unhealthy && !t.ejected }
+
+// worked forgets the failures.
+func (t *trouble) worked() { t.inARow, t.since, t.until, t.probing, t.trusted = 0, 0, 0, false, false }
 
 // NewEndpoint returns an endpoint that nothing is known of. Its share of a cluster's requests is its weight in
 // that of all endpoints.
@@ -149,12 +158,12 @@ func (e *Endpoint) Trust() bool {
 
 // Connected tells that a connection to the endpoint works: its failures are forgotten. It says whether that ends a probe.
 func (e *Endpoint) Connected() (probed bool) {
-	if e.trouble.Load() == nil { // do not write what all cores read without need
+	if t := e.trouble.Load(); t == nil || t.inARow == 0 { // do not write what all cores read without need
 		return false
 	}
 	e.update(func(t *trouble) bool {
 		probed = t.probing
-		*t = trouble{drained: t.drained}
+		t.worked()
 		return true
 	})
 	return probed
@@ -216,11 +225,23 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// Usable says whether requests may go to the endpoint: it has not failed, or a probe has succeeded since, and it is not
-// drained.
+// Usable says whether requests may go to the endpoint: it is Reachable, and nothing else is known against it.
 func (e *Endpoint) Usable() bool {
 	t := e.trouble.Load()
 	return t == nil || t.usable()
+}
+
+// Reachable says whether the endpoint may be connected: it has not failed, or a probe has succeeded since, and it is not
+// drained.
+func (e *Endpoint) Reachable() bool {
+	t := e.trouble.Load()
+	return t == nil || t.reachable()
+}
+
+// serves says whether a request that asks so may go to the endpoint.
+func (e *Endpoint) serves(ask Ask) bool {
+	t := e.trouble.Load()
+	return t == nil || t.usable() || ask.Panic && t.reachable()
 }
 
 // Health is what is known of an endpoint beside its load.
@@ -231,13 +252,19 @@ type Health struct {
 	Probing  bool  // a probe is under way
 	Trusted  bool  // the last probe could connect, and nothing more is asked of it
 	Drained  bool  // it was taken out of the balancing
+
+	Unhealthy bool // its checks say so
+	Ejected   bool // it is left out because of what became of its requests
 }
 
 // Restore makes h what is known of an endpoint that nothing is known of yet but whether it drains, which stays. A probe that was
 // under way is due again.
 func (e *Endpoint) Restore(h Health) {
 	e.update(func(t *trouble) bool {
-		*t = trouble{inARow: max(h.Failures, 0), since: h.Since, until: h.Until, trusted: h.Trusted && h.Failures > 0, drained: t.drained}
+		*t = trouble{
+			inARow: max(h.Failures, 0), since: h.Since, until: h.Until, trusted: h.Trusted && h.Failures > 0, drained: t.drained,
+			unhealthy: h.Unhealthy, ejected: h.Ejected,
+		}
 		return true
 	})
 }
@@ -258,7 +285,7 @@ func (e *Endpoint) Health() Health {
 	if t == nil {
 		return Health{}
 	}
-	return Health{t.inARow, t.since, t.until, t.probing, t.trusted, t.drained}
+	return Health{t.inARow, t.since, t.until, t.probing, t.trusted, t.drained, t.unhealthy, t.ejected}
 }
 
 // ProbeDue is when the next probe is due; never, if that is not for a time to say: the endpoint has not failed, is being

@@ -27,7 +27,7 @@ const (
 
 	minSlots  = 64   // the size of a table at its first insert
 	keepSlots = 1024 // an empty table larger than this gives its memory back
-	chunk     = 1024 // the slots that a walk visits while it holds the lock
+	chunk     = 1024 // the slots that a walk visits while it holds the lock, and whose values lie together
 
 	never = math.MaxInt64
 )
@@ -61,7 +61,7 @@ type Table[T any] struct {
 
 	// Guarded by mu.
 	keys     []key
-	values   []T
+	values   [][]T  // in chunks, so that a table that grows leaves most of itself where it is; see value
 	used     int    // entries
 	room     int    // entries that fit before Insert must grow the table or refuse
 	last     uint32 // the id given out last
@@ -101,7 +101,7 @@ func (t *Table[T]) Insert(v T, deadline int64) (id uint32, earlier, ok bool) {
 	}
 	t.last = id
 	t.keys[id&mask] = key{deadline: deadline, id: id}
-	t.values[id&mask] = v
+	*t.value(int(id & mask)) = v
 	t.used++
 	// A scan under way may be past this slot already; what it will remember must not be later than this.
 	t.next = min(t.next, deadline)
@@ -133,8 +133,7 @@ func (t *Table[T]) Take(id uint32) (v T, ok bool) {
 	// Without slots the mask has every bit set, and no id is below a length of 0. A peer may well send the
 	// id 0, which is that of a free slot.
 	if i := uint(id) & uint(len(t.keys)-1); i < uint(len(t.keys)) && t.keys[i].id == id && id != 0 {
-		v, ok = t.values[i], true
-		t.free(int(i))
+		v, ok = t.free(int(i)), true
 	}
 	t.mu.Unlock()
 	return v, ok
@@ -147,12 +146,15 @@ func (t *Table[T]) Len() int {
 	return t.used
 }
 
-// free empties slot i. The value is cleared, so that what it points to can be collected.
-func (t *Table[T]) free(i int) {
+// free empties slot i and returns its value, which is cleared there, so that what it points to can be collected.
+func (t *Table[T]) free(i int) T {
 	var zero T
-	t.values[i] = zero
+	at := t.value(i)
+	v := *at
+	*at = zero
 	t.keys[i] = key{deadline: never}
 	t.used--
+	return v
 }
 
 // grow makes room for one more entry, or reports that there is none to be had.
@@ -160,22 +162,47 @@ func (t *Table[T]) grow() bool {
 	if t.closed || t.used >= t.max {
 		return false
 	}
-	n := max(minSlots, 2*len(t.keys))
-	keys, values := make([]key, n), make([]T, n)
-	for i := range keys {
-		keys[i].deadline = never
-	}
-	// Ids that differ modulo the old size differ modulo its double: no slot is asked for twice.
-	for i, k := range t.keys {
-		if k.id != 0 {
-			to := int(k.id) & (n - 1)
-			keys[to], values[to] = k, t.values[i]
+	old := t.keys
+	t.allot(max(minSlots, 2*len(old)))
+	// Ids that differ modulo the old size differ modulo its double: an entry keeps its slot or moves up, and no slot is asked for
+	// twice.
+	for i, k := range old {
+		if k.id == 0 {
+			continue
+		}
+		to := int(k.id) & (len(t.keys) - 1)
+		t.keys[to] = k
+		if to != i {
+			var zero T
+			*t.value(to), *t.value(i) = *t.value(i), zero
 		}
 	}
-	t.keys, t.values = keys, values
-	t.room = min(t.max, fit(n))
 	return true
 }
+
+// allot makes the table's slots n, a power of two and no fewer than they were. The keys are free; the values stay in their
+// slots.
+func (t *Table[T]) allot(n int) {
+	t.keys = make([]key, n)
+	for i := range t.keys {
+		t.keys[i].deadline = never
+	}
+	t.room = min(t.max, fit(n))
+	if n <= chunk {
+		only := make([]T, n)
+		if len(t.values) > 0 {
+			copy(only, t.values[0])
+		}
+		t.values = [][]T{only}
+		return
+	}
+	for len(t.values) < n/chunk {
+		t.values = append(t.values, make([]T, chunk))
+	}
+}
+
+// value is the value in slot i.
+func (t *Table[T]) value(i int) *T { return &t.values[uint(i)/chunk][uint(i)%chunk] }
 
 // fit is how many entries are put into n slots. The counter passes over slots that are taken: fuller, the way to the next free one
 // would become long; emptier, an exchange would cost more than 256 bytes.

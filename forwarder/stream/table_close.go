@@ -60,7 +60,7 @@ func (t *Table[T]) look(p int, out []Entry[T]) (int, []Entry[T], bool) {
 	defer t.mu.Unlock()
 	for end := min(p+chunk, len(t.keys)); p < end; p++ {
 		if k := t.keys[p]; k.id != 0 {
-			out = append(out, Entry[T]{ID: k.id, Deadline: k.deadline, Value: t.values[p]})
+			out = append(out, Entry[T]{ID: k.id, Deadline: k.deadline, Value: *t.value(p)})
 		}
 	}
 	return p, out, p >= len(t.keys)

@@ -59,8 +59,7 @@ func (t *Table[T]) scan(p int, now int64, out []Entry[T]) (int, []Entry[T], bool
 		if len(out) == cap(out) {
 			break
 		}
-		out = append(out, Entry[T]{ID: k.id, Deadline: k.deadline, Value: t.values[p]})
-		t.free(p)
+		out = append(out, Entry[T]{ID: k.id, Deadline: k.deadline, Value: t.free(p)})
 	}
 	t.next = next
 	return p, out, p >= len(t.keys)

@@ -30,17 +30,14 @@ func (t *Table[T]) Restore(last uint32, entries []Entry[T]) error {
 	if err != nil {
 		return fmt.Errorf("restoring a stream table: %w", err)
 	}
-	t.keys, t.values, t.used = make([]key, n), make([]T, n), len(entries)
-	for i := range t.keys {
-		t.keys[i].deadline = never
-	}
+	t.allot(n)
+	t.used = len(entries)
 	for i := range entries {
 		e := &entries[i]
 		at := int(e.ID) & (n - 1)
-		t.keys[at], t.values[at] = key{deadline: e.Deadline, id: e.ID}, e.Value
+		t.keys[at], *t.value(at) = key{deadline: e.Deadline, id: e.ID}, e.Value
 		t.next = min(t.next, e.Deadline)
 	}
-	t.room = min(t.max, fit(n))
 	t.earliest.Store(t.next)
 	return nil
 }

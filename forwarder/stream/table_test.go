@@ -394,10 +394,38 @@ func TestTakeClearsTheValue(t *testing.T) {
 	table := New[*int](0)
 	id, _, _ := table.Insert(new(5), never)
 	table.Take(id)
-	for i, v := range table.values {
+	for i, v := range slices.Concat(table.values...) {
 		if v != nil {
 			t.Errorf("slot %d still points to a value that was taken", i)
 		}
+	}
+}
+
+// A table that grows moves what must move, and leaves no value behind where it was.
+func TestGrowthLeavesNothingBehind(t *testing.T) {
+	table := New[*uint32](0)
+	taken := map[uint32]bool{}
+	for i := range uint32(5000) {
+		v := new(uint32)
+		*v, _, _ = table.Insert(v, never)
+		if taken[*v] = i%3 == 0; taken[*v] {
+			table.Take(*v)
+		}
+	}
+	left := 0
+	for i, v := range slices.Concat(table.values...) {
+		switch {
+		case v == nil:
+		case taken[*v]:
+			t.Errorf("slot %d still points to the value with the id %d, which was taken", i, *v)
+		case int(*v)&(len(table.keys)-1) != i || table.keys[i].id != *v:
+			t.Errorf("slot %d holds the value with the id %d, whose slot it is not", i, *v)
+		default:
+			left++
+		}
+	}
+	if left != table.Len() {
+		t.Errorf("got %d values in their slots, want %d", left, table.Len())
 	}
 }
 

@@ -128,18 +128,19 @@ func (s *Store) newest() (Revision, error) {
 	if err != nil {
 		return Revision{}, err
 	}
-	return s.newestOf(numbers)
+	return newestOf[Revision](s, numbers)
 }
 
-// newestOf is the newest whole revision of these numbers, which ascend.
-func (s *Store) newestOf(numbers []uint64) (Revision, error) {
+// newestOf is the newest whole revision of these numbers, which ascend, or what is known of it beside its document. The seal
+// of a file is looked at either way.
+func newestOf[T Revision | Info](s *Store, numbers []uint64) (newest T, err error) {
 	for _, n := range slices.Backward(numbers) {
-		var r Revision
+		var r T
 		if whole, err := s.read(n, &r); whole || err != nil {
 			return r, err
 		}
 	}
-	return Revision{}, nil
+	return newest, nil
 }
 
 // Get is the revision with this number. Its error wraps ErrNoRevision where there is none.
@@ -222,7 +223,7 @@ func (s *Store) append(ctx context.Context, expected uint64, r Revision) (Revisi
 	if err != nil {
 		return r, err
 	}
-	newest, err := s.newestOf(numbers)
+	newest, err := newestOf[Info](s, numbers)
 	if err != nil {
 		return r, err
 	}

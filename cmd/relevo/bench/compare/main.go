@@ -32,6 +32,7 @@ type options struct {
 	raw      string // empty for nowhere
 	direct   bool
 	beside   bool
+	fair     bool
 }
 
 func main() {
@@ -46,6 +47,7 @@ func main() {
 	flag.StringVar(&o.raw, "raw", "bin/benchmarks.json", "where each run's report goes; empty for nowhere")
 	flag.BoolVar(&o.direct, "direct", true, "measure the echo server without a proxy, too")
 	flag.BoolVar(&o.beside, "neighbours", true, "measure what bad neighbours cost the others, too")
+	flag.BoolVar(&o.fair, "fairness", false, "measure what a connection sees of others that flood, and nothing else, and write that section alone")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -91,6 +93,9 @@ func inYard(ctx context.Context, y *yard.Yard, o options, chosen []workload) err
 	targets, err := start(ctx, y, o)
 	if err != nil {
 		return err
+	}
+	if o.fair {
+		return fairness(ctx, o, targets)
 	}
 	results, err := measure(ctx, o, targets, chosen)
 	if err != nil {
