@@ -146,10 +146,12 @@ func (k *monkey) mend(t *testing.T, b *fault) {
 	book.met += k.sent(t, b.server) - b.sent
 	book.seen[k.desk.states(t, k.cluster)[p.order.address]]++
 	k.fleet.board.tell(b.server, fine, k.fleet.shape.delay)
-	if b.kind == faultKill {
+	switch b.kind {
+	case faultKill:
 		p.start(t)
-	} else if b.kind == faultStop {
+	case faultStop:
 		p.process.signal(t, syscall.SIGCONT)
+	default: // the board has been told
 	}
 	b.ends = true
 }
