@@ -138,7 +138,7 @@ func (f *fleet) even(t *testing.T, clients *told, listener string, rate float64)
 }
 
 // policySeries are parts of the names of metrics that say what policies did.
-var policySeries = regexp.MustCompile(`^relevo_(cluster|endpoint|route)_.*(retr|eject|passed_over|health|panic|probes|closes|connect_failures)`)
+var policySeries = regexp.MustCompile(`^relevo_(cluster|endpoint|route|outlier|health)_.*(retr|eject|passed_over|health|panic|probes|closes|connect_failures)`)
 
 // policyCounters is what the proxy counts of what its policies did, a line for each metric, by what labels its series
 // have beside the endpoint's.
