@@ -62,8 +62,9 @@ type policies struct {
 	cluster string
 }
 
-// resilient is what somebody writes whose servers may fail at any time, and whose clients do not wait for long. Where the
-// program has no policies it is what can be had without.
+// resilient is what somebody writes whose servers may fail at any time, and whose clients do not wait for long. The floor of
+// the budget is above what one server has in flight when it stops, which is all tried again at the same moment. Where
+// the program has no policies it is what can be had without.
 func resilient() policies {
 	if !havePolicies {
 		return policies{
@@ -76,7 +77,7 @@ func resilient() policies {
 			"per_try_timeout: 1s, back_off: {base: 10ms, max: 100ms}}, ", attempts),
 		cluster: "health_check: {type: heartbeat, interval: 500ms, timeout: 500ms, unhealthy_threshold: 2, healthy_threshold: 2}, " +
 			"outlier_detection: {consecutive_failures: 5, interval: 1s, ejection_time: 1s, max_ejection_time: 5s, max_ejection_percent: 50%}, " +
-			"retry_budget: {percent: 20%, min: 10}, ",
+			"retry_budget: {percent: 20%, min: 20}, ",
 	}
 }
 
