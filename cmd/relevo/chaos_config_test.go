@@ -75,7 +75,7 @@ func resilient() policies {
 	return policies{
 		again: fmt.Sprintf("idempotent: true, retry: {attempts: %d, on: [connect-failure, reset-before-send, reset, busy, timeout], "+
 			"per_try_timeout: 1s, back_off: {base: 10ms, max: 100ms}}, ", attempts),
-		cluster: "health_check: {type: heartbeat, interval: 500ms, timeout: 500ms, unhealthy_threshold: 2, healthy_threshold: 2}, " +
+		cluster: "slow_start: 1s, health_check: {type: heartbeat, interval: 500ms, timeout: 500ms, unhealthy_threshold: 2, healthy_threshold: 2}, " +
 			"outlier_detection: {consecutive_failures: 5, interval: 1s, ejection_time: 1s, max_ejection_time: 5s, max_ejection_percent: 50%}, " +
 			"retry_budget: {percent: 20%, min: 20}, ",
 	}

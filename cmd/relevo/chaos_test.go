@@ -68,6 +68,7 @@ func chaos(t *testing.T, d, every time.Duration) {
 	k.end(t)
 	again, once := idempotent.wait(t), other.wait(t)
 	took := f.recovers(t, k.desk, "fleet")
+	c.until(t, func(m reading) error { return m.is(0, "relevo_cluster_slow_start") }) // until then they get less
 
 	even := f.even(t, &clients, listener, rate)
 	m := c.until(t, func(m reading) error { return errors.Join(m.idle(), m.is(0, "relevo_recovered_panics_total")) })
