@@ -64,7 +64,14 @@ func chaos(t *testing.T, d, every time.Duration) {
 		return clients.load(t, bench.Options{Addr: listener, Connections: chaosClients, Rate: rate / 2, Duration: d, Service: l.service(service)})
 	}
 	idempotent, other := load(againService, 0), load(onceService, 1)
-	upgrades := c.during(t, every, func() bool { k.step(t); return !idempotent.over() && !other.over() })
+	waited, longest, last := stalled(), time.Duration(0), time.Now()
+	upgrades, pause := c.during(t, every, func() bool {
+		now := time.Now()
+		longest, last = max(longest, now.Sub(last)), now
+		k.step(t)
+		return !idempotent.over() && !other.over()
+	})
+	waited = stalled() - waited
 	k.end(t)
 	again, once := idempotent.wait(t), other.wait(t)
 	took := f.recovers(t, k.desk, "fleet")
@@ -72,7 +79,8 @@ func chaos(t *testing.T, d, every time.Duration) {
 
 	even := f.even(t, &clients, listener, rate)
 	m := c.until(t, func(m reading) error { return errors.Join(m.idle(), m.is(0, "relevo_recovered_panics_total")) })
-	t.Logf("%v, %d upgrades; all servers were usable %v after the last fault\n%s\n%s\n%s\n%v\n%s", d, upgrades, took.Round(time.Millisecond),
+	t.Logf("%v, %d upgrades, the longest pause was %.3f s; all servers were usable %v after the last fault; somebody waited for a CPU for %v, the longest step took %v\n"+
+		"%s\n%s\n%s\n%v\n%s", d, upgrades, pause, took.Round(time.Millisecond), waited.Round(time.Millisecond), longest.Round(time.Millisecond),
 		inShort(againService, again), inShort(onceService, once), even, k, policyCounters(m))
 
 	if havePolicies && share(again) < leastShare {
@@ -85,8 +93,8 @@ func chaos(t *testing.T, d, every time.Duration) {
 }
 
 // during has the chain upgrade every so often, 0 for never, for as long as step says so, and returns how many upgrades
-// there were. Steps go on while an upgrade is under way.
-func (p *chain) during(t *testing.T, every time.Duration, step func() bool) (upgrades int) {
+// there were, and the longest pause in seconds. Steps go on while an upgrade is under way.
+func (p *chain) during(t *testing.T, every time.Duration, step func() bool) (upgrades int, pause float64) {
 	t.Helper()
 	var asked time.Time // zero: no upgrade is under way
 	next := time.Now().Add(every)
@@ -103,6 +111,7 @@ func (p *chain) during(t *testing.T, every time.Duration, step func() bool) (upg
 			if err == nil {
 				p.succeeded(t, r)
 				upgrades++
+				pause = max(pause, r.Pause)
 				asked = time.Time{}
 			} else if now.Sub(asked) > patience {
 				t.Fatalf("upgrade %d has no end after %v: %v", p.last+1, patience, err)
@@ -112,7 +121,7 @@ func (p *chain) during(t *testing.T, every time.Duration, step func() bool) (upg
 			asked, next = now, now.Add(every)
 		}
 	}
-	return upgrades
+	return upgrades, pause
 }
 
 // even sends requests while all is well and says how they were shared out, or fails the test if that is not fair.
