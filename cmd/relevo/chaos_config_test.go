@@ -63,8 +63,8 @@ type policies struct {
 }
 
 // resilient is what somebody writes whose servers may fail at any time, and whose clients do not wait for long. The floor of
-// the budget is above what one server has in flight when it stops, which is all tried again at the same moment. Where
-// the program has no policies it is what can be had without.
+// the budget is above what some servers have in flight when they stop, or when the machine has no time for them, which is all
+// tried again at the same moment. Where the program has no policies it is what can be had without.
 func resilient() policies {
 	if !havePolicies {
 		return policies{
@@ -74,10 +74,10 @@ func resilient() policies {
 	}
 	return policies{
 		again: fmt.Sprintf("idempotent: true, retry: {attempts: %d, on: [connect-failure, reset-before-send, reset, busy, timeout], "+
-			"per_try_timeout: 1s, back_off: {base: 10ms, max: 100ms}}, ", attempts),
+			"per_try_timeout: 2s, back_off: {base: 10ms, max: 100ms}}, ", attempts),
 		cluster: "slow_start: 1s, health_check: {type: heartbeat, interval: 500ms, timeout: 500ms, unhealthy_threshold: 2, healthy_threshold: 2}, " +
 			"outlier_detection: {consecutive_failures: 5, interval: 1s, ejection_time: 1s, max_ejection_time: 5s, max_ejection_percent: 50%}, " +
-			"retry_budget: {percent: 20%, min: 20}, ",
+			"retry_budget: {percent: 20%, min: 50}, ",
 	}
 }
 
@@ -92,7 +92,7 @@ listeners: [{name: client, address: %q, protocol: bolt}]
 routes:
 - name: rpc
   rules:
-  - {name: again, match: {service: {prefix: %q}}, cluster: fleet, %stimeout: 10s}
+  - {name: again, match: {service: {prefix: %q}}, cluster: fleet, %stimeout: 20s}
   - {name: once, cluster: fleet, timeout: 10s, retry: {attempts: %d, on: [connect-failure, reset-before-send]}}
 clusters:
 - {name: fleet, protocol: bolt, %sendpoints: [%s]}
