@@ -73,6 +73,11 @@ var mayImport = map[string][]string{
 	"forwarder/filter/ratelimit": {"forwarder/filter", "forwarder/wire"},
 	"forwarder/filter/source":    {"forwarder/filter"},
 
+	// Sources of endpoints know the contract, and nothing of each other nor of the road.
+	"forwarder/discovery":      {},
+	"forwarder/discovery/dns":  {"forwarder/discovery"},
+	"forwarder/discovery/file": {"forwarder/discovery"},
+
 	// What only tests need.
 	"admin/admintest": {},
 

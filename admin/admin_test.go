@@ -348,6 +348,15 @@ func TestStatus(t *testing.T) {
     "stopping"
   ],
   "started": "2026-01-02T03:04:05Z",
+  "overload": {
+    "memory": {
+      "used": 0
+    },
+    "descriptors": {
+      "used": 0
+    },
+    "actions": []
+  },
   "listeners": [
     {
       "name": "client",

@@ -170,7 +170,11 @@ func TestEventsFollow(t *testing.T) {
 	events.End("enough")
 	events.End("twice")
 	say(events, 1000)
-	if e := some.next(); e.Type != EventEnd || e.End != "enough" {
+	e := some.next()
+	if e.Type == EventLost { // of the many that it did not ask for, where it was slow
+		e = some.next()
+	}
+	if e.Type != EventEnd || e.End != "enough" {
 		t.Errorf("the last event is %+v, want the end", e)
 	}
 	if e := some.next(); e.Type != "" || some.lines.Err() != nil {

@@ -15,6 +15,8 @@ type Road interface {
 	Listeners() []Listener
 	// RuleCounts are by table/rule, then by cluster; a rule that answers has the cluster "".
 	RuleCounts() map[string]map[string]RuleCounts
+	// RuleLimits are the bounds of rules' requests in flight, by table/rule, where there is one.
+	RuleLimits() map[string]Use
 	Clusters() []Cluster
 	// Connections are the first that the query wants, by their ids. more says that there are others behind them.
 	Connections(q ConnectionQuery) (list []Connection, more bool)
@@ -60,22 +62,44 @@ type Cluster struct {
 	Protocol  string        `json:"protocol"`
 	Balancer  string        `json:"balancer"`
 	Leaving   bool          `json:"leaving,omitempty"` // it is not configured any more
+	Panic     bool          `json:"panic,omitempty"`   // so few endpoints are usable that unhealthy and ejected ones get requests too
 	Limits    ClusterLimits `json:"limits"`
+	Discovery *Discovery    `json:"discovery,omitempty"` // where its endpoints are found; absent: they are configured
 	Endpoints []Endpoint    `json:"endpoints"`
+}
+
+// Discovery is how the source of a cluster's endpoints is.
+type Discovery struct {
+	Source string `json:"source"` // file or dns
+	Of     string `json:"of"`     // the path, or the name
+	// State is ok; waiting before the source has told anything; or failing: then the last good set stays.
+	State        string     `json:"state"`
+	FailingSince *time.Time `json:"failing_since,omitempty"`
+	Error        string     `json:"error,omitempty"`
+	Updated      *time.Time `json:"updated,omitempty"` // when it last told a good set
+	Endpoints    int        `json:"endpoints"`         // of the last good set
 }
 
 // ClusterLimits are the bounds of a cluster, and how far they are used.
 type ClusterLimits struct {
-	Requests     Use `json:"requests"`      // in flight
-	Connections  Use `json:"connections"`   // being dialled included
-	Pending      Use `json:"pending"`       // requests that wait for a connection
-	PendingBytes Use `json:"pending_bytes"` // theirs
+	Requests Use `json:"requests"` // in flight
+	// LowRequests is the part of them that low priority may take; absent while it gets what it asks for.
+	LowRequests  *Use `json:"low_requests,omitempty"`
+	Connections  Use  `json:"connections"`   // being dialled included
+	Pending      Use  `json:"pending"`       // requests that wait for a connection
+	PendingBytes Use  `json:"pending_bytes"` // theirs
 }
 
 // Use is how much of a bound is taken.
 type Use struct {
-	Used int `json:"used"`
-	Max  int `json:"max"`
+	Used int  `json:"used"`
+	Max  int  `json:"max"`
+	Open bool `json:"open,omitempty"` // it is at its bound, or has refused something within the last second
+}
+
+// RuleLimits are the bounds of a rule.
+type RuleLimits struct {
+	Requests Use `json:"requests"` // in flight
 }
 
 // Endpoint is one endpoint of a cluster, with all that is known of it.
@@ -83,6 +107,8 @@ type Endpoint struct {
 	Cluster string `json:"cluster"`
 	Address string `json:"address"`
 	Weight  int    `json:"weight"`
+	// Share is the part of its weight that it gets in its slow start; 0 otherwise, when it gets all.
+	Share float64 `json:"share,omitempty"`
 	// State is usable; passed-over or probing behind failures; unhealthy because of its checks; ejected because of its requests;
 	// draining while it has connections, and then drained.
 	State    string `json:"state"`

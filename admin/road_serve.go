@@ -110,7 +110,9 @@ type tableRule struct {
 	Match    config.Match        `json:"match"` // as in the configuration; empty: it takes everything
 	Clusters []RuleCluster       `json:"clusters,omitempty"`
 	Reply    config.Status       `json:"reply,omitempty"`
-	Timeout  float64             `json:"timeout"` // seconds
+	Timeout  float64             `json:"timeout"`            // seconds
+	Priority config.Priority     `json:"priority,omitempty"` // absent: normal
+	Limits   *RuleLimits         `json:"limits,omitempty"`   // absent: there is none
 	Retry    *config.Retry       `json:"retry,omitempty"`
 	Headers  *config.HeaderEdits `json:"headers,omitempty"`
 	Filters  []config.Filter     `json:"filters"`
@@ -126,7 +128,7 @@ type RuleCluster struct {
 
 func (d *configDoor) routes(w http.ResponseWriter, r *http.Request) {
 	_, _, tree := d.control.Current()
-	counts := d.control.RuleCounts()
+	counts, limits := d.control.RuleCounts(), d.control.RuleLimits()
 	var all []routeTable
 	for i := range tree.Routes {
 		t := &tree.Routes[i]
@@ -137,7 +139,12 @@ func (d *configDoor) routes(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		for j := range t.Rules {
-			out.Rules = append(out.Rules, ruleOf(&t.Rules[j], counts[t.Name+"/"+t.Rules[j].Name]))
+			name := t.Name + "/" + t.Rules[j].Name
+			rule := ruleOf(&t.Rules[j], counts[name])
+			if use, ok := limits[name]; ok {
+				rule.Limits = &RuleLimits{use}
+			}
+			out.Rules = append(out.Rules, rule)
 		}
 		all = append(all, out)
 	}
@@ -146,6 +153,9 @@ func (d *configDoor) routes(w http.ResponseWriter, r *http.Request) {
 
 func ruleOf(c *config.Rule, counts map[string]RuleCounts) tableRule {
 	out := tableRule{Name: c.Name, Match: c.Match, Timeout: c.Timeout.D().Seconds(), Filters: orEmpty(c.Filters)}
+	if c.Priority != config.NormalPriority {
+		out.Priority = c.Priority
+	}
 	for _, n := range counts {
 		out.Requests += n.Requests
 		out.Retries += n.Retries
@@ -179,6 +189,15 @@ func (d *configDoor) patchEndpoint(w http.ResponseWriter, r *http.Request) {
 	if faults := otherFields(body, "weight", "drain"); len(faults) > 0 {
 		writeFaults(w, "the body says no change of an endpoint", faults)
 		return
+	}
+	_, _, tree := d.control.Current()
+	for i := range tree.Clusters {
+		if k := &tree.Clusters[i]; k.Name == segment(r, "name") && k.Discovery != nil {
+			kind, of := k.Discovery.Source()
+			writeProblem(w, http.StatusConflict, fmt.Sprintf("the endpoints of cluster %s are not in the configuration: "+
+				"discovery finds them, by %s %s, and what is to change of them changes there", k.Name, kind, of))
+			return
+		}
 	}
 	path := "clusters/" + url.PathEscape(segment(r, "name")) + "/endpoints/" + url.PathEscape(segment(r, "address"))
 	match, _ := matchOf(r, path)

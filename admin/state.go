@@ -25,8 +25,30 @@ type Status struct {
 	// UnitChanged says that the unit of systemd is another one on disk than that which this process, or the first one before it,
 	// was started by: only a restart brings what has changed.
 	UnitChanged bool             `json:"unit_changed,omitempty"`
+	Overload    Overload         `json:"overload"`
 	Listeners   []ListenerStatus `json:"listeners"`
 	Clusters    []ClusterStatus  `json:"clusters"`
+}
+
+// Overload is what the process uses of what it is granted, and what is done because that is nearly all.
+type Overload struct {
+	Memory      Resource         `json:"memory"` // bytes
+	Descriptors Resource         `json:"descriptors"`
+	Actions     []OverloadAction `json:"actions"`
+}
+
+// Resource is how much of something is used.
+type Resource struct {
+	Used    int64 `json:"used"`
+	Limit   int64 `json:"limit,omitempty"`   // absent: it is not known, or there is none, and nothing is done about it
+	Reserve int64 `json:"reserve,omitempty"` // what clients do not get
+}
+
+// OverloadAction is something that is done now.
+type OverloadAction struct {
+	Action   string  `json:"action"`   // stop-reading, stop-accepting, refuse-low, refuse-normal or stop-dialling
+	Resource string  `json:"resource"` // memory or descriptors
+	For      float64 `json:"for"`      // seconds
 }
 
 // ListenerStatus is one listener.
@@ -68,6 +90,7 @@ type statusAnswer struct {
 func status(state State) statusAnswer {
 	ok, reasons := state.Ready()
 	a := statusAnswer{ok, orEmpty(reasons), state.Status()}
+	a.Overload.Actions = orEmpty(a.Overload.Actions)
 	a.Listeners, a.Clusters = orEmpty(a.Listeners), orEmpty(a.Clusters)
 	for i := range a.Clusters {
 		a.Clusters[i].Endpoints = orEmpty(a.Clusters[i].Endpoints)

@@ -53,12 +53,19 @@ func TestAllocations(t *testing.T) {
 	}
 	for _, v := range []bolt.Version{bolt.V1, bolt.V2, bolt.V2CRC} {
 		for _, clients := range []int{1, 4} {
-			t.Run(fmt.Sprintf("%v/clients=%d", v, clients), func(t *testing.T) { countAllocations(t, v, clients) })
+			t.Run(fmt.Sprintf("%v/clients=%d", v, clients), func(t *testing.T) { countAllocations(t, v, clients, func(*forwarder.ClusterSpec) {}) })
 		}
+	}
+	for name, header := range map[string]string{"header": "service", "client": ""} {
+		t.Run("hashed by "+name, func(t *testing.T) {
+			countAllocations(t, bolt.V1, 1, func(c *forwarder.ClusterSpec) {
+				c.Balancer, c.HashHeader = forwarder.BalancerMaglev, header
+			})
+		})
 	}
 }
 
-func countAllocations(t *testing.T, v bolt.Version, clients int) {
+func countAllocations(t *testing.T, v bolt.Version, clients int, with func(*forwarder.ClusterSpec)) {
 	const pipelined, rounds = 8, 2500
 	r := request(1, "sixteen bytes...")
 	r.Version = v
@@ -67,7 +74,9 @@ func countAllocations(t *testing.T, v bolt.Version, clients int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := startProxy(t, spec(serve(t, func(c *peer) { fixedEcho(c, frame, reply, v) }).address), 512<<20)
+	s := spec(serve(t, func(c *peer) { fixedEcho(c, frame, reply, v) }).address)
+	with(&s.Clusters[0])
+	p := startProxy(t, s, 512<<20)
 	var stream []byte
 	for range pipelined {
 		stream = append(stream, frame...)

@@ -24,7 +24,7 @@ var ErrResting = errors.New("the road is being handed over to another process, o
 // keep is called when all that can fail has been done, and before anything has changed: with its error nothing does. Where the
 // road begins to end meanwhile, what keep has kept is for the process that comes next.
 //
-// Of Workers, Access and Changed the Spec's are not looked at. An error is ErrResting, keep's, or all that is wrong; then nothing
+// Of Workers, Access, Changed and Overload.Usage the Spec's are not looked at. An error is ErrResting, keep's, or all that is wrong; then nothing
 // has changed.
 func (f *Forwarder) Apply(spec *Spec, keep func() error) error {
 	if !f.applying.TryLock() {
@@ -90,6 +90,8 @@ func (f *Forwarder) enter(next, old *snapshot, spec *Spec) bool {
 	for _, c := range next.clusters {
 		c.enter()
 	}
+	next.limits.enter(spec)
+	f.overload.configure(&spec.Overload)
 	for i, l := range next.listeners {
 		if slices.Contains(old.listeners, l) {
 			l.configure(&spec.Listeners[i])
@@ -152,8 +154,8 @@ func (c *upCluster) dismiss(now int64) {
 	}
 }
 
-// counted is what has metrics of its own: a listener, a rule and where it leads, a cluster, or an endpoint of one.
-type counted struct{ listener, route, cluster, endpoint string }
+// counted is what has metrics of its own: a listener, a rule and where it leads, its limit, a cluster, or an endpoint of one.
+type counted struct{ listener, route, limit, cluster, endpoint string }
 
 // labels are those that all of its metrics have, and no others.
 func (c counted) labels() []stats.Label {
@@ -161,6 +163,8 @@ func (c counted) labels() []stats.Label {
 	switch {
 	case c.listener != "":
 		return []stats.Label{{Name: "listener", Value: c.listener}}
+	case c.limit != "":
+		return []stats.Label{{Name: "route", Value: c.route}, {Name: "limit", Value: c.limit}}
 	case c.route != "":
 		return []stats.Label{{Name: "route", Value: c.route}, cluster}
 	case c.endpoint != "":
@@ -183,6 +187,9 @@ func (s *snapshot) counted() map[counted]bool {
 				all[counted{route: t.name, cluster: t.clusterName()}] = true
 			}
 		}
+	}
+	for name := range s.limits.bounds {
+		all[counted{route: name, limit: limitMaxRequests}] = true
 	}
 	for _, c := range s.clusters {
 		all[counted{cluster: c.spec.Name}] = true

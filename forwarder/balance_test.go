@@ -8,12 +8,13 @@ import (
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
 // TestBalance sends one request after the other to three servers of weights 1, 2 and 3.
 func TestBalance(t *testing.T) {
-	for _, balancer := range []string{forwarder.BalancerRoundRobin, forwarder.BalancerLeastRequest} {
+	for _, balancer := range []string{forwarder.BalancerRoundRobin, forwarder.BalancerLeastRequest, forwarder.BalancerRandom} {
 		t.Run(balancer, func(t *testing.T) {
 			servers := []*server{serveEach(t, echoEach), serveEach(t, echoEach), serveEach(t, echoEach)}
 			s := spec(servers[0].address, servers[1].address, servers[2].address)
@@ -30,7 +31,7 @@ func TestBalance(t *testing.T) {
 			for i, server := range servers {
 				share := float64(i+1) / 6
 				slack := 0.0 // round robin is exact
-				if balancer == forwarder.BalancerLeastRequest {
+				if balancer != forwarder.BalancerRoundRobin {
 					slack = 6 * math.Sqrt(n*share*(1-share)) // six times the standard deviation
 				}
 				if got := float64(server.frames.Load()); math.Abs(got-n*share) > slack {
@@ -176,4 +177,47 @@ func TestOneDialAtATime(t *testing.T) {
 		}
 	}
 	p.wantCount(1, "relevo_endpoint_connect_failures_total")
+}
+
+// TestPanicOnTheRoad: requests go to endpoints that are thought to be bad where too few others are left, and only there.
+func TestPanicOnTheRoad(t *testing.T) {
+	bad, drained := serveEach(t, echoEach), serveEach(t, echoEach)
+	s := spec(bad.address, drained.address)
+	s.Clusters[0].Endpoints[1].Drain = true
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	wantEcho(t, c.call(request(1, "all is well")), "all is well")
+	p.Know(0, cluster.Health{Unhealthy: true})
+	p.wantLocal(c.call(request(2, "nobody")), wire.ErrorComm, forwarder.ReasonNoEndpoint, 1)
+
+	next := *s
+	next.Clusters = []forwarder.ClusterSpec{s.Clusters[0]}
+	next.Clusters[0].PanicThreshold = 50_00
+	if err := p.Apply(&next, kept); err != nil {
+		t.Fatal(err)
+	}
+	p.wantCount(1, "relevo_cluster_panic")
+	wantEcho(t, c.call(request(3, "better than nobody")), "better than nobody")
+	p.Know(0, cluster.Health{})
+	p.wantCount(0, "relevo_cluster_panic")
+	if got := drained.frames.Load(); got != 0 {
+		t.Errorf("got %d requests at the endpoint that is drained, want none", got)
+	}
+}
+
+// TestSlowStartOnTheRoad: half of the time of a slow start has passed, so that the endpoint gets 55 turns where the other gets 100.
+func TestSlowStartOnTheRoad(t *testing.T) {
+	slow, other := serveEach(t, echoEach), serveEach(t, echoEach)
+	s := spec(slow.address, other.address)
+	s.Clusters[0].Balancer = forwarder.BalancerRoundRobin
+	p := startProxy(t, s, 512<<20)
+	p.Know(0, cluster.Health{WarmSince: 1, WarmUntil: 2 * p.Now()})
+	c := dial(t, p.address)
+	const n = 400
+	for i := range uint32(n) {
+		wantEcho(t, c.call(request(i, "one")), "one")
+	}
+	if got := slow.frames.Load(); got < n*25/100 || got > n*45/100 {
+		t.Errorf("got %d of %d requests at the endpoint in its slow start, want about %d", got, n, n*55/155)
+	}
 }

@@ -26,8 +26,9 @@ type batch struct {
 	f *Forwarder
 
 	// Set by Forwarder.batch.
-	now  int64
-	snap *snapshot
+	now      int64
+	snap     *snapshot
+	refusing Priority // requests of less than this priority are refused, for want of memory
 
 	// What was read: data[:used] is done with, the frame under way included.
 	data []byte
@@ -88,6 +89,7 @@ func (f *Forwarder) batchAt(now int64) *batch {
 	b := f.batches.Get().(*batch)
 	b.now = now
 	b.snap = f.snap.Load()
+	b.refusing = f.overload.refusing()
 	return b
 }
 

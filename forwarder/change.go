@@ -26,31 +26,43 @@ func (s *sweeper) change() {
 	s.rouse()
 }
 
-// tell tells of listeners and endpoints that are not what they were at the look before. The sweeper alone does it, so that what
-// is told is in order, and the last that is told is what holds.
-func (s *sweeper) tell() {
-	if !s.changes.Swap(false) || s.f.changed == nil {
+// tell tells of listeners and endpoints that are not what they were at the look before, and does what follows from that: endpoints
+// that are usable again begin slowly, and a cluster with too few of them panics. The sweeper alone does it, so that what is told is in
+// order, and the last that is told is what holds.
+func (s *sweeper) tell(at int64) {
+	if !s.changes.Swap(false) && at < s.coolAt {
 		return
+	}
+	tell := s.f.changed
+	if tell == nil {
+		tell = func(Change) {}
 	}
 	snap := s.f.snap.Load()
 	for _, l := range snap.listeners {
 		if now := l.condition(); now != cmp.Or(l.told, NotAccepting) {
 			l.told = now
-			s.f.changed(Change{Listener: l.name, At: l.address(), State: now})
+			tell(Change{Listener: l.name, At: l.address(), State: now})
 		}
 	}
 	for _, c := range snap.clusters {
 		for _, e := range c.endpoints {
 			if now := e.condition(); now != cmp.Or(e.told, Usable) {
 				e.told = now
-				s.f.changed(Change{Cluster: c.policy.Name(), Endpoint: e.address, State: now})
+				if now == Usable {
+					e.warm(at)
+				}
+				tell(Change{Cluster: c.policy.Name(), Endpoint: e.address, State: now})
 			}
 		}
+		if c.judge() {
+			c.tellPanic()
+		}
 	}
+	s.coolAt = snap.cool(at)
 }
 
 func (l *listener) condition() string {
-	if l.stopped.Load() || l.socket == nil {
+	if l.stopped.Load() || l.socket == nil || l.f.overload.gate.shut.Load() {
 		return NotAccepting
 	}
 	return Accepting

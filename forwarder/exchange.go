@@ -45,6 +45,8 @@ const (
 	holdsRequest                      // one of the cluster's requests
 	holdsEndpoint                     // a place in its endpoint's count of active requests
 
+	holdsRule // one of its rule's requests
+
 	again  // not a thing that is held: its filters are asked anew, because a pause has interrupted them
 	routed // likewise: its rule has counted it, in another process
 )
@@ -320,8 +322,11 @@ func (b *batch) matchRoute() {
 		b.debts.route(x.target)
 	}
 	x.phase = phaseDownFilterAfterRoute
-	if b.now >= x.deadline { // a filter of the listener took as long, before anybody knew the rule's timeout
+	switch t := x.target; {
+	case b.now >= x.deadline: // a filter of the listener took as long, before anybody knew the rule's timeout
 		b.hijack(wire.Timeout, ReasonFilterTimeout)
+	case t.limit != nil, t.priority < b.refusing:
+		b.admitByRule()
 	}
 }
 
@@ -338,14 +343,21 @@ func (b *batch) chooseEndpoint() {
 		return
 	}
 	if x.holds&holdsRequest == 0 && x.kind == wire.Request {
-		if c.policy.Limits().Requests.TryAcquire(1) == 0 {
-			c.stats.rejected.add(ReasonMaxRequests, 1)
-			b.hijack(wire.Busy, ReasonMaxRequests)
+		if reason := x.target.priority.acquire(c.policy.Limits().Requests); reason != "" {
+			c.stats.rejected.add(reason, 1)
+			b.hijack(wire.Busy, reason)
 			return
 		}
 		x.holds |= holdsRequest
 	}
-	i := c.policy.Pick(cluster.Ask{Avoid: slices.Index(c.endpoints, x.endpoint)})
+	ask := cluster.Ask{Avoid: -1, Panic: c.panics.Load(), Now: b.now}
+	if x.endpoint != nil {
+		ask.Avoid = slices.Index(c.endpoints, x.endpoint)
+	}
+	if c.hashing != nil {
+		ask.Hash = b.hash(c.hashing)
+	}
+	i := c.policy.Pick(ask)
 	if i < 0 {
 		status, reason := wire.ErrorComm, ReasonNoEndpoint
 		if x.attempts > 0 {
@@ -637,6 +649,9 @@ func (b *batch) end() {
 	b.leaveEndpoint()
 	if x.holds&holdsRequest != 0 {
 		b.debts.release(x.target.cluster)
+	}
+	if x.holds&holdsRule != 0 {
+		x.target.limit.Release(1)
 	}
 	if x.holds&holdsStream != 0 {
 		b.debts.closeStream(x.down)

@@ -2,7 +2,9 @@ package forwarder
 
 import (
 	"net"
+	"runtime"
 
+	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
@@ -50,6 +52,18 @@ func (f *Forwarder) HoldPool() (release func()) {
 
 // Admit takes a client connection that the test has accepted.
 func (f *Forwarder) Admit(c net.Conn) { f.snap.Load().listeners[0].admit(c) }
+
+// Know makes h what is known of an endpoint of the first cluster, and waits until the sweeper has seen it.
+func (f *Forwarder) Know(endpoint int, h cluster.Health) {
+	f.snap.Load().clusters[0].endpoints[endpoint].policy.Restore(h)
+	f.sweep.change()
+	for round := f.sweep.rounds.Load(); f.sweep.rounds.Load() < round+2; f.sweep.rouse() {
+		runtime.Gosched()
+	}
+}
+
+// Now is the road's time.
+func (f *Forwarder) Now() int64 { return f.now() }
 
 // Connect gives a cluster's first pool a connection that the test has dialled.
 func (f *Forwarder) Connect(cluster int, c net.Conn) error {

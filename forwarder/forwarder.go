@@ -6,7 +6,9 @@
 //	exchange.go     the life of one request as a list of phases
 //	pool*.go        the connections to one endpoint, and the exchanges that wait for one
 //	upstream.go     one server connection: its stream table and its read loop
-//	sweep*.go       deadlines, timeouts, heartbeats, memory pressure: the only clockwork
+//	sweep*.go       deadlines, timeouts, heartbeats, memory pressure, overload: the only clockwork
+//	overload.go     what is done while the process uses nearly all that it is granted
+//	breaker.go      which limits refuse      priority.go  who is refused first, and the limit of a rule
 //	snapshot.go     one built, immutable configuration
 //	watch.go        whether the road moves
 //	pause.go        the barrier: the road at rest      handover*.go  its state, for another process and from one
@@ -41,6 +43,7 @@ type Forwarder struct {
 	buffers  *conn.Buffers
 	started  time.Time // the clock's zero, which is that of CLOCK_MONOTONIC
 	sweep    *sweeper
+	overload *overload
 	warnings *stats.Throttle[warning]
 	batches  sync.Pool
 	panics   byReason
@@ -134,6 +137,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 	f.worked = newWorkerStats(reg)
 	f.workers = worker.New(spec.Workers.Max, spec.Workers.Queue, f.work)
 	f.sweep = newSweeper(f)
+	f.overload = newOverload(f, &spec.Overload)
 	snap, err := f.build(spec, &snapshot{})
 	if err != nil {
 		f.cancel()
@@ -150,7 +154,8 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 // Start begins to accept and to sweep, and goes on with what Adopt has taken over.
 func (f *Forwarder) Start() {
 	f.begun.Store(true)
-	f.goOn() // first: it starts the read loop of every connection that there is
+	f.sweep.judge(f.now()) // nobody sweeps yet; it says who may come
+	f.goOn()               // first: it starts the read loop of every connection that there is
 	for _, l := range f.snap.Load().listeners {
 		if l.socket != nil {
 			f.accepting.Go(l.accept) // ends when its socket is closed, or with the shift

@@ -39,8 +39,10 @@ type EndpointState struct {
 	Failures         int
 	Since, Until     int64 // the first of the failures, the end of the back-off
 	Trusted          bool
-	Unproved         int
-	RX, TX           uint64 // bytes of connections that are gone
+	// Its slow start; 0: none.
+	WarmSince, WarmUntil int64
+	Unproved             int
+	RX, TX               uint64 // bytes of connections that are gone
 }
 
 // DownstreamState is a client connection.

@@ -35,6 +35,7 @@ func (f *Forwarder) Adopt(h *Handover) error {
 	for i := range h.Endpoints {
 		a.endpoint(&h.Endpoints[i])
 	}
+	a.balance()
 	for i := range h.Downstreams {
 		a.add(a.downstream(&h.Downstreams[i]))
 	}
@@ -97,7 +98,7 @@ func (a *adopter) add(err error) {
 func (s *snapshot) clone() *snapshot {
 	return &snapshot{
 		listeners: append([]*listener(nil), s.listeners...), roads: append([]*road(nil), s.roads...),
-		clusters: append([]*upCluster(nil), s.clusters...), leftover: s.leftover, leaveTimeout: s.leaveTimeout,
+		clusters: append([]*upCluster(nil), s.clusters...), limits: s.limits, leftover: s.leftover, leaveTimeout: s.leaveTimeout,
 	}
 }
 
@@ -178,7 +179,7 @@ func (a *adopter) endpoint(s *EndpointState) {
 		return
 	}
 	e := c.endpoints[i]
-	e.policy.Restore(cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted})
+	e.policy.Restore(cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted, WarmSince: s.WarmSince, WarmUntil: s.WarmUntil})
 	e.unproved.Store(int32(s.Unproved))
 	e.mu.Lock()
 	e.closedRX += s.RX

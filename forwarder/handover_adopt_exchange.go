@@ -19,6 +19,7 @@ func (a *adopter) sentTo(x *exchange, s *ExchangeState, c *upCluster, endpoint i
 	x.endpoint, x.phase = c.endpoints[endpoint], phaseWaitNotify
 	x.holds = holdsStream | holdsRequest | holdsEndpoint
 	x.down.inFlight.Add(1)
+	x.target.limit.adopt(x)
 	c.policy.Limits().Requests.Adopt(1)
 	c.endpoints[endpoint].policy.Acquire()
 	return nil
@@ -78,7 +79,7 @@ func (a *adopter) target(l *listener, s *ExchangeState, c *upCluster) *target {
 		if t = a.snap.roads[l.slot].targetNamed(s.Route, c); t == nil {
 			table, rule, _ := strings.Cut(s.Route, "/")
 			t = &target{
-				name: s.Route, cluster: c, chain: filter.NewChain(nil, nil), timeout: never, attempts: 1,
+				name: s.Route, cluster: c, chain: filter.NewChain(nil, nil), timeout: never, attempts: 1, limit: a.snap.limits.named(s.Route),
 				stats: newTargetStats(a.f.reg, table, rule, s.Cluster),
 			}
 		}

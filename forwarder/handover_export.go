@@ -101,7 +101,7 @@ func (e *exporter) endpoint(up *upEndpoint) {
 	h := up.policy.Health()
 	state := EndpointState{
 		Cluster: up.cluster().policy.Name(), Address: up.address,
-		Failures: h.Failures, Since: h.Since, Until: h.Until, Trusted: h.Trusted, Unproved: int(up.unproved.Load()),
+		Failures: h.Failures, Since: h.Since, Until: h.Until, Trusted: h.Trusted, WarmSince: h.WarmSince, WarmUntil: h.WarmUntil, Unproved: int(up.unproved.Load()),
 	}
 	up.mu.Lock()
 	state.RX, state.TX = up.closedRX, up.closedTX

@@ -148,6 +148,12 @@ func (l *listener) accept() {
 		if l.f.resting.Load() && l.rest.begin(l.f) || l.stopped.Load() {
 			return
 		}
+		if !l.f.overload.mayAccept() {
+			if l.f.overload.awaitPlace(l.f.shiftCtx()); l.f.ctx.Err() != nil {
+				return // stopping
+			}
+			continue
+		}
 		if rate := l.config.Load().rate; rate != nil {
 			if rate.Wait(l.f.shiftCtx()) != nil {
 				if l.f.ctx.Err() != nil {
@@ -160,6 +166,7 @@ func (l *listener) accept() {
 		switch {
 		case err == nil:
 			pause = 0
+			l.f.overload.gate.places.Add(-1)
 			l.admit(c)
 		case errors.Is(err, os.ErrDeadlineExceeded): // a pause, or one that is over
 			runtime.Gosched()
@@ -324,6 +331,7 @@ func (l *listener) stop() {
 		_ = os.Remove(a.Name) // best effort: the next one that listens there finds that nobody does
 	}
 	_ = l.socket.Close()
+	l.f.overload.gate.tell() // its loop may wait there
 	l.f.sweep.change()
 }
 

@@ -140,6 +140,10 @@ func TestLimitsAnswerBusy(t *testing.T) {
 	}{
 		{"streams", forwarder.ReasonMaxStreams, func(s *forwarder.Spec) { s.Listeners[0].MaxStreams = 4 }, 1, false},
 		{"requests", forwarder.ReasonMaxRequests, func(s *forwarder.Spec) { s.Clusters[0].MaxRequests = 4 }, 2, true},
+		{"requests of low priority", forwarder.ReasonLowMaxRequests, func(s *forwarder.Spec) {
+			s.Clusters[0].MaxRequests, s.Routes[0].Rules[0].Priority = 5, forwarder.PriorityLow
+		}, 2, true},
+		{"requests of the rule", forwarder.ReasonRouteMaxRequests, func(s *forwarder.Spec) { s.Routes[0].Rules[0].MaxRequests = 4 }, 2, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := serveHeld(t)
@@ -177,6 +181,7 @@ func TestPlaceIsFreeWhenTheReplyIsThere(t *testing.T) {
 	for name, change := range map[string]func(*forwarder.Spec){
 		"streams":  func(s *forwarder.Spec) { s.Listeners[0].MaxStreams = 1 },
 		"requests": func(s *forwarder.Spec) { s.Clusters[0].MaxRequests = 1 },
+		"rule":     func(s *forwarder.Spec) { s.Routes[0].Rules[0].MaxRequests = 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := spec(serveEach(t, echoEach).address)

@@ -27,12 +27,15 @@ type upCluster struct {
 	limits       cluster.Limits
 	pendingBytes *cluster.Limit
 	probesLeft   *cluster.Limit
+	hashing      *hashing // nil: the balancer does not hash
+	breakers     *[numBreakers]breaker
 	stats        *clusterStats
 	old          *upCluster // whose place it takes; nil behind enter
 
 	// Atomic.
-	next atomic.Pointer[upCluster] // what has taken its place
-	gone atomic.Int64              // since when it is not configured any more; 0: it is
+	next   atomic.Pointer[upCluster] // what has taken its place
+	gone   atomic.Int64              // since when it is not configured any more; 0: it is
+	panics atomic.Bool               // so few endpoints are usable that those are used too that are thought to be bad
 
 	// Owned by the sweeper.
 	probeFrom int // the endpoint whose turn it is to be probed
@@ -82,8 +85,11 @@ func newUpCluster(f *Forwarder, spec *ClusterSpec, old *upCluster) *upCluster {
 	}
 	if old != nil && old.codec.Name() == c.codec.Name() {
 		c.old = old
-		c.pendingBytes, c.probesLeft, c.limits = old.pendingBytes, old.probesLeft, old.limits
+		c.pendingBytes, c.probesLeft, c.limits, c.breakers = old.pendingBytes, old.probesLeft, old.limits, old.breakers
+	} else {
+		c.breakers = newBreakers(&c.limits, c.pendingBytes)
 	}
+	c.hashing = newHashing(&c.spec, c.old)
 	before := c.old.byPlace()
 	for _, e := range spec.Endpoints {
 		up := before[place{e.Network, e.Address}]
@@ -108,16 +114,17 @@ func (c *upCluster) enter() {
 		policies[i] = e.policy
 		e.policy.SetWeight(spec.Endpoints[i].Weight)
 		e.left.Store(false)
-		if drain := spec.Endpoints[i].Drain; !drain || before[place{e.network, e.address}] == nil {
+		joins := before[place{e.network, e.address}] == nil
+		if drain := spec.Endpoints[i].Drain; !drain || joins {
 			e.drain(drain) // the others when those are known that come in their place: Apply
 		}
+		if joins && old != nil && len(old.spec.Endpoints) > 0 { // the first endpoints that are found begin together
+			e.warm(c.f.now())
+		}
 	}
-	var balancer cluster.Balancer = cluster.NewLeastRequest(policies, nil)
-	if spec.Balancer == BalancerRoundRobin {
-		balancer = cluster.NewRoundRobin(policies)
-	}
-	c.policy = cluster.New(spec.Name, policies, balancer, c.limits)
+	c.policy = cluster.New(spec.Name, policies, c.balancer(policies), c.limits)
 	if old != nil {
+		c.panics.Store(old.panics.Load()) // until the sweeper looks
 		configured := c.byPlace()
 		for _, e := range old.endpoints { // those that are not configured any more, as long as something of them is here
 			if configured[place{e.network, e.address}] != e && !e.over() {
@@ -207,12 +214,6 @@ func (c *upCluster) addLeftover(address string) int {
 	c.endpoints = append(c.endpoints, e)
 	return len(c.endpoints) - 1
 }
-
-// The balancers that a ClusterSpec can name.
-const (
-	BalancerLeastRequest = "least-request"
-	BalancerRoundRobin   = "round-robin"
-)
 
 // pool is the connections to one endpoint that requests share, and the exchanges that wait for one. It dials
 // when somebody needs a connection, one at a time.
@@ -357,11 +358,24 @@ func (p *pool) wantDial() bool {
 		return false
 	case p.endpoint.works() && c.f.now() < p.notBefore:
 		return false
-	case c.policy.Limits().Connections.TryAcquire(1) == 0:
+	case !c.takeConnection():
 		return false
 	}
 	p.dialling = true
 	c.f.dialling.Go(p.dial) // ends within connect_timeout, or with the shift
+	return true
+}
+
+// takeConnection takes the place for one more connection of the cluster, and of the process.
+func (c *upCluster) takeConnection() bool {
+	connections := c.policy.Limits().Connections
+	if connections.TryAcquire(1) == 0 {
+		return false
+	}
+	if !c.f.overload.mayDial() {
+		connections.Release(1)
+		return false
+	}
 	return true
 }
 

@@ -67,5 +67,5 @@ func (p *pool) renew(old *upstream) {
 // takePlace takes the place for one more connection, if with it there are no more than this many. Called with mu
 // held.
 func (p *pool) takePlace(most int) bool {
-	return !p.dialling && !p.closed && p.staying() < most && p.endpoint.cluster().policy.Limits().Connections.TryAcquire(1) > 0
+	return !p.dialling && !p.closed && p.staying() < most && p.endpoint.cluster().takeConnection()
 }

@@ -142,7 +142,7 @@ func (p *pool) idle(turn chan struct{}) (u *upstream, what found) {
 		what = leaseHad
 	case p.closed, !p.endpoint.policy.Reachable(), open >= c.spec.MaxUploads:
 		return nil, leaseLater
-	case c.policy.Limits().Connections.TryAcquire(1) > 0:
+	case c.takeConnection():
 		p.leases.dialling++
 		what = leaseDial
 	case open > 0:

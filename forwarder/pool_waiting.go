@@ -76,6 +76,7 @@ func (c *upCluster) admitPending(bytes int) bool {
 	if n := c.pendingBytes.TryAcquire(bytes); n < bytes {
 		if n > 0 {
 			c.pendingBytes.Release(n)
+			c.pendingBytes.Refuse()
 		}
 		pending.Release(1)
 		return false

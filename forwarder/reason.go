@@ -9,26 +9,29 @@ import (
 // lists them all; filters and codecs add their own.
 const (
 	// Local replies.
-	ReasonNoRoute         = "no-route"          // no rule matches
-	ReasonUnknownCommand  = "unknown-command"   // a request frame whose command the protocol does not define
-	ReasonMaxStreams      = "max-streams"       // the connection has too many requests in flight
-	ReasonMaxRequests     = "max-requests"      // the cluster has too many requests in flight
-	ReasonMaxPending      = "max-pending"       // too many exchanges, or bytes of them, wait for a connection
-	ReasonMaxConnections  = "max-connections"   // the listener's, or the cluster's connections are used up
-	ReasonNoEndpoint      = "no-endpoint"       // every endpoint is passed over, or drains
-	ReasonConnectFailure  = "connect-failure"   // the endpoint could not be connected
-	ReasonUpstreamClosed  = "upstream-closed"   // the server closed the connection with the request in flight
-	ReasonUpstreamBroken  = "upstream-broken"   // Relevo closed it with the request in flight, for a reason of its own
-	ReasonResetBeforeSend = "reset-before-send" // the connection broke before the request was sent
-	ReasonTimeout         = "timeout"           // the deadline passed while a reply was awaited
-	ReasonPendingTimeout  = "pending-timeout"   // the deadline passed while a connection was awaited
-	ReasonDraining        = "draining"          // the process is stopping
-	ReasonPanic           = "panic"             // a defect of Relevo or of a filter, recovered
-	ReasonMaxWorkers      = "max-workers"       // every worker is busy and the queue for one is full
-	ReasonWorkerTimeout   = "worker-timeout"    // the deadline passed while a worker was awaited
-	ReasonFilterTimeout   = "filter-timeout"    // the deadline passed while a filter blocked
-	ReasonDirectReply     = "direct-reply"      // the rule answers by itself
-	ReasonOtherProtocol   = "other-protocol"    // the rule leads to a cluster that does not speak the client's protocol
+	ReasonNoRoute          = "no-route"           // no rule matches
+	ReasonUnknownCommand   = "unknown-command"    // a request frame whose command the protocol does not define
+	ReasonMaxStreams       = "max-streams"        // the connection has too many requests in flight
+	ReasonMaxRequests      = "max-requests"       // the cluster has too many requests in flight
+	ReasonLowMaxRequests   = "low-max-requests"   // it has so many that what has low priority gets no more
+	ReasonRouteMaxRequests = "route-max-requests" // the rule has too many requests in flight
+	ReasonOverload         = "overload"           // the process has too little memory left for requests of this priority
+	ReasonMaxPending       = "max-pending"        // too many exchanges, or bytes of them, wait for a connection
+	ReasonMaxConnections   = "max-connections"    // the listener's, or the cluster's connections are used up
+	ReasonNoEndpoint       = "no-endpoint"        // every endpoint is passed over, or drains
+	ReasonConnectFailure   = "connect-failure"    // the endpoint could not be connected
+	ReasonUpstreamClosed   = "upstream-closed"    // the server closed the connection with the request in flight
+	ReasonUpstreamBroken   = "upstream-broken"    // Relevo closed it with the request in flight, for a reason of its own
+	ReasonResetBeforeSend  = "reset-before-send"  // the connection broke before the request was sent
+	ReasonTimeout          = "timeout"            // the deadline passed while a reply was awaited
+	ReasonPendingTimeout   = "pending-timeout"    // the deadline passed while a connection was awaited
+	ReasonDraining         = "draining"           // the process is stopping
+	ReasonPanic            = "panic"              // a defect of Relevo or of a filter, recovered
+	ReasonMaxWorkers       = "max-workers"        // every worker is busy and the queue for one is full
+	ReasonWorkerTimeout    = "worker-timeout"     // the deadline passed while a worker was awaited
+	ReasonFilterTimeout    = "filter-timeout"     // the deadline passed while a filter blocked
+	ReasonDirectReply      = "direct-reply"       // the rule answers by itself
+	ReasonOtherProtocol    = "other-protocol"     // the rule leads to a cluster that does not speak the client's protocol
 
 	// Closes, beside those of package conn and the decode errors of package wire.
 	ReasonStopping         = "stopping"          // the process ended; also of a local reply, which hardly anybody gets
@@ -58,6 +61,9 @@ var advice = map[string]string{
 	ReasonUnknownCommand:       "the client speaks an extension of the protocol that is not forwarded",
 	ReasonMaxStreams:           "the listener's max_streams, a client that never waits, or a route that leads back to its own listener",
 	ReasonMaxRequests:          "the cluster's max_requests, or servers that have become slow",
+	ReasonLowMaxRequests:       "the cluster's max_requests, of which four fifths are taken, or servers that have become slow",
+	ReasonRouteMaxRequests:     "the rule's max_requests, or servers that have become slow",
+	ReasonOverload:             "the process's memory: see overload in /v1/status, and docs/overload.md",
 	ReasonMaxPending:           "the cluster's max_pending and max_pending_bytes, or endpoints that cannot be connected",
 	ReasonMaxConnections:       "the cluster's max_connections",
 	ReasonNoEndpoint:           "all endpoints failed lately, or drain: are the servers up, are the addresses right, do they speak the protocol?",

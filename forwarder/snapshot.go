@@ -21,6 +21,7 @@ type snapshot struct {
 	listeners []*listener
 	roads     []*road      // by listener.slot
 	clusters  []*upCluster // as configured
+	limits    ruleLimits
 	leftover  leftover
 
 	leaveTimeout time.Duration
@@ -74,7 +75,9 @@ type target struct {
 	edits    []wire.Edit // of the header block, each time a request is sent
 	timeout  int64       // nanoseconds
 	attempts uint8
+	priority Priority
 	retryOn  RetryOn
+	limit    *ruleLimit // nil: the rule's requests in flight have no bound
 	stats    *targetStats
 }
 
@@ -97,6 +100,7 @@ func (f *Forwarder) build(spec *Spec, old *snapshot) (*snapshot, error) {
 		clusters[spec.Clusters[i].Name] = c
 		s.clusters = append(s.clusters, c)
 	}
+	s.limits = newRuleLimits(spec, old.limits)
 	tables := make(map[string]*routes)
 	for i := range spec.Routes {
 		r, err := buildRoutes(&spec.Routes[i], clusters)
@@ -107,7 +111,7 @@ func (f *Forwarder) build(spec *Spec, old *snapshot) (*snapshot, error) {
 	}
 	s.roads = slices.Clone(old.roads)
 	for i := range spec.Listeners {
-		r, err := f.buildRoad(&spec.Listeners[i], tables, clusters, spec.MaxTimeout)
+		r, err := f.buildRoad(&spec.Listeners[i], tables, clusters, s.limits, spec.MaxTimeout)
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -198,7 +202,7 @@ func buildRoutes(spec *RouteSpec, clusters map[string]*upCluster) (*routes, erro
 }
 
 // buildRoad makes a listener's road along its route table. The road is nil where the table is wrong.
-func (f *Forwarder) buildRoad(spec *ListenerSpec, tables map[string]*routes, clusters map[string]*upCluster, maxTimeout time.Duration) (*road, error) {
+func (f *Forwarder) buildRoad(spec *ListenerSpec, tables map[string]*routes, clusters map[string]*upCluster, limits ruleLimits, maxTimeout time.Duration) (*road, error) {
 	t, ok := tables[spec.Routes]
 	if !ok {
 		return nil, fmt.Errorf("listener %s: there is no route table %q", spec.Name, spec.Routes)
@@ -218,7 +222,7 @@ func (f *Forwarder) buildRoad(spec *ListenerSpec, tables map[string]*routes, clu
 	r.keys = slices.Clone(t.table.Keys())
 	r.service, r.method = r.key(route.ServiceKey), r.key(route.MethodKey)
 	for i := range t.spec.Rules {
-		rule, err := f.buildRule(spec, t.spec.Name, &t.spec.Rules[i], clusters)
+		rule, err := f.buildRule(spec, t.spec.Name, &t.spec.Rules[i], clusters, limits)
 		if err != nil {
 			return nil, fmt.Errorf("listener %s: rule %s/%s: %w", spec.Name, t.spec.Name, t.spec.Rules[i].Name, err)
 		}
@@ -260,7 +264,7 @@ func act(filters []filter.Filter, at filter.Place) error {
 }
 
 // buildRule resolves one rule for a listener.
-func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clusters map[string]*upCluster) (rule, error) {
+func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clusters map[string]*upCluster, limits ruleLimits) (rule, error) {
 	if err := act(spec.Filters, filter.AtRule); err != nil {
 		return rule{}, err
 	}
@@ -271,7 +275,10 @@ func (f *Forwarder) buildRule(l *ListenerSpec, table string, spec *RuleSpec, clu
 	common := target{
 		name: table + "/" + spec.Name, reply: spec.Reply, chain: chain,
 		worker: chain.Blocks(), edits: spec.Headers, timeout: int64(spec.Timeout),
-		attempts: uint8(min(max(spec.Attempts, 1), maxAttempts)), retryOn: spec.RetryOn,
+		attempts: uint8(min(max(spec.Attempts, 1), maxAttempts)), retryOn: spec.RetryOn, priority: spec.Priority,
+	}
+	if spec.MaxRequests > 0 {
+		common.limit = limits.bounds[common.name]
 	}
 	if len(spec.Clusters) == 0 {
 		common.stats = newTargetStats(f.reg, table, spec.Name, "")

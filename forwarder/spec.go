@@ -21,6 +21,8 @@ type Spec struct {
 	Access     AccessLog // nil: no access log
 	// Changed is told of listeners and endpoints that change, by the sweeper, so it must not wait. Nil: nobody is told.
 	Changed func(Change)
+	// Overload says what is done when the process uses nearly all that it is granted.
+	Overload OverloadSpec
 
 	// What connections are adopted with whose listener or cluster is not among the above (see Adopt): all but names,
 	// addresses, routes and filters. The listener's codecs are all that there are.
@@ -85,6 +87,9 @@ type RuleSpec struct {
 	Timeout  time.Duration
 	Attempts int // tries in all; 1 means no retry
 	RetryOn  RetryOn
+	Priority Priority
+	// MaxRequests bounds those in flight, of all listeners together; 0 means no bound.
+	MaxRequests int
 }
 
 // Share is a cluster's share of a rule's requests: its weight of the sum of weights.
@@ -117,8 +122,11 @@ const (
 type ClusterSpec struct {
 	Name                   string
 	Codec                  wire.Codec
-	Limits                 wire.Limits // of replies
-	Balancer               string      // BalancerLeastRequest or BalancerRoundRobin
+	Limits                 wire.Limits   // of replies
+	Balancer               string        // one of those that are named Balancer...
+	HashHeader             string        // with BalancerMaglev: the header that requests are told apart by; empty: their client's address is
+	SlowStart              time.Duration // of endpoints that come, or are usable again; 0 means none
+	PanicThreshold         int           // share of usable endpoints, in hundredths of a percent, below which all are used; 0: never
 	ConnectionsPerEndpoint int
 	MaxConnections         int // over all endpoints
 	MaxPending             int // exchanges that wait for a connection

@@ -14,9 +14,6 @@ type Status struct {
 	Clusters  []ClusterStatus
 }
 
-// Use is how much of a bound is taken.
-type Use struct{ Used, Max int }
-
 // ListenerStatus is one listener.
 type ListenerStatus struct {
 	Name, Address, Protocol, Routes string
@@ -35,7 +32,9 @@ type ListenerStatus struct {
 type ClusterStatus struct {
 	Name, Protocol, Balancer                     string
 	Leaving                                      bool // it is not configured any more
+	Panic                                        bool // so few endpoints are usable that unhealthy and ejected ones get requests too
 	Requests, Connections, Pending, PendingBytes Use
+	LowRequests                                  Use // of Requests, for what has low priority
 	Endpoints                                    []EndpointStatus
 }
 
@@ -43,6 +42,7 @@ type ClusterStatus struct {
 type EndpointStatus struct {
 	Address      string // unix:/PATH, or HOST:PORT
 	Weight       int
+	Share        float64   // of its weight that it gets: 1, or less in a slow start
 	Usable       bool      // nothing is known against it
 	Condition    string    // Usable, PassedOver, Unhealthy, Ejected or Drained: the first of what is known against it
 	Failures     int       // in a row; 0 once it has delivered a frame
@@ -81,7 +81,7 @@ func (f *Forwarder) Status() Status {
 
 func (l *listener) status(r *road) ListenerStatus {
 	s := ListenerStatus{
-		Name: l.name, Address: l.address(), Protocol: r.protocol(), Routes: r.name, Accepting: !l.stopped.Load(), Leaving: l.leaving.Load(),
+		Name: l.name, Address: l.address(), Protocol: r.protocol(), Routes: r.name, Accepting: !l.stopped.Load() && !l.f.overload.gate.shut.Load(), Leaving: l.leaving.Load(),
 		MaxConnections: l.config.Load().maxConnections, MaxStreams: int(r.maxStreams),
 		Requests: l.stats.requests.Value() + l.stats.oneways.Value(),
 	}
@@ -101,11 +101,12 @@ func (l *listener) status(r *road) ListenerStatus {
 }
 
 func (c *upCluster) status() ClusterStatus {
-	use := func(l *cluster.Limit) Use { return Use{l.Used(), l.Max()} }
-	limits := c.policy.Limits()
+	now := c.f.now()
+	at := func(breaker int) Use { return c.breakers[breaker].status(now) }
 	s := ClusterStatus{
-		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0,
-		Requests: use(limits.Requests), Connections: use(limits.Connections), Pending: use(limits.Pending), PendingBytes: use(c.pendingBytes),
+		Name: c.spec.Name, Protocol: c.codec.Name(), Balancer: c.spec.Balancer, Leaving: c.gone.Load() > 0, Panic: c.panics.Load(),
+		Requests: at(breakRequests), LowRequests: at(breakLowRequests), Connections: at(breakConnections), Pending: at(breakPending),
+		PendingBytes: at(breakPendingBytes),
 	}
 	for _, e := range c.endpoints {
 		s.Endpoints = append(s.Endpoints, e.status(c.f))
@@ -116,7 +117,7 @@ func (c *upCluster) status() ClusterStatus {
 func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 	n, health := e.connections(), e.policy.Health()
 	s := EndpointStatus{
-		Address: e.name(), Weight: e.policy.Weight(), Usable: e.policy.Usable(), Condition: e.condition(), Failures: health.Failures, Probing: health.Probing,
+		Address: e.name(), Weight: e.policy.Weight(), Share: e.policy.Share(f.now()), Usable: e.policy.Usable(), Condition: e.condition(), Failures: health.Failures, Probing: health.Probing,
 		Draining: health.Drained, Leaving: e.left.Load(), InFlight: e.policy.Active(), Waiting: n.waiting,
 		Connections: n.ready + n.leased, Ready: n.ready, Leased: n.leased, Dialling: n.dialling, Drains: n.draining, Gated: n.gated,
 		Requests: e.stats.requests.Value() + e.stats.oneways.Value(),
@@ -138,6 +139,15 @@ func (e *upEndpoint) status(f *Forwarder) EndpointStatus {
 		s.LastFailure = &Failure{at(last.at), last.reason, last.detail}
 	}
 	return s
+}
+
+// RuleLimits are the limits of the rules that have one, by table/rule.
+func (f *Forwarder) RuleLimits() map[string]Use {
+	out, now := make(map[string]Use), f.now()
+	for name, l := range f.snap.Load().limits.bounds {
+		out[name] = l.breaker.status(now)
+	}
+	return out
 }
 
 // RuleCounts is what a rule of a route table has counted so far, for one of its clusters.
@@ -230,6 +240,10 @@ func (f *Forwarder) export(old *snapshot) {
 	f.reg.GaugeFunc("relevo_buffered_limit_bytes", "The most that relevo_buffered_bytes may be: max_buffered.",
 		func() float64 { return float64(f.buffers.Max()) })
 	f.exportWorkers()
+	f.exportOverload()
+	for name, l := range snap.limits.bounds {
+		f.exportBreaker("relevo_route", &l.breaker, true, []stats.Label{{Name: "route", Value: name}, {Name: "limit", Value: limitMaxRequests}})
+	}
 	for _, l := range snap.listeners {
 		f.exportListener(l)
 	}
@@ -283,7 +297,30 @@ func (f *Forwarder) exportCluster(c *upCluster) {
 	gauge("relevo_cluster_in_flight", "Requests under way: max_requests bounds them.", limits.Requests.Used)
 	gauge("relevo_cluster_connections", "Connections to all endpoints, being dialled included: max_connections bounds them.", limits.Connections.Used)
 	gauge("relevo_cluster_pending", "Exchanges that wait for a connection: max_pending bounds them.", limits.Pending.Used)
+	for i := range c.breakers {
+		f.exportBreaker("relevo_cluster", &c.breakers[i], false, with(labels, "limit", breakerNames[i]))
+	}
 	gauge("relevo_cluster_pending_bytes", "Bytes of the exchanges that wait for a connection: max_pending_bytes bounds them.", c.pendingBytes.Used)
+	gauge("relevo_cluster_panic", "1 while so few endpoints are usable that unhealthy and ejected ones get requests too: panic_threshold.", func() int {
+		if c.panics.Load() {
+			return 1
+		}
+		return 0
+	})
+	gauge("relevo_cluster_slow_start", "Endpoints in their slow start.", func() int {
+		now := f.now()
+		return count(c.policy.Endpoints(), func(e *cluster.Endpoint) bool { return now < e.WarmUntil() })
+	})
+}
+
+// count is how many of the list there are for which cond holds.
+func count[T any](list []T, cond func(T) bool) (n int) {
+	for _, v := range list {
+		if cond(v) {
+			n++
+		}
+	}
+	return n
 }
 
 func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {

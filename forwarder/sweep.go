@@ -32,6 +32,7 @@ type sweeper struct {
 
 	// Owned by run.
 	tickAt    int64
+	coolAt    int64 // when slow starts end
 	trimmedAt int64
 	lookedAt  int64 // when duties last looked
 	tick      int64
@@ -39,6 +40,7 @@ type sweeper struct {
 	expired   []stream.Entry[exchange]
 	waited    []waiter
 	memory    memory
+	judged    judged
 	rest      rest
 }
 
@@ -51,7 +53,7 @@ const (
 )
 
 func newSweeper(f *Forwarder) *sweeper {
-	s := &sweeper{f: f, wake: make(chan struct{}, 1), tickAt: never}
+	s := &sweeper{f: f, wake: make(chan struct{}, 1), tickAt: never, coolAt: never}
 	s.next.Store(never)
 	return s
 }
@@ -102,9 +104,10 @@ func (s *sweeper) loop() {
 		}
 		now := s.f.now()
 		next := s.deadlines(now)
+		s.judge(now)
 		s.duties(now)
-		s.tell()
-		next = max(min(next, s.tickAt, s.probes(now)), now+deadlineGrain)
+		s.tell(now)
+		next = max(min(next, s.tickAt, s.coolAt, s.probes(now), s.judged.wakes), now+deadlineGrain)
 		s.next.Store(next)
 		pressure := s.f.buffers.Pressure()
 		if s.memory.pressed {
@@ -234,10 +237,11 @@ func (s *sweeper) duties(now int64) {
 	clear(s.overdue)
 	s.overdue = s.overdue[:0]
 	s.relieve(snap, now)
+	again := s.breakers(snap, now)
 	switch {
 	case s.memory.pressed:
 		s.tickAt = now + pressureLook
-	case open > 0:
+	case open > 0 || again:
 		s.tickAt = now + s.tick
 	default:
 		s.tickAt = never

@@ -66,11 +66,18 @@ func (s *sweeper) relieve(snap *snapshot, now int64) {
 	used, high := buffers.Used(), buffers.High()
 	reply := m.reply.wait(buffers.Next(conn.Replies), s.moved(snap), now)
 	requestWaits := buffers.Next(conn.Requests) != 0
-	if used > high {
+	pressed, tooMuch := used > high, s.judged.tooMuch
+	switch {
+	case pressed:
 		buffers.Trim(true)
 		m.giveTurns()
-		s.gate(snap, used-high+high/8)
-	} else {
+		s.gate(snap, max(used-high+high/8, tooMuch))
+		s.warnPressure()
+	case tooMuch > 0: // not of buffers, but their clients are who can be told to wait
+		buffers.Trim(true)
+		m.giveTurns()
+		s.gate(snap, tooMuch)
+	default:
 		for _, c := range m.gated {
 			c.GateMemory(false)
 		}
@@ -100,7 +107,7 @@ func (s *sweeper) relieve(snap *snapshot, now int64) {
 			return 0
 		})
 	}
-	m.pressed = used > high || m.reply.read != 0 || requestWaits || len(m.gated) > 0
+	m.pressed = pressed || m.reply.read != 0 || requestWaits || tooMuch == 0 && len(m.gated) > 0
 }
 
 // moved is how many bytes those who hold large frames have moved since the last look; 0 when no reply waits for memory.
@@ -157,6 +164,9 @@ func (s *sweeper) gate(snap *snapshot, excess int64) {
 			s.memory.gated = append(s.memory.gated, c)
 		}
 	}
+}
+
+func (s *sweeper) warnPressure() {
 	if n, ok := s.f.warn("buffers", ReasonBufferPressure); ok {
 		s.f.log.Warn("buffers are nearly full: the largest holders are not read from",
 			zap.String("reason", ReasonBufferPressure), zap.String("check", advice[ReasonBufferPressure]),

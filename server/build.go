@@ -32,6 +32,8 @@ var forwardings = map[config.Forwarding]forwarder.Forwarding{
 var balancers = map[config.Balancer]string{
 	config.LeastRequest: forwarder.BalancerLeastRequest,
 	config.RoundRobin:   forwarder.BalancerRoundRobin,
+	config.Random:       forwarder.BalancerRandom,
+	config.Maglev:       forwarder.BalancerMaglev,
 }
 
 // workersPerCPU is how many workers there are for each CPU when the configuration leaves it to the machine, and
@@ -77,6 +79,7 @@ func Spec(c *config.Config) (*forwarder.Spec, error) {
 		}
 		s.Clusters = append(s.Clusters, clusterSpec(k, codec(k.VerifyCRC), largest))
 	}
+	s.Overload = overloadSpec(&c.Overload)
 	s.LeaveTimeout = c.Upgrade.DrainTimeout.D()
 	s.LeftoverListener, s.LeftoverCluster = leftovers(largest)
 	return s, errors.Join(errs...)
@@ -114,6 +117,20 @@ func workersSpec(w *config.Workers) forwarder.WorkersSpec {
 	return s
 }
 
+func overloadSpec(o *config.Overload) forwarder.OverloadSpec {
+	share := func(p config.Percent) float64 { return float64(p) / 10000 }
+	s := forwarder.OverloadSpec{
+		StopReading: share(o.StopReading), StopAccepting: share(o.StopAccepting), RefuseLow: share(o.RefuseLow), RefuseNormal: share(o.RefuseNormal),
+	}
+	if o.MemoryLimit != nil {
+		s.MemoryLimit = int64(*o.MemoryLimit)
+	}
+	if o.DescriptorReserve != nil {
+		s.Reserve = int(*o.DescriptorReserve)
+	}
+	return s
+}
+
 func listenerSpec(l *config.Listener) (forwarder.ListenerSpec, error) {
 	network, address := l.Address.Split()
 	s := forwarder.ListenerSpec{
@@ -145,6 +162,7 @@ func listenerSpec(l *config.Listener) (forwarder.ListenerSpec, error) {
 func clusterSpec(k *config.Cluster, codec wire.Codec, limits wire.Limits) forwarder.ClusterSpec {
 	out := forwarder.ClusterSpec{
 		Name: k.Name, Codec: codec, Limits: limits, Balancer: balancers[k.Balancer],
+		HashHeader: k.HashHeader, SlowStart: k.SlowStart.D(), PanicThreshold: max(0, int(k.PanicThreshold)),
 		ConnectionsPerEndpoint: k.ConnectionsPerEndpoint, MaxConnections: k.MaxConnections,
 		MaxPending: k.MaxPending, MaxPendingBytes: int(k.MaxPendingBytes), MaxRequests: k.MaxRequests,
 		MaxQueued: int(k.MaxQueued), ConnectTimeout: k.ConnectTimeout.D(), ReadTimeout: k.ReadTimeout.D(), WriteTimeout: k.WriteTimeout.D(),

@@ -19,6 +19,11 @@ var retries = map[config.RetryOn]forwarder.RetryOn{
 	config.ResetBeforeSend: forwarder.RetryResetBeforeSend,
 }
 
+// priorities say whose requests are refused first.
+var priorities = map[config.Priority]forwarder.Priority{
+	config.HighPriority: forwarder.PriorityHigh, config.NormalPriority: forwarder.PriorityNormal, config.LowPriority: forwarder.PriorityLow,
+}
+
 // textKinds are the ways to compare a text.
 var textKinds = map[config.TextForm]route.Kind{
 	config.ExactText:  route.Exact,
@@ -53,7 +58,7 @@ func routeSpec(t *config.RouteTable) (forwarder.RouteSpec, error) {
 func ruleSpec(r *config.Rule) (forwarder.RuleSpec, error) {
 	s := forwarder.RuleSpec{
 		Name: r.Name, Match: routeMatch(&r.Match), Headers: edits(&r.Headers),
-		Timeout: r.Timeout.D(), Attempts: r.Retry.Attempts,
+		Timeout: r.Timeout.D(), Attempts: r.Retry.Attempts, MaxRequests: max(0, int(r.MaxRequests)), Priority: priorities[r.Priority],
 	}
 	for _, on := range r.Retry.On {
 		s.RetryOn |= retries[on]

@@ -186,7 +186,7 @@ func TestSpecOfWorkers(t *testing.T) {
 
 // What the configuration lets through and the road refuses would be found out at the start only.
 func TestSpecOfExamples(t *testing.T) {
-	for _, name := range []string{"full", "minimal", "sidecar/both", "sidecar/client", "sidecar/server"} {
+	for _, name := range []string{"balancing", "full", "minimal", "overload", "sidecar/both", "sidecar/client", "sidecar/server"} {
 		c, err := config.Load("../examples/" + name + ".yaml")
 		if err != nil {
 			t.Fatal(err)

@@ -69,6 +69,7 @@ type ClusterExplained struct {
 	Share     float64           `json:"share"` // of the rule's requests
 	Balancer  string            `json:"balancer"`
 	Endpoints []config.Endpoint `json:"endpoints"`
+	Discovery *config.Discovery `json:"discovery,omitempty"` // where they are found, which is not asked
 }
 
 // Where exchanges run.
@@ -208,7 +209,8 @@ func (e *explainer) rule(r *config.Rule, spec *forwarder.RuleSpec) *RuleExplaine
 	for _, s := range spec.Clusters {
 		k := e.clusters[s.Cluster]
 		out.Clusters = append(out.Clusters, ClusterExplained{
-			Name: k.Name, Share: float64(s.Weight) / float64(sum), Balancer: string(k.Balancer), Endpoints: k.Endpoints,
+			Name: k.Name, Share: float64(s.Weight) / float64(sum), Balancer: string(k.Balancer), Endpoints: append([]config.Endpoint{}, k.Endpoints...),
+			Discovery: k.Discovery,
 		})
 	}
 	out.Headers = editsInWords(edits(&r.Headers))

@@ -167,7 +167,7 @@ func (h *heir) taker() upgrade.Taker {
 	return upgrade.Taker{
 		Build: func(_ context.Context, sockets *handoff.Listeners, files []*os.File) (err error) {
 			o := h.options
-			o.heir, o.generation, o.askedLevel = true, h.generation.Number(), sockets.LogLevel
+			o.heir, o.generation, o.askedLevel, o.found = true, h.generation.Number(), sockets.LogLevel, sockets.Discovery
 			if o.inherited, err = inherit(sockets.List, files); err != nil {
 				return err
 			}

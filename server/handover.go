@@ -155,7 +155,7 @@ func (s *Server) listeners() (handoff.Listeners, []syscall.RawConn, error) {
 			return out, nil, err
 		}
 	}
-	out.LogLevel = s.level.export()
+	out.LogLevel, out.Discovery = s.level.export(), s.finder.give()
 	var err error
 	out.Revisions, err = s.live.store.Export(maxRevisions)
 	return out, files, err

@@ -96,7 +96,7 @@ func (g *giver) all(h *forwarder.Handover) error {
 		e := &h.Endpoints[i]
 		g.exchanges.Endpoints = append(g.exchanges.Endpoints, handoff.Endpoint{
 			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted,
-			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since,
+			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since, WarmSince: e.WarmSince, WarmUntil: e.WarmUntil,
 		})
 	}
 	for i := range h.Exchanges {

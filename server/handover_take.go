@@ -68,7 +68,7 @@ func (t *taker) names(m *handoff.Exchanges) {
 		e := &m.Endpoints[i]
 		t.h.Endpoints = append(t.h.Endpoints, forwarder.EndpointState{
 			Cluster: e.Cluster, Address: e.Address, Failures: e.Failures, Until: e.Until, Trusted: e.Trusted,
-			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since,
+			Unproved: e.Unproved, RX: e.RX, TX: e.TX, Since: e.Since, WarmSince: e.WarmSince, WarmUntil: e.WarmUntil,
 		})
 	}
 }

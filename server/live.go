@@ -25,9 +25,12 @@ type live struct {
 	store  *revision.Store
 	began  *config.Config // what the process was built from
 	turn   chan struct{}  // has an element while nobody changes anything; never closed
+	// released has an element when release has not been noticed yet; never closed.
+	released chan struct{}
 
 	// Guarded by the turn.
 	kept map[string]bool // the listeners whose sockets are systemd's, too
+	spec *forwarder.Spec // what the road was built from last: the configuration in force, and the endpoints found by then
 
 	// Atomic.
 	now  atomic.Pointer[inForce]
@@ -52,7 +55,8 @@ func newLive(o Options) (*live, error) {
 		}
 	}
 	l := &live{
-		origin: from, store: from.store, began: o.Config, turn: make(chan struct{}, 1), kept: make(map[string]bool),
+		origin: from, store: from.store, began: o.Config, turn: make(chan struct{}, 1), released: make(chan struct{}, 1),
+		kept: make(map[string]bool),
 	}
 	first := &inForce{revision.Info{Author: revision.Author{Door: revision.DoorFile}}, from.decision.Newest, from.decision.Document, o.Config}
 	if !from.decision.FromFile {
@@ -93,7 +97,13 @@ func (l *live) hold(ctx context.Context) error {
 }
 
 // release is upgrade.Giver.Release.
-func (l *live) release() { l.held.Store(false) }
+func (l *live) release() {
+	l.held.Store(false)
+	select {
+	case l.released <- struct{}{}:
+	default: // somebody is about to look
+	}
+}
 
 // Current implements admin.Control.
 func (s *Server) Current() (revision.Info, *config.Document, *config.Config) {
@@ -161,15 +171,24 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 
 // apply keeps a configuration as a revision and puts it into force, or does neither. The turn is the caller's.
 func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.Spec, e admin.Edit) (revision.Info, error) {
+	follow, err := s.finder.prepare(next.config)
+	if err != nil {
+		return revision.Info{}, &admin.RefusedError{Reason: err.Error()}
+	}
+	follow.wait(ctx, firstSets)
+	spec, _ = follow.sets().in(spec)
 	var r revision.Revision
 	var kept error
-	err := s.road.Apply(spec, func() error {
+	err = s.road.Apply(spec, func() error {
 		r, kept = s.live.store.Append(ctx, old.newest, revision.Revision{
 			Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
 			Document: next.document,
 		})
 		return kept
 	})
+	if err != nil {
+		follow.discard()
+	}
 	switch {
 	case kept != nil:
 		return revision.Info{}, kept
@@ -178,6 +197,8 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 	case err != nil:
 		return revision.Info{}, &admin.RefusedError{Reason: err.Error()}
 	}
+	follow.commit()
+	s.live.spec = spec
 	next.info, next.newest = r.Info, r.Number
 	s.live.now.Store(next)
 	s.level.configure(next.config.Log.Level)

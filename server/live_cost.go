@@ -82,7 +82,8 @@ func (s *Server) cost(old, now *config.Config) (c admin.Cost) {
 			}
 		}
 	}
-	before, after := endpointsOf(old), endpointsOf(now)
+	found := s.finder.setsNow()
+	before, after := endpointsOf(old, found), endpointsOf(now, found)
 	for _, cluster := range road.Clusters {
 		for _, e := range cluster.Endpoints {
 			at := endpoint{cluster.Name, cluster.Protocol, e.Address}
@@ -106,8 +107,9 @@ func (s *Server) cost(old, now *config.Config) (c admin.Cost) {
 // endpoint is one as the road tells them apart.
 type endpoint struct{ cluster, protocol, address string }
 
-// endpointsOf says how many connections each endpoint is to have that does not drain.
-func endpointsOf(c *config.Config) map[endpoint]int {
+// endpointsOf says how many connections each endpoint is to have that does not drain. What is found of a cluster is as good as
+// configured.
+func endpointsOf(c *config.Config, found sets) map[endpoint]int {
 	out := make(map[endpoint]int)
 	for i := range c.Clusters {
 		k := &c.Clusters[i]
@@ -117,6 +119,14 @@ func endpointsOf(c *config.Config) map[endpoint]int {
 			}
 			_, address := e.Address.Split()
 			out[endpoint{k.Name, string(k.Protocol), address}] = k.ConnectionsPerEndpoint
+		}
+		if k.Discovery == nil {
+			continue
+		}
+		for _, e := range found[k.Name] {
+			if !e.Drain {
+				out[endpoint{k.Name, string(k.Protocol), e.Address}] = k.ConnectionsPerEndpoint
+			}
 		}
 	}
 	return out

@@ -38,6 +38,9 @@ func maxBuffered(c *config.Config) (int64, error) {
 	return limit, nil
 }
 
+// fromMachine is who says so where nobody has set a limit.
+const fromMachine = "the machine's memory"
+
 // memoryLimit is how many bytes of memory this process may use, and who says so: GOMEMLIMIT, else the control
 // group, else the machine.
 func memoryLimit() (limit int64, from string) {
@@ -48,7 +51,7 @@ func memoryLimit() (limit int64, from string) {
 	if group := groupMemory(); group > 0 && group < machine {
 		return group, "the control group's memory limit"
 	}
-	return machine, "the machine's memory"
+	return machine, fromMachine
 }
 
 // machineMemory is the memory of the machine in bytes; 1 GiB where the kernel does not tell.

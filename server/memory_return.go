@@ -47,7 +47,7 @@ func (r *returns) done(held uint64) {
 // freed; but forwarding makes no garbage, so collections are minutes apart, and until then the stacks and buffers of the busiest
 // moment stay.
 //
-// Not while busy says so: a collection amid a hand-over would be a part of the pause.
+// Not while busy says so.
 func returnMemory(ctx context.Context, busy func() bool) {
 	tick := time.NewTicker(returnLook)
 	defer tick.Stop()

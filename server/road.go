@@ -38,20 +38,52 @@ func (s *Server) RuleCounts() map[string]map[string]admin.RuleCounts {
 	return out
 }
 
+// RuleLimits is explained at admin.Road.
+func (s *Server) RuleLimits() map[string]admin.Use {
+	out := make(map[string]admin.Use)
+	for rule, use := range s.road.RuleLimits() {
+		out[rule] = admin.Use(use)
+	}
+	return out
+}
+
 // Clusters is explained at admin.Road.
 func (s *Server) Clusters() []admin.Cluster {
 	var out []admin.Cluster
+	open := func(u forwarder.Use) *admin.Use {
+		if !u.Open {
+			return nil
+		}
+		return new(admin.Use(u))
+	}
 	for _, c := range s.road.Status().Clusters {
 		k := admin.Cluster{
-			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving,
+			Name: c.Name, Protocol: c.Protocol, Balancer: c.Balancer, Leaving: c.Leaving, Panic: c.Panic,
 			Limits: admin.ClusterLimits{
-				Requests: admin.Use(c.Requests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
+				Requests: admin.Use(c.Requests), LowRequests: open(c.LowRequests), Connections: admin.Use(c.Connections), Pending: admin.Use(c.Pending), PendingBytes: admin.Use(c.PendingBytes),
 			},
+		}
+		if !c.Leaving {
+			k.Discovery = s.discoveryOf(c.Name)
 		}
 		for i := range c.Endpoints {
 			k.Endpoints = append(k.Endpoints, endpointOf(c.Name, &c.Endpoints[i]))
 		}
 		out = append(out, k)
+	}
+	return out
+}
+
+// discoveryOf is how the source of a cluster's endpoints is, nil where they are configured.
+func (s *Server) discoveryOf(cluster string) *admin.Discovery {
+	c, now := s.finder.state(cluster)
+	if c == nil {
+		return nil
+	}
+	out := &admin.Discovery{State: now.Word(), FailingSince: known(now.FailingSince), Updated: known(now.Updated), Endpoints: len(now.Endpoints)}
+	out.Source, out.Of = c.Source()
+	if now.Err != nil {
+		out.Error = now.Err.Error()
 	}
 	return out
 }
@@ -62,6 +94,9 @@ func endpointOf(cluster string, e *forwarder.EndpointStatus) admin.Endpoint {
 		PassedOverSince: known(e.Since), NextProbe: known(e.Until), InFlight: e.InFlight, Waiting: e.Waiting,
 		Connections: admin.EndpointConnections{Dialling: e.Dialling, Ready: e.Ready, Leased: e.Leased, Draining: e.Drains, Gated: e.Gated},
 		Requests:    e.Requests, BytesRead: e.RX, BytesWritten: e.TX,
+	}
+	if e.Share < 1 {
+		out.Share = e.Share
 	}
 	if f := e.LastFailure; f != nil {
 		out.LastFailure = &admin.Failure{Time: f.At, Reason: f.Reason, Detail: f.Detail}

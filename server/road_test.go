@@ -151,6 +151,23 @@ func TestRoadResources(t *testing.T) {
 	}
 }
 
+// An endpoint that joins says which share of its weight it gets; the others have all of theirs, and say nothing of it.
+func TestRoadTellsOfSlowStarts(t *testing.T) {
+	d, endpoints := newRoad(t, 0)
+	for _, put := range [][2]string{{"slow_start", `"1h"`}, {"endpoints/127.0.0.1:8", `{"address": "127.0.0.1:8"}`}} {
+		if got := d.ask(t, "PUT", "/v1/config/clusters/echo/"+put[0], put[1], "If-None-Match: *"); got.code/100 != 2 {
+			t.Fatalf("PUT of %s gives %d %s", put[0], got.code, got.body)
+		}
+	}
+	if e := read[admin.Endpoint](t, d, "/v1/clusters/echo/endpoints/127.0.0.1:8"); e.Share < 0.1 || e.Share > 0.2 || e.State != "usable" {
+		t.Errorf("the endpoint that joins is %+v, want about a tenth of its weight", e)
+	}
+	got := d.ask(t, "GET", "/v1/clusters/echo/endpoints/"+endpoints[0], "")
+	if strings.Contains(got.body, "share") || strings.Contains(d.ask(t, "GET", "/v1/clusters/echo", "").body, "panic") {
+		t.Errorf("the endpoint that was there is %s, want no share; nor is there a panic", got.body)
+	}
+}
+
 // An endpoint that cannot be connected says why, since when, and when it is asked again.
 func TestRoadTellsOfAFailure(t *testing.T) {
 	folder := t.TempDir()
@@ -517,5 +534,59 @@ func TestOverTCPTheRoadIsOnlyLookedAt(t *testing.T) {
 	}
 	if c := read[admin.Cluster](t, d, "/v1/clusters/echo"); c.Name != "echo" {
 		t.Errorf("the cluster is %+v", c)
+	}
+}
+
+// What a rule may have in flight, its priority, and overload are seen, and changed while it runs.
+func TestLimitsAndOverloadOverTheDoor(t *testing.T) {
+	d, _ := newRoad(t, 300*time.Millisecond)
+	type table struct {
+		Rules []struct {
+			Priority string
+			Limits   *admin.RuleLimits
+		}
+	}
+	if rule := read[table](t, d, "/v1/routes/rpc").Rules[0]; rule.Priority != "" || rule.Limits != nil {
+		t.Errorf("a rule of which nothing is said is %+v, want nothing", rule)
+	}
+	patch := func(path, value string) {
+		t.Helper()
+		got := d.ask(t, "PATCH", "/v1/config"+path, value, d.match(t, "/v1/config"+path), "Content-Type: application/merge-patch+json")
+		if got.code >= 300 {
+			t.Fatalf("PATCH %s %s gives %d %s", path, value, got.code, got.body)
+		}
+	}
+	patch("/routes/rpc/rules/echo", `{"max_requests": 2, "priority": "low"}`)
+	patch("", `{"overload": {"memory_limit": "1GiB"}}`)
+	if got := read[admin.Status](t, d, "/v1/status").Overload; got.Memory.Limit != 1<<30 || got.Memory.Used < 1<<20 || got.Memory.Used > 1<<30 ||
+		got.Descriptors.Used < 5 || got.Descriptors.Limit < got.Descriptors.Used+got.Descriptors.Reserve || len(got.Actions) != 0 {
+		t.Errorf("overload is %+v, want some memory of 1 GiB used, and nothing done", got)
+	}
+	var group sync.WaitGroup
+	group.Go(func() {
+		_, err := bench.Run(t.Context(), bench.Options{
+			Addr: d.server.Addresses()["in"].String(), Service: "com.example.Echo:1.0", Connections: 1, InFlight: 3, Size: 100, Count: 12, Timeout: 20 * time.Second,
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	soon(t, "the rule's limit to be reached", func() bool {
+		rule := read[table](t, d, "/v1/routes/rpc").Rules[0]
+		return rule.Priority == "low" && rule.Limits != nil && rule.Limits.Requests == (admin.Use{Used: 2, Max: 2, Open: true})
+	})
+	group.Wait()
+	patch("", `{"overload": {"memory_limit": "64MiB", "stop_reading": "1%", "stop_accepting": "1%", "refuse_low": "1%", "refuse_normal": "1%"}}`)
+	soon(t, "overload", func() bool { return len(read[admin.Status](t, d, "/v1/status").Overload.Actions) == 4 })
+	if ready, why := d.server.Ready(); ready || len(why) != 1 {
+		t.Errorf("it is ready: %v %q, want one reason why it is not", ready, why)
+	}
+	patch("", `{"overload": {"memory_limit": "none"}}`)
+	soon(t, "the end of overload", func() bool {
+		s := read[admin.Status](t, d, "/v1/status").Overload
+		return len(s.Actions) == 0 && s.Memory.Limit == 0
+	})
+	if ready, why := d.server.Ready(); !ready {
+		t.Errorf("it is not ready: %q", why)
 	}
 }

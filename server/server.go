@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,7 @@ type Options struct {
 	heir       bool
 	generation uint64          // its number; 0 is the first
 	askedLevel []byte          // of the log, by somebody who asked the process before this one
+	found      []byte          // the endpoints that the process before this one has found
 	reg        *stats.Registry // nil: a new one
 }
 
@@ -50,6 +52,7 @@ type Server struct {
 	reg         *stats.Registry
 	events      *admin.Events
 	level       *logLevel
+	finder      *finder
 	road        *forwarder.Forwarder
 	access      *accesslog.Log // nil: none
 	doors       []*door
@@ -60,6 +63,7 @@ type Server struct {
 	unit        *unit               // nil: nobody is told anything
 	started     time.Time
 	maxBuffered int64
+	meter       *meter
 	counted     chan struct{} // closed by countedOnce; nil: nothing is to come
 	countedOnce func()
 
@@ -118,7 +122,9 @@ func New(o Options) (*Server, error) {
 	s := &Server{log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir}
 	s.events = admin.NewEvents(cmp.Or(o.generation, 1), s.started)
 	s.level = newLogLevel(o.Log, o.Level, s.events, o.Config.Log.Level)
+	s.finder = newFinder(o.Log, s.reg)
 	if err := s.build(o); err != nil {
+		s.finder.close()
 		closeInherited(s.inherited)
 		return nil, err
 	}
@@ -138,7 +144,23 @@ func (s *Server) build(o Options) (err error) {
 		return &ConfigError{err}
 	}
 	s.level.inherit(o.askedLevel)
+	s.finder.inherit(o.found)
+	follow, err := s.finder.prepare(o.Config)
+	if err != nil {
+		return &ConfigError{err}
+	}
+	follow.commit()
+	patience := firstSets
+	if o.heir { // whom another process waits for
+		patience = min(patience, o.Config.Upgrade.ReadyTimeout.D()/2)
+	}
+	follow.wait(context.Background(), patience)
+	spec, _ = follow.sets().in(spec)
+	s.live.spec, _ = sets(nil).in(spec) // without the sockets
+	s.live.spec.Listeners = slices.Clone(spec.Listeners)
 	spec.Changed = s.tellChange
+	s.meter = newMeter(s.collectsNot)
+	spec.Overload.Usage = s.meter.usage
 	for i := range spec.Listeners {
 		l := &spec.Listeners[i]
 		l.Socket, l.Kept = s.claim(false, l.Name, l.Network, l.Address)
@@ -222,6 +244,7 @@ func (s *Server) open(name string, address config.Address, file admin.SocketFile
 
 // closeUnused closes a server that was never started.
 func (s *Server) closeUnused() {
+	s.finder.close()
 	s.closeDoors()
 	s.road.Close()
 	s.closeAccess()
@@ -268,10 +291,10 @@ func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	returned := make(chan struct{})
 	go func() { // ends with ctx; waited for below
-		returnMemory(ctx, func() bool { return s.live.held.Load() || stage(s.stage.Load()) != stageServing })
+		returnMemory(ctx, s.collectsNot)
 		close(returned)
 	}()
-	defer func() { cancel(); <-returned }()
+	defer func() { cancel(); <-returned; s.meter.end() }()
 	endUnit := s.unit.run(s)
 	defer endUnit()
 	kept := make(chan struct{})
@@ -286,6 +309,12 @@ func (s *Server) Run(ctx context.Context) error {
 		s.level.run(ctx)
 	}()
 	defer func() { cancel(); <-levelled }()
+	found := make(chan struct{})
+	go func() { // ends with ctx; waited for below
+		defer close(found)
+		s.finder.run(ctx, s.live.released, s.applyFound)
+	}()
+	defer func() { cancel(); <-found; s.finder.close() }()
 	ended := make(chan upgrade.Ending, 1) // never closed; holds the one answer
 	go func() {                           // ends with ctx, or with the hand-over; waited for below
 		if s.generation != nil {
@@ -332,6 +361,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	log("stopped", zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Bool("handed_over", !ending.Owner), zap.Error(err))
 	return err
+}
+
+// collectsNot says that no memory is to be given back: a collection amid a hand-over would be a part of the pause.
+func (s *Server) collectsNot() bool {
+	return s.live.held.Load() || stage(s.stage.Load()) != stageServing
 }
 
 // drain ends the road within stop_timeout.

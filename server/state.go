@@ -14,12 +14,33 @@ func (s *Server) Ready() (bool, []string) {
 	case stageServing:
 	}
 	var missing []string
+	for _, a := range s.road.Overload().Actions {
+		if a.Accepting() {
+			missing = append(missing, "overload: "+a.Resource+" runs out, so that no clients are accepted")
+		}
+	}
+	if missing != nil {
+		return false, missing // instead of a line for each listener
+	}
 	for _, l := range s.road.Status().Listeners {
 		if !l.Accepting {
 			missing = append(missing, "listener "+l.Name+" does not accept")
 		}
 	}
 	return len(missing) == 0, missing
+}
+
+// overload is what is used of what the process is granted, and what is done about it.
+func (s *Server) overload() admin.Overload {
+	o := s.road.Overload()
+	out := admin.Overload{
+		Memory:      admin.Resource{Used: max(o.Memory, 0), Limit: o.MemoryLimit},
+		Descriptors: admin.Resource{Used: int64(o.Descriptors), Limit: int64(o.DescriptorLimit), Reserve: int64(max(o.Reserve, 0))},
+	}
+	for _, a := range o.Actions {
+		out.Actions = append(out.Actions, admin.OverloadAction{Action: a.Action, Resource: a.Resource, For: a.For.Seconds()})
+	}
+	return out
 }
 
 // Counted implements admin.State.
@@ -29,6 +50,7 @@ func (s *Server) Counted() <-chan struct{} { return s.counted }
 func (s *Server) Status() admin.Status {
 	road := s.road.Status()
 	out := admin.Status{Started: s.started, UnitChanged: s.unit.changed()}
+	out.Overload = s.overload()
 	for _, l := range road.Listeners {
 		out.Listeners = append(out.Listeners, admin.ListenerStatus{
 			Name: l.Name, Address: l.Address, Protocol: l.Protocol, Accepting: l.Accepting, Connections: l.Connections,

@@ -89,7 +89,7 @@ func (d *Document) Examples() iter.Seq2[int, Example] {
 // volatile are the fields of answers whose values are others each time.
 var volatile = map[string]bool{
 	"client": true, "total": true, "pid": true, "uid": true, "who": true, "version": true, "commit": true, "go_version": true,
-	"local": true, "remote": true, "age": true, "idle": true, "left": true,
+	"local": true, "remote": true, "age": true, "idle": true, "left": true, "memory": true, "descriptors": true,
 }
 
 // random matches hashes and the ids of events.

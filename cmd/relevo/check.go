@@ -47,7 +47,7 @@ func checkVerb() *cobra.Command {
 		if name == stdinName {
 			name = stdinTitle
 		}
-		for _, w := range c.Warnings() {
+		for _, w := range append(c.Warnings(), server.MissingFiles(c)...) {
 			fmt.Fprintf(out, "%s: warning: %s\n", name, w)
 		}
 		_, err = fmt.Fprintf(out, "%s: ok: %s\n", name, summary(c))
@@ -127,17 +127,24 @@ func from(file string, err error) error {
 
 // summary says how much there is in a configuration.
 func summary(c *config.Config) string {
-	rules, endpoints := 0, 0
+	rules, endpoints, found := 0, 0, 0
 	for _, t := range c.Routes {
 		rules += len(t.Rules)
 	}
 	for _, k := range c.Clusters {
 		endpoints += len(k.Endpoints)
+		if k.Discovery != nil {
+			found++
+		}
+	}
+	discovered := ""
+	if found > 0 {
+		discovered = fmt.Sprintf(" and %d with discovery", found)
 	}
 	return strings.Join([]string{
 		count(len(c.Listeners), "listener"),
 		count(len(c.Routes), "route table") + " with " + count(rules, "rule"),
-		count(len(c.Clusters), "cluster") + " with " + count(endpoints, "endpoint"),
+		count(len(c.Clusters), "cluster") + " with " + count(endpoints, "endpoint") + discovered,
 	}, ", ")
 }
 

@@ -158,6 +158,10 @@ func printListener(b *strings.Builder, l *server.ListenerExplained) {
 		if more := len(k.Endpoints) - maxEndpoints; more > 0 {
 			line("", "and %s", count(more, "more endpoint"))
 		}
+		if k.Discovery != nil {
+			kind, of := k.Discovery.Source()
+			line("", "endpoints found by %s %s", kind, of)
+		}
 	}
 	for _, h := range r.Headers {
 		line("header", "%s", h)

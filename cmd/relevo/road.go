@@ -176,10 +176,19 @@ func clustersVerb() *cobra.Command {
 					usable++
 				}
 			}
-			l := &c.Limits
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, c.Protocol, c.Balancer, ofMost(usable, len(c.Endpoints)),
+			l, of := &c.Limits, ofMost(usable, len(c.Endpoints))
+			if c.Panic {
+				of += ", panic"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", c.Name, c.Protocol, c.Balancer, of,
 				ofMost(l.Requests.Used, l.Requests.Max), ofMost(l.Connections.Used, l.Connections.Max), ofMost(l.Pending.Used, l.Pending.Max),
 				fmt.Sprintf("%s of %s", size(uint64(l.PendingBytes.Used)), size(uint64(l.PendingBytes.Max))))
+		}
+		for _, c := range all {
+			if d := c.Discovery; d != nil && d.State != "ok" {
+				fmt.Fprintf(t, "%s: discovery by %s %s is %s, with %s: %s\n", c.Name, d.Source, printable(d.Of), d.State, count(d.Endpoints, "endpoint"),
+					printable(cmp.Or(d.Error, "it has told nothing yet")))
+			}
 		}
 		return nil
 	})
@@ -244,8 +253,11 @@ func printEndpoints(w io.Writer, endpoints []admin.Endpoint) error {
 		if f := e.LastFailure; f != nil {
 			failure = fmt.Sprintf("%s %s", f.Time.Format(time.RFC3339), printable(cmp.Or(f.Detail, f.Reason)))
 		}
-		n := &e.Connections
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", e.Cluster, e.Address, e.Weight, e.State, n.Ready+n.Leased+n.Draining,
+		n, weight := &e.Connections, strconv.Itoa(e.Weight)
+		if e.Share > 0 { // in its slow start
+			weight = fmt.Sprintf("%.0f%% of %s", 100*e.Share, weight)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%s\n", e.Cluster, e.Address, weight, e.State, n.Ready+n.Leased+n.Draining,
 			e.InFlight, e.Waiting, e.Requests, e.Failures, failure)
 	}
 	return t.Flush()

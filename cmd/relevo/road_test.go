@@ -100,6 +100,15 @@ func TestRoadVerbs(t *testing.T) {
 	wants(t, "the same once more", run("endpoints", "undrain", "a", servers[0]), "nothing changes; revision 3")
 	wants(t, "a weight", run("endpoints", "weight", "a", servers[1], "7"), "weight: 7", "revision 4")
 
+	run("config", "set", "clusters/a/slow_start", "1h")
+	run("endpoints", "drain", "a", servers[0])
+	run("endpoints", "undrain", "a", servers[0])
+	for end := time.Now().Add(patience); !strings.Contains(run("endpoints", "a"), "10% of 100"); {
+		if time.Now().After(end) {
+			t.Fatalf("the endpoints stay so:\n%s\nwant the first in its slow start", run("endpoints", "a"))
+		}
+	}
+
 	var list struct{ Connections []admin.Connection }
 	if err := json.Unmarshal([]byte(run("connections", "--side", "server", "-o", "json")), &list); err != nil || len(list.Connections) == 0 {
 		t.Fatalf("the server connections are %+v, %v", list, err)

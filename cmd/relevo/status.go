@@ -52,6 +52,9 @@ func statusVerb() *cobra.Command {
 				fmt.Fprintln(w, "warning: the unit of systemd has changed since Relevo was started: an upgrade does not bring that, "+
 					"but systemctl daemon-reload and systemctl restart do")
 			}
+			for _, a := range s.Overload.Actions {
+				fmt.Fprintf(w, "overload: %s runs out: %s, for %v\n", a.Resource, a.Action, seconds(a.For))
+			}
 			fmt.Fprintln(w)
 			return printStatus(w, &s.Status)
 		})

@@ -22,7 +22,8 @@ const (
 // Of as many picks in a row as the weights add up to, divided by what they have in common, each endpoint gets
 // exactly its share. Weights that add up to more than 65,536 after that are scaled down to it and rounded, to
 // at least one turn each. The turns of an unusable endpoint are passed over, so the others keep their
-// proportions; only when 16 turns in a row are of no use is the next usable endpoint taken, whatever its weight.
+// proportions; only when 16 turns in a row are of no use is the next usable endpoint taken, whatever its weight. In its slow
+// start an endpoint gives some of its turns away: which ones follows from their number alone.
 type RoundRobin struct {
 	// Static after NewRoundRobin.
 	endpoints []*Endpoint
@@ -52,12 +53,20 @@ func (b *RoundRobin) Pick(ask Ask) int {
 		return pickOnly(b.endpoints, ask)
 	}
 	var turn uint64
+	spare := -1
 	for range maxDraws {
 		turn = b.turn.Add(1) - 1
 		i := int(b.sequence[turn%uint64(len(b.sequence))])
-		if i != ask.Avoid && b.endpoints[i].serves(ask) {
+		switch b.endpoints[i].take(i, ask, turn) {
+		case taken:
 			return i
+		case spared:
+			spare = i
+		case refused:
 		}
+	}
+	if spare >= 0 {
+		return spare
 	}
 	n := len(b.endpoints)
 	for k := range n {

@@ -24,12 +24,14 @@ func seeded(seed uint64) func() uint64 { return rand.New(rand.NewPCG(seed, 0)).U
 var balancers = map[string]func([]*Endpoint, uint64) Balancer{
 	"round-robin":   func(e []*Endpoint, _ uint64) Balancer { return NewRoundRobin(e) },
 	"least-request": func(e []*Endpoint, seed uint64) Balancer { return NewLeastRequest(e, seeded(seed)) },
+	"random":        func(e []*Endpoint, seed uint64) Balancer { return NewRandom(e, seeded(seed)) },
+	"maglev":        func(e []*Endpoint, seed uint64) Balancer { return maglevOf(e, seeded(seed)) },
 }
 
 var anyWeights = rapid.SliceOfN(rapid.IntRange(1, 40), 1, 30)
 
-// TestPick holds what every balancer promises, whatever the health of the endpoints: a usable one if there is
-// one, another than avoid if there is another.
+// TestPick holds what every balancer promises, whatever the health of the endpoints: one that serves if there is
+// one, another than avoid if there is another. In a panic those serve that can be reached.
 func TestPick(t *testing.T) {
 	for name, build := range balancers {
 		t.Run(name, func(t *testing.T) {
@@ -40,7 +42,7 @@ func TestPick(t *testing.T) {
 				now := int64(0)
 				for range 30 {
 					now += rapid.Int64Range(0, 300*ms).Draw(t, "passed")
-					switch i := rapid.IntRange(0, n-1).Draw(t, "endpoint"); rapid.IntRange(0, 7).Draw(t, "event") {
+					switch i := rapid.IntRange(0, n-1).Draw(t, "endpoint"); rapid.IntRange(0, 10).Draw(t, "event") {
 					case 0, 1:
 						endpoints[i].Failed(now)
 					case 2:
@@ -57,15 +59,22 @@ func TestPick(t *testing.T) {
 						endpoints[i].Probe(now)
 					case 7:
 						endpoints[i].Trust()
+					case 8:
+						endpoints[i].Warm(now, now+rapid.Int64Range(1, 1000*ms).Draw(t, "warm"))
+					case 9:
+						mark(endpoints[i], rapid.Bool().Draw(t, "unhealthy"), rapid.Bool().Draw(t, "ejected"))
+					case 10:
+						endpoints[i].Cool(now)
 					}
 					avoid := rapid.IntRange(-1, n).Draw(t, "avoid")
+					ask := Ask{Avoid: avoid, Now: now, Panic: rapid.Bool().Draw(t, "panic"), Hash: rapid.Uint64().Draw(t, "hash")}
 					var usable []int
 					for i, e := range endpoints {
-						if e.Usable() {
+						if e.Usable() || ask.Panic && e.Reachable() {
 							usable = append(usable, i)
 						}
 					}
-					got := b.Pick(Ask{Avoid: avoid})
+					got := b.Pick(ask)
 					switch {
 					case len(usable) == 0:
 						if got != -1 {
@@ -80,6 +89,14 @@ func TestPick(t *testing.T) {
 			})
 		})
 	}
+}
+
+// mark sets what is thought of an endpoint.
+func mark(e *Endpoint, unhealthy, ejected bool) {
+	e.update(func(t *trouble) bool {
+		t.unhealthy, t.ejected = unhealthy, ejected
+		return true
+	})
 }
 
 func TestPickOfNone(t *testing.T) {
@@ -199,7 +216,12 @@ func TestRoundRobinSequenceIsBounded(t *testing.T) {
 }
 
 // TestLeastRequestShares: endpoints that are even get the shares of their weights.
-func TestLeastRequestShares(t *testing.T) {
+func TestLeastRequestShares(t *testing.T) { testShares(t, balancers["least-request"]) }
+
+func TestRandomShares(t *testing.T) { testShares(t, balancers["random"]) }
+
+func testShares(t *testing.T, build func([]*Endpoint, uint64) Balancer) {
+	t.Helper()
 	rapid.Check(t, func(t *rapid.T) {
 		weights := rapid.SliceOfN(rapid.IntRange(1, 100), 2, 12).Draw(t, "weights")
 		endpoints := endpointsOf(weights...)
@@ -211,7 +233,7 @@ func TestLeastRequestShares(t *testing.T) {
 			}
 		}
 		const picks = 20000
-		b := NewLeastRequest(endpoints, seeded(rapid.Uint64().Draw(t, "seed")))
+		b := build(endpoints, rapid.Uint64().Draw(t, "seed"))
 		got := make([]int, len(weights))
 		for range picks {
 			got[b.Pick(Ask{Avoid: -1})]++
@@ -259,10 +281,29 @@ func TestLeastRequestSparesTheSlow(t *testing.T) {
 	}
 }
 
+// TestRandomWithMostDown: those that are left keep the proportions of their weights.
+func TestRandomWithMostDown(t *testing.T) {
+	endpoints := endpointsOf(append([]int{1, 3}, slices.Repeat([]int{10}, 200)...)...)
+	for _, e := range endpoints[2:] {
+		e.Failed(0)
+	}
+	b := NewRandom(endpoints, seeded(1))
+	const picks = 10000
+	got := 0
+	for range picks {
+		got += b.Pick(Ask{Avoid: -1})
+	}
+	if want := 0.75 * picks; math.Abs(float64(got)-want) > 6*math.Sqrt(picks*0.75*0.25) {
+		t.Errorf("got %d of %d picks at the endpoint with weight 3 of 4 that are left, want about %.0f", got, picks, want)
+	}
+}
+
 func TestOneEndpointNeedsNoRandomness(t *testing.T) {
-	b := NewLeastRequest(endpointsOf(3), func() uint64 { panic("random bits were drawn") })
-	if got := b.Pick(Ask{Avoid: 0}); got != 0 {
-		t.Errorf("picked %d, want 0: there is no other", got)
+	random := func() uint64 { panic("random bits were drawn") }
+	for _, b := range []Balancer{NewLeastRequest(endpointsOf(3), random), NewRandom(endpointsOf(3), random), maglevOf(endpointsOf(3), random)} {
+		if got := b.Pick(Ask{Avoid: 0}); got != 0 {
+			t.Errorf("%T picked %d, want 0: there is no other", b, got)
+		}
 	}
 }
 
@@ -316,6 +357,8 @@ func BenchmarkPick(b *testing.B) {
 		}{
 			{"round-robin", NewRoundRobin(endpoints)},
 			{"least-request", NewLeastRequest(endpoints, nil)},
+			{"random", NewRandom(endpoints, nil)},
+			{"maglev", maglevOf(endpoints, nil)},
 		} {
 			b.Run(fmt.Sprintf("%s/endpoints=%d", c.name, n), func(b *testing.B) {
 				b.ReportAllocs()

@@ -15,10 +15,12 @@ type Balancer interface {
 	Pick(ask Ask) int
 }
 
-// Ask is what a pick goes by.
+// Ask is what a pick goes by. It has no more fields than the compiler keeps in registers.
 type Ask struct {
 	Avoid int  // the endpoint tried last, which is taken only if no other serves; -1 avoids none
 	Panic bool // endpoints serve that are only thought to be bad: Reachable is enough, and need not be Usable
+	Now   int64
+	Hash  uint64 // for a Maglev: that of the request's key; 0: it has none
 }
 
 // Limits are the bounds of one cluster. A nil Limit does not bound.

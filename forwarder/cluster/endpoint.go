@@ -30,13 +30,13 @@ type Endpoint struct {
 	// Atomic.
 	weight  atomic.Int64
 	active  atomic.Int64
-	trouble atomic.Pointer[trouble] // nil: nothing known against it; never points to a zero one
+	trouble atomic.Pointer[trouble] // nil: nothing known against it, and no slow start; never points to a zero one
 
 	// Endpoints are written by different cores; each fills its cache line.
 	_ [16]byte
 }
 
-// trouble is what is known against an endpoint. Never changed.
+// trouble is what is known against an endpoint, and its slow start. Never changed.
 type trouble struct {
 	inARow  int   // failures
 	since   int64 // the first of them, or the first behind a probe that was trusted
@@ -47,6 +47,8 @@ type trouble struct {
 
 	unhealthy bool // its checks say so
 	ejected   bool // it is left out because of what became of its requests
+
+	warmSince, warmUntil int64 // its slow start; 0: none (endpoint_warm.go)
 }
 
 // reachable says whether a connection to the endpoint can be had, and may.
@@ -54,6 +56,9 @@ func (t *trouble) reachable() bool { return !t.drained && (t.inARow == 0 || t.tr
 
 // usable says whether requests may go to the endpoint in spite of it.
 func (t *trouble) usable() bool { return t.reachable() && !t.unhealthy && !t.ejected }
+
+// serves says whether a request that asks so may go to the endpoint in spite of it.
+func (t *trouble) serves(ask Ask) bool { return t.usable() || ask.Panic && t.reachable() }
 
 // worked forgets the failures.
 func (t *trouble) worked() { t.inARow, t.since, t.until, t.probing, t.trusted = 0, 0, 0, false, false }
@@ -241,7 +246,7 @@ func (e *Endpoint) Reachable() bool {
 // serves says whether a request that asks so may go to the endpoint.
 func (e *Endpoint) serves(ask Ask) bool {
 	t := e.trouble.Load()
-	return t == nil || t.usable() || ask.Panic && t.reachable()
+	return t == nil || t.serves(ask)
 }
 
 // Health is what is known of an endpoint beside its load.
@@ -255,6 +260,8 @@ type Health struct {
 
 	Unhealthy bool // its checks say so
 	Ejected   bool // it is left out because of what became of its requests
+
+	WarmSince, WarmUntil int64 // its slow start; 0: none
 }
 
 // Restore makes h what is known of an endpoint that nothing is known of yet but whether it drains, which stays. A probe that was
@@ -264,6 +271,9 @@ func (e *Endpoint) Restore(h Health) {
 		*t = trouble{
 			inARow: max(h.Failures, 0), since: h.Since, until: h.Until, trusted: h.Trusted && h.Failures > 0, drained: t.drained,
 			unhealthy: h.Unhealthy, ejected: h.Ejected,
+		}
+		if h.WarmUntil > h.WarmSince {
+			t.warmSince, t.warmUntil = h.WarmSince, h.WarmUntil
 		}
 		return true
 	})
@@ -285,7 +295,7 @@ func (e *Endpoint) Health() Health {
 	if t == nil {
 		return Health{}
 	}
-	return Health{t.inARow, t.since, t.until, t.probing, t.trusted, t.drained, t.unhealthy, t.ejected}
+	return Health{t.inARow, t.since, t.until, t.probing, t.trusted, t.drained, t.unhealthy, t.ejected, t.warmSince, t.warmUntil}
 }
 
 // ProbeDue is when the next probe is due; never, if that is not for a time to say: the endpoint has not failed, is being

@@ -13,11 +13,13 @@ const Unlimited = math.MaxInt
 // the bound.
 type Limit struct {
 	// Atomic.
-	max  atomic.Int64
-	used atomic.Int64
+	max        atomic.Int64
+	used       atomic.Int64
+	refused    atomic.Uint64 // how often nothing, or not enough, was to be had
+	refusedLow atomic.Uint64 // likewise, of the share of what has low priority
 
 	// Limits are made together and written by different cores; each fills its cache line.
-	_ [48]byte
+	_ [32]byte
 }
 
 // NewLimit returns a limit of which nothing is taken. A negative max grants nothing, like 0.
@@ -36,6 +38,7 @@ func (l *Limit) TryAcquire(n int) int {
 		used := l.used.Load()
 		granted := min(int64(n), l.max.Load()-used)
 		if granted <= 0 {
+			l.Refuse()
 			return 0
 		}
 		if l.used.CompareAndSwap(used, used+granted) {
@@ -43,6 +46,34 @@ func (l *Limit) TryAcquire(n int) int {
 		}
 	}
 }
+
+// lowKept is the part of a bound that what has low priority leaves to the others: one in so many, rounded down, so that
+// nothing is kept of a bound below it.
+const lowKept = 5
+
+// TryAcquireLow takes one for what has low priority, which gets none once four fifths are taken, by whomever. It returns how
+// much that was.
+func (l *Limit) TryAcquireLow() int {
+	for {
+		used := l.used.Load()
+		if used >= int64(l.MaxLow()) {
+			l.refusedLow.Add(1)
+			return 0
+		}
+		if l.used.CompareAndSwap(used, used+1) {
+			return 1
+		}
+	}
+}
+
+// Refuse counts a refusal: of who was granted less than he needs, and gives it back.
+func (l *Limit) Refuse() { l.refused.Add(1) }
+
+// Refused is how often somebody was refused so far, and RefusedLow how often by TryAcquireLow.
+func (l *Limit) Refused() uint64 { return l.refused.Load() }
+
+// RefusedLow is explained at Refused.
+func (l *Limit) RefusedLow() uint64 { return l.refusedLow.Load() }
 
 // Adopt takes n whatever the bound is: what another process has begun is there, and counts.
 func (l *Limit) Adopt(n int) { l.used.Add(int64(n)) }
@@ -69,3 +100,6 @@ func (l *Limit) Left() int { return int(l.max.Load() - l.used.Load()) }
 
 // Max is the bound.
 func (l *Limit) Max() int { return int(l.max.Load()) }
+
+// MaxLow is the bound for what has low priority.
+func (l *Limit) MaxLow() int { return l.Max() - l.Max()/lowKept }

@@ -33,6 +33,36 @@ func TestLimitAgainstModel(t *testing.T) {
 	})
 }
 
+// TestLowPriority: four fifths are for what has low priority, whoever has taken them, and all of a bound below five.
+func TestLowPriority(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		most := rapid.SampledFrom([]int{0, 1, 4, 5, 9, 10, 100, 1001, Unlimited}).Draw(t, "max")
+		l := NewLimit(most)
+		if low := l.MaxLow(); low > most || float64(low) < 0.8*float64(most) || most < 5 && low != most || most >= 5 && low == most {
+			t.Fatalf("got %d of %d for what has low priority, want four fifths", low, most)
+		}
+		held, refused, refusedLow := 0, uint64(0), uint64(0)
+		for range rapid.IntRange(1, 50).Draw(t, "calls") {
+			take, bound, count := l.TryAcquireLow, l.MaxLow(), &refusedLow
+			if rapid.Bool().Draw(t, "normal") {
+				take, bound, count = func() int { return l.TryAcquire(1) }, most, &refused
+			}
+			want := 1
+			if held >= bound {
+				want = 0
+				*count++
+			}
+			if got := take(); got != want {
+				t.Fatalf("with %d of %d taken: got %d, want %d", held, bound, got, want)
+			}
+			held += want
+			if l.Used() != held || l.Refused() != refused || l.RefusedLow() != refusedLow {
+				t.Fatalf("got %d used, %d and %d refused, want %d, %d and %d", l.Used(), l.Refused(), l.RefusedLow(), held, refused, refusedLow)
+			}
+		}
+	})
+}
+
 func TestLimitUnderConcurrentUse(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		most := rapid.IntRange(1, 20).Draw(t, "max")

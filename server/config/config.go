@@ -33,6 +33,8 @@ type Config struct {
 	MaxBuffered *Size `json:"max_buffered,omitempty" min:"1MiB" max:"1TiB"`
 	// Workers bounds the workers, which carry the exchanges that may block.
 	Workers Workers `json:"workers"`
+	// Overload says what is done while the process uses nearly all that it is granted.
+	Overload Overload `json:"overload"`
 	// Upgrade bounds the hand-over to another process.
 	Upgrade Upgrade `json:"upgrade"`
 	// RuntimeDir and StateDir are absolute paths of folders; see RuntimeFolder and StateFolder.
@@ -130,11 +132,28 @@ type Rule struct {
 	// Timeout is the deadline of a request whose frame gives none, and the most that a frame is granted.
 	Timeout Duration `json:"timeout" default:"3s" min:"1ms" max:"24h"`
 	Retry   Retry    `json:"retry"`
+	// MaxRequests is the number of the rule's requests in flight, of all listeners together.
+	MaxRequests Count `json:"max_requests" default:"none" min:"1" max:"10000000" cfg:"none"`
+	// Priority says whose requests are refused first.
+	Priority Priority `json:"priority" default:"normal" oneof:"high normal low"`
 	// Headers changes the request each time that it is sent.
 	Headers HeaderEdits `json:"headers,omitzero"`
 	// Filters see the exchanges that the rule matched, in this order and behind those of the listener.
 	Filters []Filter `json:"filters,omitempty" most:"16"`
 }
+
+// Priority is how much the requests of a rule matter when there is not room for all.
+type Priority string
+
+// The priorities.
+const (
+	// HighPriority is refused by the limits alone.
+	HighPriority Priority = "high"
+	// NormalPriority is refused when the process has hardly any memory left.
+	NormalPriority Priority = "normal"
+	// LowPriority is refused before that, and gets four fifths of a cluster's MaxRequests.
+	LowPriority Priority = "low"
+)
 
 // Match is a condition on a request. All that it names must hold.
 type Match struct {
@@ -193,13 +212,23 @@ const (
 	LeastRequest Balancer = "least-request"
 	// RoundRobin takes the endpoints in turn, each as often as its weight says.
 	RoundRobin Balancer = "round-robin"
+	// Random draws an endpoint, as likely as its weight says.
+	Random Balancer = "random"
+	// Maglev gives requests of one key to one endpoint.
+	Maglev Balancer = "maglev"
 )
 
 // Cluster is a set of endpoints that serve the same requests.
 type Cluster struct {
 	Name     string   `json:"name" cfg:"required,key" form:"name"`
 	Protocol Protocol `json:"protocol" cfg:"required" oneof:"bolt"`
-	Balancer Balancer `json:"balancer" default:"least-request" oneof:"least-request round-robin"`
+	Balancer Balancer `json:"balancer" default:"least-request" oneof:"least-request round-robin random maglev"`
+	// HashHeader is the key of the header by whose value Maglev tells requests apart; empty, it is the client's address.
+	HashHeader string `json:"hash_header,omitempty" when:"balancer=maglev" form:"key"`
+	// SlowStart is how long the share of an endpoint grows that joins the cluster or is usable again.
+	SlowStart Duration `json:"slow_start" default:"none" min:"100ms" max:"1h" cfg:"none"`
+	// PanicThreshold is the share of usable endpoints below which unhealthy and ejected ones are used, too.
+	PanicThreshold Percent `json:"panic_threshold" default:"50%" min:"0.01%" max:"100%" cfg:"none"`
 
 	// ConnectionsPerEndpoint is the number of connections over which one endpoint's requests are spread.
 	ConnectionsPerEndpoint int `json:"connections_per_endpoint" default:"1" min:"1" max:"1024"`
@@ -231,7 +260,9 @@ type Cluster struct {
 	// MaxUploads is the number of requests that are passed on in pieces to one endpoint at once.
 	MaxUploads int `json:"max_uploads" default:"16" min:"1" max:"1024"`
 
-	Endpoints []Endpoint `json:"endpoints" cfg:"required"`
+	// Endpoints and Discovery exclude each other; one of them is there.
+	Endpoints []Endpoint `json:"endpoints,omitempty" cfg:"one"`
+	Discovery *Discovery `json:"discovery,omitempty" cfg:"one"`
 }
 
 // Endpoint is one address of a cluster.

@@ -134,18 +134,19 @@ func TestMinimalHasTheDefaults(t *testing.T) {
 		}},
 		Routes: []RouteTable{{Name: "rpc", Rules: []Rule{{
 			Name: "rule-1", Cluster: "order", Timeout: Duration(3 * time.Second),
-			Retry: Retry{Attempts: 2, On: []RetryOn{ConnectFailure, ResetBeforeSend}},
+			Retry: Retry{Attempts: 2, On: []RetryOn{ConnectFailure, ResetBeforeSend}}, MaxRequests: NoCount, Priority: NormalPriority,
 		}}}},
 		Clusters: []Cluster{{
-			Name: "order", Protocol: Bolt, Balancer: LeastRequest, ConnectionsPerEndpoint: 1, MaxConnections: 1024,
+			Name: "order", Protocol: Bolt, Balancer: LeastRequest, SlowStart: None, PanicThreshold: 50_00, ConnectionsPerEndpoint: 1, MaxConnections: 1024,
 			MaxPending: 1024, MaxPendingBytes: 64 << 20, MaxRequests: 100000, ConnectTimeout: Duration(time.Second),
 			HeartbeatInterval: Duration(30 * time.Second), HeartbeatMisses: 3, ReadTimeout: Duration(10 * time.Second), WriteTimeout: Duration(10 * time.Second),
 			MaxQueued: 32 << 20, MaxAge: None, MaxUploads: 16, Endpoints: []Endpoint{{Address: "127.0.0.1:12200", Weight: 100}},
 		}},
 		StopTimeout: Duration(30 * time.Second), MaxTimeout: Duration(10 * time.Minute),
-		Workers: Workers{Queue: 1024, Overflow: OverflowQueue},
-		Upgrade: Upgrade{Duration(30 * time.Second), Duration(2 * time.Second), Duration(time.Minute)},
-		Log:     Log{Level: LevelInfo, Format: FormatJSON},
+		Workers:  Workers{Queue: 1024, Overflow: OverflowQueue},
+		Overload: Overload{StopReading: 7500, StopAccepting: 8000, RefuseLow: 8500, RefuseNormal: 9000},
+		Upgrade:  Upgrade{Duration(30 * time.Second), Duration(2 * time.Second), Duration(time.Minute)},
+		Log:      Log{Level: LevelInfo, Format: FormatJSON},
 	}
 	if diff := cmp.Diff(want, c); diff != "" {
 		t.Errorf("examples/minimal.yaml gives another tree (-want +got):\n%s", diff)
@@ -224,7 +225,7 @@ func TestValidateChangedTree(t *testing.T) {
 		"listeners[0] (trial).max_frame: 1 is out of range: 64KiB to 256MiB",
 		"listeners[0] (trial).write_timeout: none is not allowed here: this bound cannot be switched off",
 		`routes[0] (trial).rules[0].cluster: there is no cluster "trail" (did you mean trial?)`,
-		"clusters[0] (trial).endpoints: is missing or empty: there must be at least one",
+		"clusters[0] (trial): one of endpoints, discovery must be there",
 		"metrics.address: is missing",
 	}, "\n")
 	err := c.Validate()

@@ -34,6 +34,7 @@ var sections = map[reflect.Type]string{
 	reflect.TypeFor[Retry]():      "### routes[].rules[].retry",
 	reflect.TypeFor[Cluster]():    "## clusters",
 	reflect.TypeFor[Endpoint]():   "### clusters[].endpoints",
+	reflect.TypeFor[Discovery]():  "### clusters[].discovery",
 	reflect.TypeFor[Admin]():      "## admin",
 	reflect.TypeFor[AdminTCP]():   "### admin.tcp",
 	reflect.TypeFor[TLS]():        "### admin.tcp.tls",
@@ -54,6 +55,7 @@ var sections = map[reflect.Type]string{
 	reflect.TypeFor[Workers]():          "## workers",
 	reflect.TypeFor[Upgrade]():          "## upgrade",
 	reflect.TypeFor[AccessLog]():        "## access_log",
+	reflect.TypeFor[Overload]():         "## overload",
 }
 
 // derived are the fields whose default is not a constant, or comes from elsewhere in the tree.
@@ -68,9 +70,14 @@ var derived = map[string]string{
 	"### routes[].rules[].match header":  "absent: any header",
 	"## The top level log":               "its fields'",
 	"### routes[].rules retry":           "its fields'",
+	"### clusters[].discovery servers":   "absent: those of `/etc/resolv.conf`",
 
 	"## The top level workers":          "its fields'",
+	"## clusters hash_header":           "absent: the client's address",
 	"## The top level upgrade":          "its fields'",
+	"## The top level overload":         "its fields'",
+	"## overload memory_limit":          "absent: `GOMEMLIMIT`, or the control group's",
+	"## overload descriptor_reserve":    "absent: what suits the limit",
 	"## The top level runtime_dir":      "absent: `$RUNTIME_DIRECTORY`",
 	"## The top level state_dir":        "absent: `$STATE_DIRECTORY`",
 	"## The top level access_log":       "absent: no access log",

@@ -80,7 +80,7 @@ func TestPathErrors(t *testing.T) {
 		want              string
 	}{
 		{get, order, "cluster", "", NoSuchPath, "cluster: there is no such field (did you mean clusters?): there is " +
-			"listeners, routes, clusters, admin, metrics, stop_timeout, max_timeout, max_buffered, workers, upgrade, runtime_dir, state_dir, log, access_log"},
+			"listeners, routes, clusters, admin, metrics, stop_timeout, max_timeout, max_buffered, workers, overload, upgrade, runtime_dir, state_dir, log, access_log"},
 		{get, order, "clusters/ordre", "", NoSuchPath, "clusters/ordre: there is no such item (did you mean order?): there is order, spare"},
 		{get, order, "clusters/0", "", NoSuchPath, "clusters/0: there is no such item: there is order, spare"},
 		{get, order, "clusters/new/endpoints/x", "", NoSuchPath, "clusters/new: there is no such item: there is order, spare"},
@@ -112,8 +112,8 @@ func TestPathErrors(t *testing.T) {
 		{del, order, "", "", NotEditable, "the whole configuration cannot be deleted"},
 		{del, order, "log", "", NoSuchPath, "log: is not set: there is listeners, routes, clusters"},
 		{put, order, "clusters/order/max_reqests", "1", NoSuchPath, "clusters/order/max_reqests: there is no such field (did you mean max_requests?): there is name, protocol, " +
-			"endpoints, balancer, connections_per_endpoint, max_connections, max_pending, max_pending_bytes, max_requests, connect_timeout, heartbeat_interval, heartbeat_misses, " +
-			"read_timeout, write_timeout, max_queued, verify_crc, max_age, max_uploads"},
+			"endpoints, balancer, hash_header, slow_start, panic_threshold, connections_per_endpoint, max_connections, max_pending, max_pending_bytes, max_requests, " +
+			"connect_timeout, heartbeat_interval, heartbeat_misses, read_timeout, write_timeout, max_queued, verify_crc, max_age and 2 more"},
 	} {
 		err := tt.do(document(t, tt.file), tt.path, tt.value)
 		e, ok := errors.AsType[*PathError](err)

@@ -182,7 +182,7 @@ func (f *field) jsonDefault() any {
 const (
 	durationPattern = `([0-9]+(\.[0-9]+)?(ns|us|µs|μs|ms|s|m|h))+`
 	sizePattern     = `(0|[1-9][0-9]*)(KiB|MiB|GiB|TiB|B)?`
-	percentPattern  = `^(0|[1-9][0-9]{0,8})(\.[0-9]{1,2})?%$`
+	percentPattern  = `(0|[1-9][0-9]{0,8})(\.[0-9]{1,2})?%`
 )
 
 // formPatterns are the patterns of the forms that have one.
@@ -195,6 +195,8 @@ var formPatterns = map[string]string{
 	"log":      `^(stderr$|journal$|/)`,
 	"folder":   `^/`,
 	"file":     `^/`,
+	"dns":      `^(_.+\..+|.+:[0-9]{1,5})$`,
+	"server":   `^.+:[0-9]{1,5}$`,
 	"mode":     `^0[0-7]{2}[0145]$`,
 	"template": `\{[a-z_]+\}`,
 	"prefix":   `^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$`,
@@ -208,14 +210,14 @@ func (w *schemaWriter) value(f *field, t reflect.Type) object {
 	case reflect.TypeFor[Size]():
 		number := object{{"type", "integer"}, {"minimum", f.lowest}, {"maximum", f.highest}}
 		return object{{"anyOf", []any{number, text(orNone(sizePattern, f.none))}}}
-	case reflect.TypeFor[Rate]():
+	case reflect.TypeFor[Rate](), reflect.TypeFor[Count]():
 		number := object{{"type", "integer"}, {"minimum", f.lowest}, {"maximum", f.highest}}
 		if !f.none {
 			return number
 		}
 		return object{{"anyOf", []any{number, object{{"const", none}}}}}
 	case reflect.TypeFor[Percent]():
-		return text(percentPattern)
+		return text(orNone(percentPattern, f.none))
 	case reflect.TypeFor[Text]():
 		return textCondition()
 	}

@@ -53,16 +53,20 @@ func (v *validator) addresses(c *Config) {
 		b.bind(v.report, place{}.field("metrics").field("address"), c.Metrics.Address)
 	}
 	for i := range c.Clusters {
-		list := clusterPlace(i, &c.Clusters[i]).field("endpoints")
-		seen := map[string]place{}
-		for j, e := range c.Clusters[i].Endpoints {
-			p, key := list.item(j, ""), e.Address.canonical()
-			if first, ok := seen[key]; ok && e.Address != "" {
-				v.report.add(p.field("address"), "%s is the address of %s as well", clip(string(e.Address)), first.path)
-				continue
-			}
-			seen[key] = p
+		v.endpoints(clusterPlace(i, &c.Clusters[i]).field("endpoints"), c.Clusters[i].Endpoints)
+	}
+}
+
+// endpoints reports those that a list has twice.
+func (v *validator) endpoints(list place, endpoints []Endpoint) {
+	seen := map[string]place{}
+	for j, e := range endpoints {
+		p, key := list.item(j, ""), e.Address.canonical()
+		if first, ok := seen[key]; ok && e.Address != "" {
+			v.report.add(p.field("address"), "%s is the address of %s as well", clip(string(e.Address)), first.path)
+			continue
 		}
+		seen[key] = p
 	}
 }
 

@@ -21,6 +21,10 @@ func (v *validator) relations(p place, s reflect.Value) {
 		v.unixOnly(p, s)
 	case *AdminTCP:
 		v.open(p, s)
+	case *Overload:
+		v.ascending(p, s)
+	case *Discovery:
+		v.discovery(p, s)
 	}
 }
 
@@ -160,4 +164,17 @@ func firstDelay(p place, filters []Filter) (at place, ok bool) {
 		}
 	}
 	return place{}, false
+}
+
+// ascending reports shares of memory at which more is done than at a larger one.
+func (v *validator) ascending(p place, o *Overload) {
+	steps := []struct {
+		field string
+		share Percent
+	}{{"stop_reading", o.StopReading}, {"stop_accepting", o.StopAccepting}, {"refuse_low", o.RefuseLow}, {"refuse_normal", o.RefuseNormal}}
+	for i, s := range steps[1:] {
+		if before := steps[i]; s.share < before.share {
+			v.report.add(p.field(s.field), "%v is less than %s, which is %v: what hurts less comes first", s.share, before.field, before.share)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -99,6 +100,11 @@ func (d *drawer) mend(v reflect.Value) {
 		})
 		if len(s.Remove) == 0 {
 			s.Remove = nil
+		}
+	case *Discovery:
+		s.MinTTL, s.MaxTTL = min(s.MinTTL, s.MaxTTL), max(s.MinTTL, s.MaxTTL)
+		if s.File != "" {
+			s.Servers, s.MinTTL, s.MaxTTL = nil, Duration(5*time.Second), Duration(5*time.Minute)
 		}
 	case *HeaderFilter:
 		if isAbsent(reflect.ValueOf(*s)) { // as mended
@@ -210,6 +216,10 @@ func (d *drawer) text(f *field) string {
 		return rapid.SampledFrom([]string{"n", "0x", "1.", "-", "a_b.c", ".5e"}).Draw(d.t, f.name) + fmt.Sprint(d.drawn)
 	case f.form == "file":
 		return rapid.SampledFrom([]string{"/a", "/etc/~/{x}: #"}).Draw(d.t, f.name)
+	case f.form == "dns":
+		return fmt.Sprintf(rapid.SampledFrom([]string{"a.internal:%d", "localhost:%d", "_a-%d._tcp.b.internal"}).Draw(d.t, f.name), d.drawn)
+	case f.form == "server":
+		return fmt.Sprintf(rapid.SampledFrom([]string{"127.0.0.1:%d", "[::1]:%d"}).Draw(d.t, f.name), d.drawn)
 	case f.form == "unix":
 		return fmt.Sprintf("unix:/run/%d", d.drawn)
 	case f.form == "tcp":
@@ -250,6 +260,10 @@ func (d *drawer) config() *Config {
 	if a := c.Admin; a != nil && a.Address == "" {
 		a.Mode, a.Group = "", ""
 	}
+	o := &c.Overload
+	o.StopAccepting = max(o.StopAccepting, o.StopReading)
+	o.RefuseLow = max(o.RefuseLow, o.StopAccepting)
+	o.RefuseNormal = max(o.RefuseNormal, o.RefuseLow)
 	for i := range c.Clusters {
 		c.Clusters[i].ConnectionsPerEndpoint = min(c.Clusters[i].ConnectionsPerEndpoint, c.Clusters[i].MaxConnections)
 	}

@@ -36,7 +36,7 @@ type field struct {
 	// lowest and highest are minimum and maximum as numbers.
 	lowest, highest int64
 	oneOf           []string
-	// form is a rule for text: name, listen, dial, unix, tcp, prefix, key, log, template, mode, folder or file.
+	// form is a rule for text: name, listen, dial, unix, tcp, prefix, key, log, template, mode, folder, file, dns or server.
 	form string
 }
 

@@ -181,8 +181,14 @@ func (r *Rate) set(n node) error {
 // Percent is a share, in hundredths of a percent. In a file it carries its sign: 100%, 12.5%, 0.01%.
 type Percent int64
 
+// NoPercent is the Percent that `none` stands for, where that is allowed.
+const NoPercent Percent = -1
+
 // String is p as a file would have it.
 func (p Percent) String() string {
+	if p == NoPercent {
+		return none
+	}
 	whole, part := p/100, p%100
 	if part == 0 {
 		return fmt.Sprintf("%d%%", whole)
@@ -196,6 +202,10 @@ func (p Percent) MarshalText() ([]byte, error) { return []byte(p.String()), nil 
 var percentForm = regexp.MustCompile(`^([0-9]{1,9})(?:\.([0-9]{1,2}))?%$`)
 
 func (p *Percent) set(n node) error {
+	if n.kind == textNode && n.text == none {
+		*p = NoPercent
+		return nil
+	}
 	m := percentForm.FindStringSubmatch(n.text)
 	switch {
 	case n.kind != textNode && n.kind != numberNode:

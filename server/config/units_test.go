@@ -109,6 +109,7 @@ func TestPercentages(t *testing.T) {
 		{"12.05%", 1205, "12.05%"},
 		{"100%", 10000, "100%"},
 		{"999999999%", 99999999900, "999999999%"},
+		{"none", NoPercent, "none"},
 	}
 	for _, tt := range tests {
 		var got Percent
@@ -129,7 +130,7 @@ func TestPercentages(t *testing.T) {
 		{textNode, "0.001%", `"0.001%" is not a percentage: write a number with at most two decimals and its sign: 5%, 0.5%`},
 		{textNode, "5 %", `"5 %" is not a percentage: write a number with at most two decimals and its sign: 5%, 0.5%`},
 		{textNode, "05%", `"05%" is not a percentage: write a number with at most two decimals and its sign: 5%, 0.5%`},
-		{textNode, "none", `"none" is not a percentage: write a number with at most two decimals and its sign: 5%, 0.5%`},
+		{textNode, "None", `"None" is not a percentage: write a number with at most two decimals and its sign: 5%, 0.5%`},
 		{boolNode, "true", "must be a percentage such as 5% or 0.5%, not a boolean"},
 	}
 	for _, tt := range bad {

@@ -253,6 +253,10 @@ func checkForm(text, form string) error {
 		return checkFolder(text)
 	case "file":
 		return checkFile(text)
+	case "dns":
+		return checkDNS(text)
+	case "server":
+		return checkServer(text)
 	default:
 		return checkAddress(Address(text), form)
 	}
@@ -284,7 +288,7 @@ func checkKey(key string) error {
 func (v *validator) number(p place, f *field, value reflect.Value) {
 	n := value.Int()
 	switch value.Interface().(type) {
-	case Duration, Rate, Size: // to all of them none is the same number
+	case Duration, Rate, Size, Percent, Count: // to all of them none is the same number
 		if n == int64(None) {
 			if !f.none {
 				v.report.add(p, "%s", errNoneHere)

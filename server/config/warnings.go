@@ -3,7 +3,8 @@ package config
 import "slices"
 
 // Warnings is what a valid tree says that can hardly be meant, in the tree's order: rules that never match,
-// tables and clusters that nothing leads to, clusters whose endpoints all drain, limits that another limit makes void.
+// tables and clusters that nothing leads to, clusters whose endpoints all drain, slow starts that nothing comes of, limits that
+// another limit makes void.
 func (c *Config) Warnings() []Fault {
 	var w []Fault
 	w = append(w, c.shadowedRules()...)
@@ -11,6 +12,7 @@ func (c *Config) Warnings() []Fault {
 	w = append(w, c.oddFilters()...)
 	w = append(w, c.unused()...)
 	w = append(w, c.drained()...)
+	w = append(w, c.voidSlowStarts()...)
 	w = append(w, c.voidLimits()...)
 	sortFaults(w)
 	return w
@@ -49,8 +51,19 @@ func (c *Config) drained() []Fault {
 	var w []Fault
 	for i := range c.Clusters {
 		k := &c.Clusters[i]
-		if !slices.ContainsFunc(k.Endpoints, func(e Endpoint) bool { return !e.Drain }) {
+		if k.Discovery == nil && !slices.ContainsFunc(k.Endpoints, func(e Endpoint) bool { return !e.Drain }) {
 			w = append(w, clusterPlace(i, k).field("endpoints").fault("all of them drain: requests are answered ERROR_COMM"))
+		}
+	}
+	return w
+}
+
+// voidSlowStarts finds slow starts of clusters whose balancer knows none.
+func (c *Config) voidSlowStarts() []Fault {
+	var w []Fault
+	for i := range c.Clusters {
+		if k := &c.Clusters[i]; k.Balancer == Maglev && k.SlowStart != None {
+			w = append(w, clusterPlace(i, k).field("slow_start").fault("maglev knows none: an endpoint has all of its keys at once"))
 		}
 	}
 	return w

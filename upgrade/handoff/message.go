@@ -61,6 +61,7 @@ type Listeners struct {
 	List      []Listener `cbor:"1,keyasint,omitempty"`
 	Revisions []byte     `cbor:"2,keyasint,omitempty"` // of the configuration, as the program writes them; none where both read them from a folder
 	LogLevel  []byte     `cbor:"3,keyasint,omitempty"` // that somebody has asked for, as the program writes it; none where the configured one holds
+	Discovery []byte     `cbor:"4,keyasint,omitempty"` // the endpoints that were found, as the program writes them; none where all are configured
 }
 
 // Warm says that the new process waits for the state.
@@ -204,6 +205,9 @@ type Endpoint struct {
 	RX       uint64 `cbor:"8,keyasint,omitempty"` // bytes of connections that are gone
 	TX       uint64 `cbor:"9,keyasint,omitempty"`
 	Since    int64  `cbor:"10,keyasint,omitempty"` // the first of the failures
+
+	WarmSince int64 `cbor:"20,keyasint,omitempty"` // its slow start
+	WarmUntil int64 `cbor:"21,keyasint,omitempty"` // 0: none
 }
 
 // ListenerState is what is known of a listener beside its socket.
