@@ -58,6 +58,16 @@ upgrade-faults: ## All that can go wrong with an upgrade, with the race detector
 	RELEVO_TEST_FAULT_PAGE=/dev/null CGO_ENABLED=1 go test -race -count=1 -run='^TestUpgradeFaults$$' ./cmd/relevo
 	RELEVO_TEST_FAULT_PAGE=$(CURDIR)/docs/upgrade-faults.md go test -count=1 -v -run='^TestUpgradeFaults$$' ./cmd/relevo
 
+.PHONY: chaos
+chaos: ## Twenty servers fail at random for CHAOS_TIME (2m) under half load, then the same with upgrades (CHAOS_SEED: the faults of a run before)
+	RELEVO_TEST_CHAOS_TIME=$(or $(CHAOS_TIME),2m) RELEVO_TEST_CHAOS_SEED=$(CHAOS_SEED) go test -count=1 -timeout=2h -v \
+		-run='^(TestChaos|TestChaosWithUpgrades|TestBoard)$$' ./cmd/relevo
+
+.PHONY: overload
+overload: ## Ten times the load that servers can carry for OVERLOAD_TIME (1m), and a storm of retries
+	RELEVO_TEST_OVERLOAD_TIME=$(or $(OVERLOAD_TIME),1m) go test -count=1 -timeout=2h -v \
+		-run='^(TestOverload|TestRecovered|TestRetryStorm)$$' ./cmd/relevo
+
 .PHONY: check
 check: format tidy vet fix lint fuzz-short test ## Everything that must hold before a change lands
 

@@ -82,8 +82,22 @@ stop_timeout: 1m
 	return r
 }
 
-// launch starts this binary as a process that ends with the test, and with this process, however that ends.
+// launch starts this binary as a process that ends with the test, and with this process, however that ends. What it has
+// written is told where the test fails.
 func launch(t *testing.T, env []string, args ...string) *program {
+	t.Helper()
+	var p *program
+	t.Cleanup(func() { // behind the process's own
+		if p != nil && t.Failed() {
+			t.Logf("%v\nstdout:\n%s\nstderr:\n%s", args, p.out, p.err)
+		}
+	})
+	p = dispatch(t, env, args...)
+	return p
+}
+
+// dispatch is launch for one of many.
+func dispatch(t *testing.T, env []string, args ...string) *program {
 	t.Helper()
 	p := &program{cmd: exec.Command(os.Args[0], args...), out: newTranscript(), err: newTranscript(), gone: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), env...)
@@ -99,9 +113,6 @@ func launch(t *testing.T, env []string, args ...string) *program {
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill()
 		<-p.gone
-		if t.Failed() {
-			t.Logf("%v\nstdout:\n%s\nstderr:\n%s", args, p.out, p.err)
-		}
 	})
 	return p
 }
@@ -202,7 +213,7 @@ func (r *rig) passedOver(t *testing.T, e *endpoint) {
 
 // traffic is clients that send, and verify each reply.
 type traffic struct {
-	r      *rig
+	told   *told // what clients were told is added to it
 	cancel context.CancelFunc
 	done   chan struct{} // closed when it has ended
 	report *bench.Report // to be read after done
@@ -219,16 +230,23 @@ const (
 // load begins to send. Without a count it goes on until end.
 func (r *rig) load(t *testing.T, o bench.Options) *traffic {
 	t.Helper()
-	o.Addr, o.Connections, o.Size, o.Timeout = r.address, clients, 1000, clientTimeout
+	o.Addr, o.Connections = r.address, clients
 	o.InFlight = cmp.Or(o.InFlight, window)
-	if o.Count == 0 {
-		o.Duration = time.Hour
+	return r.told.load(t, o)
+}
+
+// load begins to send. Without a count and a duration it goes on until end.
+func (o *told) load(t *testing.T, options bench.Options) *traffic {
+	t.Helper()
+	options.Size, options.Timeout = 1000, clientTimeout
+	if options.Count == 0 {
+		options.Duration = cmp.Or(options.Duration, time.Hour)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &traffic{r: r, cancel: cancel, done: make(chan struct{})}
+	l := &traffic{told: o, cancel: cancel, done: make(chan struct{})}
 	go func() { // ends with the count, or after cancel; the clean-up waits for it
 		defer close(l.done)
-		l.report, l.err = bench.Run(ctx, o)
+		l.report, l.err = bench.Run(ctx, options)
 	}()
 	t.Cleanup(func() { cancel(); <-l.done })
 	return l
@@ -252,7 +270,7 @@ func (l *traffic) wait(t *testing.T) *bench.Report {
 	if l.err != nil {
 		t.Fatal(l.err)
 	}
-	l.r.told.add(t, l.report)
+	l.told.add(t, l.report)
 	return l.report
 }
 

@@ -29,6 +29,7 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(asOwner); dir != "" {
 		os.Exit(runOwner(dir))
 	}
+	serveFleet()
 	goleak.VerifyTestMain(m)
 }
 

@@ -245,24 +245,34 @@ func (p *chain) succeeded(t testing.TB, r upgraded) {
 }
 
 // report waits until the next upgrade has ended.
-func (p *chain) report(t testing.TB) (r upgraded) {
+func (p *chain) report(t testing.TB) upgraded {
 	t.Helper()
 	deadline := time.Now().Add(2 * patience)
 	for {
-		r = upgraded{}
-		text, err := os.ReadFile(filepath.Join(p.runtime, "upgrade.json"))
+		r, err := p.reported()
 		if err == nil {
-			err = json.Unmarshal(text, &r)
-		}
-		r.text = string(text)
-		if err == nil && r.ID > p.last && r.Outcome != "running" {
 			return r
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("upgrade %d has no end after %v; reported is %q, %v", p.last+1, 2*patience, text, err)
+			t.Fatalf("upgrade %d has no end after %v: %v", p.last+1, 2*patience, err)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
+}
+
+// reported is the report of the next upgrade, if that has ended.
+func (p *chain) reported() (r upgraded, err error) {
+	text, err := os.ReadFile(filepath.Join(p.runtime, "upgrade.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &r)
+	}
+	if r.text = string(text); err == nil && (r.ID <= p.last || r.Outcome == "running") {
+		err = errors.New("it has not ended")
+	}
+	if err != nil {
+		return r, fmt.Errorf("%w; reported is %q", err, text)
+	}
+	return r, nil
 }
 
 // read reads the metrics of whoever serves. On a machine that is too busy its door may give up on us, so it is tried again;
