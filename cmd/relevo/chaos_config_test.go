@@ -10,10 +10,6 @@ import (
 	"time"
 )
 
-// havePolicies says whether this program has the policies that these tests are about: retries of what was sent, health
-// checks, outlier ejection, retry budgets. To be taken out, with the branches for false, once it has.
-const havePolicies = false
-
 // The variables that say how long the tests take and what their chance is, if not shortly and any. `make chaos` and `make
 // overload` set the times; a test says the seed that it has drawn.
 const (
@@ -64,14 +60,8 @@ type policies struct {
 
 // resilient is what somebody writes whose servers may fail at any time, and whose clients do not wait for long. The floor of
 // the budget is above what some servers have in flight when they stop, or when the machine has no time for them, which is all
-// tried again at the same moment. Where the program has no policies it is what can be had without.
+// tried again at the same moment.
 func resilient() policies {
-	if !havePolicies {
-		return policies{
-			again:   fmt.Sprintf("retry: {attempts: %d, on: [connect-failure, reset-before-send]}, ", attempts),
-			cluster: "heartbeat_interval: 500ms, heartbeat_misses: 2, ",
-		}
-	}
 	return policies{
 		again: fmt.Sprintf("idempotent: true, retry: {attempts: %d, on: [connect-failure, reset-before-send, reset, busy, timeout], "+
 			"per_try_timeout: 2s, back_off: {base: 10ms, max: 100ms}}, ", attempts),
