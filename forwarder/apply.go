@@ -135,7 +135,8 @@ func (f *Forwarder) keepLeaving(next, old *snapshot) {
 			continue // enter has kept its endpoints
 		}
 		waits := c.retryWaits.Used() > 0 // to be tried again, at what has an endpoint then
-		if waits || slices.ContainsFunc(c.endpoints, func(e *upEndpoint) bool { return !e.over() }) {
+		// One that has not left gets what has matched a rule and is nowhere yet: a filter has it.
+		if waits || slices.ContainsFunc(c.endpoints, func(e *upEndpoint) bool { return !e.left.Load() || !e.over() }) {
 			c.gone.CompareAndSwap(0, f.now())
 			next.clusters = append(next.clusters, c)
 		}

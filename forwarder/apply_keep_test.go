@@ -185,6 +185,31 @@ func TestLimitsChange(t *testing.T) {
 	p.wantCount(4, "relevo_listener_connections", "listener=in")
 }
 
+// TestMaxRequestsIsRaised: it holds also for the connections that are there.
+func TestMaxRequestsIsRaised(t *testing.T) {
+	h := serveHeld(t)
+	low := spec(h.address)
+	low.Clusters[0].MaxRequests = 1
+	p := startProxy(t, low, 512<<20)
+	c := dial(t, p.address)
+	c.send(frameOf(t, 1, "before"))
+	h.got(t, 1)
+	if err := p.Apply(spec(h.address), kept); err != nil {
+		t.Fatal(err)
+	}
+	const more = 100
+	for id := range uint32(more) {
+		c.send(frameOf(t, 2+id, "behind"))
+	}
+	h.got(t, 1+more)
+	h.release()
+	for _, m := range c.receiveByID(1 + more) {
+		if m.Status != wire.Success {
+			t.Errorf("got the status %v, want SUCCESS", m.Status)
+		}
+	}
+}
+
 // TestAddedServesAtOnce: the first connection to a listener, and the first request to an endpoint, that was just added.
 func TestAddedServesAtOnce(t *testing.T) {
 	one, other := serveEach(t, echoEach), serveEach(t, echoEach)

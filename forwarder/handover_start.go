@@ -51,6 +51,8 @@ func (a *adopter) begin(b *batch, w *adopted) {
 	if n, err := w.x.down.codec.Decode(&b.msg, w.frame, wire.Limits{}); err != nil || n != len(w.frame) {
 		b.msg = wire.Message{Kind: w.x.kind, Tag: w.x.tag, ID: w.x.id} // it was decoded when it came, so this is a defect
 		b.hijack(wire.UnknownStatus, ReasonPanic)
+	} else if w.x.holds&retried != 0 && w.x.down.conn.Closed() {
+		b.hijack(wire.ErrorComm, ReasonDownstreamGone) // as in again
 	}
 	b.run()
 	b.putBack()

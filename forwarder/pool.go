@@ -140,7 +140,7 @@ func (c *upCluster) enter() {
 		c.panics.Store(old.panics.Load()) // until the sweeper looks
 		configured := c.byPlace()
 		for _, e := range old.endpoints { // those that are not configured any more, as long as something of them is here
-			if configured[place{e.network, e.address}] != e && !e.over() {
+			if configured[place{e.network, e.address}] != e && (!e.left.Load() || !e.over()) { // until it has left it may be picked
 				c.endpoints = append(c.endpoints, e)
 			}
 		}

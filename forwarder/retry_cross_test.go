@@ -104,6 +104,30 @@ func TestCrossWhileItWaits(t *testing.T) {
 	})
 }
 
+// TestCrossForNobody: what waits to be sent again is not, when its client has left meanwhile.
+func TestCrossForNobody(t *testing.T) {
+	server := serveEach(t, func(c *peer, m wire.Message) error { return c.reply(m, wire.Busy, nil) })
+	s := idempotentSpec(server.address)
+	r := &s.Routes[0].Rules[0]
+	r.Timeout, r.BackOffBase, r.BackOffMax = time.Minute, 50*time.Second, 50*time.Second // of which the test takes a small part
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	const n = 8
+	for id := range uint32(n) {
+		c.send(frameOf(t, 1+id, "too much"))
+	}
+	server.got(t, n)
+	eventually(t, func() bool { return p.value("relevo_cluster_retries_waiting") > n/2 }, say("requests that wait to be sent again"))
+	c.hangUp()
+	eventually(t, func() bool { return p.value("relevo_listener_connections") == 0 }, say("the client to be gone"))
+	before := server.frames.Load()
+	p.handOver(s)
+	p.atRest()
+	if got := server.frames.Load() - before; got > n/4 {
+		t.Errorf("got %d requests of a client that has left sent again, want none but those whose time came", got)
+	}
+}
+
 // TestCrossToARuleThatIsNotIdempotent: what another process has sent is not sent again where the rule does not want that any more.
 func TestCrossToARuleThatIsNotIdempotent(t *testing.T) {
 	breaks := make(chan struct{})

@@ -98,7 +98,7 @@ func (f *Forwarder) build(spec *Spec, old *snapshot) (*snapshot, error) {
 	var errs []error
 	clusters := make(map[string]*upCluster)
 	for i := range spec.Clusters {
-		c := newUpCluster(f, &spec.Clusters[i], old.clusterNamed(spec.Clusters[i].Name))
+		c := newUpCluster(f, &spec.Clusters[i], old.clusterLike(&spec.Clusters[i]))
 		clusters[spec.Clusters[i].Name] = c
 		s.clusters = append(s.clusters, c)
 	}
@@ -173,6 +173,17 @@ func (s *snapshot) listenerAt(spec *ListenerSpec) *listener {
 func (s *snapshot) clusterNamed(name string) *upCluster {
 	for _, c := range s.clusters {
 		if c.spec.Name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// clusterLike is the cluster whose place one of this spec takes: of those of its name that which speaks its protocol, because of one
+// that has changed it both may be here.
+func (s *snapshot) clusterLike(spec *ClusterSpec) *upCluster {
+	for _, c := range s.clusters {
+		if c.spec.Name == spec.Name && c.codec.Name() == spec.Codec.Name() {
 			return c
 		}
 	}

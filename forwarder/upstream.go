@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"slices"
 	"sync/atomic"
@@ -76,7 +77,7 @@ func makeUpstream(p *pool) *upstream {
 	f := p.endpoint.cluster().f
 	u := &upstream{
 		id: f.connections.Add(1), opened: f.now(), pool: p, endpoint: p.endpoint, codec: p.endpoint.cluster().codec, retireAt: never,
-		table: stream.New[exchange](p.endpoint.cluster().spec.MaxRequests),
+		table: stream.New[exchange](math.MaxInt), // max_requests bounds what is in it, and may become another
 	}
 	u.leaseBy.Store(never)
 	if p == p.endpoint.uploads {
