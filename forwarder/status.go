@@ -80,7 +80,11 @@ func (f *Forwarder) Status() Status {
 		s.Listeners = append(s.Listeners, l.status(snap.roads[l.slot]))
 	}
 	for _, c := range snap.clusters {
-		s.Clusters = append(s.Clusters, c.status())
+		cs := c.status()
+		if cs.Leaving && len(cs.Endpoints) == 0 {
+			continue // nothing of it is left but for the next change to forget
+		}
+		s.Clusters = append(s.Clusters, cs)
 	}
 	return s
 }
@@ -116,6 +120,9 @@ func (c *upCluster) status() ClusterStatus {
 		Retries:      Use{Used: c.limits.Retries.Used(), Max: c.limits.Retries.Max()}, RetryBytes: Use{Used: c.retryBytes.Used(), Max: c.retryBytes.Max()},
 	}
 	for _, e := range c.endpoints {
+		if e.left.Load() && e.over() {
+			continue
+		}
 		es := e.status(c.f)
 		if !es.EjectedUntil.IsZero() {
 			s.Ejected++
