@@ -48,12 +48,17 @@ func parseEndpoints(data []byte) ([]discovery.Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
+	return setOf(list), nil
+}
+
+// setOf are endpoints as a configuration has them.
+func setOf(list []config.Endpoint) []discovery.Endpoint {
 	set := make([]discovery.Endpoint, len(list))
 	for i := range list {
 		network, address := list[i].Address.Split()
 		set[i] = discovery.Endpoint{Network: network, Address: address, Weight: list[i].Weight, Drain: list[i].Drain}
 	}
-	return set, nil
+	return set
 }
 
 // MissingFiles warns of files of endpoints that cannot be looked at now, or in which something is wrong. Names are not asked for.
@@ -117,9 +122,9 @@ type plan struct {
 	begun  []*followed // of next, those that are new
 }
 
-// prepare begins to follow what a configuration adds. A cluster whose source changes goes on with the set that it has until the
-// new source has told one.
-func (f *finder) prepare(c *config.Config) (*plan, error) {
+// prepare begins to follow what a configuration adds to another one, nil for none. A cluster whose source changes goes on with the set
+// that it has until the new source has told one, and so does one whose endpoints were configured.
+func (f *finder) prepare(c, before *config.Config) (*plan, error) {
 	p := &plan{finder: f, next: make(map[string]*followed)}
 	for i := range c.Clusters {
 		k := &c.Clusters[i]
@@ -133,7 +138,7 @@ func (f *finder) prepare(c *config.Config) (*plan, error) {
 			p.next[k.Name] = was
 			continue
 		}
-		w, err := f.follow(k, was)
+		w, err := f.follow(k, was, configured(before, k.Name))
 		if err != nil {
 			p.discard()
 			return nil, fmt.Errorf("cluster %s: discovery: %w", k.Name, err)
@@ -144,8 +149,20 @@ func (f *finder) prepare(c *config.Config) (*plan, error) {
 	return p, nil
 }
 
-// follow begins to follow the source of one cluster.
-func (f *finder) follow(k *config.Cluster, was *followed) (*followed, error) {
+// configured are the endpoints that a configuration has for a cluster.
+func configured(c *config.Config, cluster string) []discovery.Endpoint {
+	if c == nil {
+		return nil
+	}
+	i := slices.IndexFunc(c.Clusters, func(k config.Cluster) bool { return k.Name == cluster })
+	if i < 0 {
+		return nil
+	}
+	return discovery.Normal(setOf(c.Clusters[i].Endpoints))
+}
+
+// follow begins to follow the source of one cluster, which was followed otherwise or had these endpoints before.
+func (f *finder) follow(k *config.Cluster, was *followed, had []discovery.Endpoint) (*followed, error) {
 	w := &followed{
 		cluster: k.Name, config: k.Discovery, done: make(chan struct{}), good: make(chan struct{}), updates: make(map[discovery.Outcome]*stats.Counter),
 	}
@@ -159,6 +176,8 @@ func (f *finder) follow(k *config.Cluster, was *followed) (*followed, error) {
 		w.state = came.state(w.known)
 		told = w.known && !came.Updated.IsZero()
 		delete(f.came, k.Name)
+	} else {
+		w.state.Endpoints = had
 	}
 	f.mu.Unlock()
 	var known []discovery.Endpoint

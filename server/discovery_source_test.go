@@ -51,7 +51,7 @@ func TestStuckSourcesAreLeftBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stuck = make(chan struct{})
 		f := newFinder(zap.NewNop(), stats.NewRegistry())
-		first, err := f.prepare(finds("/a", "/b", "/c"))
+		first, err := f.prepare(finds("/a", "/b", "/c"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,14 +61,14 @@ func TestStuckSourcesAreLeftBehind(t *testing.T) {
 			do   func()
 		}{
 			{"a change without two of them", func() {
-				next, err := f.prepare(finds("/a"))
+				next, err := f.prepare(finds("/a"), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
 				next.commit()
 			}},
 			{"a change that is taken back", func() {
-				next, err := f.prepare(finds("/d", "/e"))
+				next, err := f.prepare(finds("/d", "/e"), nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -107,7 +107,7 @@ func TestSourcesKnowWhatWasToldLast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		follow := func(f *finder, c *config.Config) {
 			t.Helper()
-			p, err := f.prepare(c)
+			p, err := f.prepare(c, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
