@@ -76,7 +76,7 @@ func (f *Forwarder) Apply(spec *Spec, keep func() error) error {
 	if f.begun.Load() { // else Start does it
 		f.checks.configure(next)
 	}
-	f.export(old)
+	f.export(old.endpoints())
 	f.forgetMetrics(old, next)
 	f.sweep.retime.Store(true)
 	f.sweep.change()

@@ -3,6 +3,7 @@ package forwarder
 import (
 	"net"
 	"runtime"
+	"slices"
 
 	"github.com/relevo-proxy/relevo/forwarder/cluster"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
@@ -79,6 +80,6 @@ func (f *Forwarder) Connect(cluster int, c net.Conn) error {
 
 // FailedInARow is how many tries at an endpoint of the first cluster have failed since one succeeded.
 func (f *Forwarder) FailedInARow(address string) int {
-	c := f.snap.Load().clusters[0]
-	return c.endpoints[c.endpointNamed(address)].record.Load().InARow()
+	list := f.snap.Load().clusters[0].endpoints
+	return list[slices.IndexFunc(list, func(e *upEndpoint) bool { return e.address == address })].record.Load().InARow()
 }

@@ -152,7 +152,7 @@ func New(spec *Spec, maxBuffered int64, reg *stats.Registry, log *zap.Logger) (*
 		c.enter()
 	}
 	f.snap.Store(snap)
-	f.export(&snapshot{})
+	f.export(nil)
 	return f, nil
 }
 

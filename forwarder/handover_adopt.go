@@ -21,10 +21,12 @@ import (
 // no new requests, and closes. The error is all that cannot be had; then the Forwarder is of no use, and Close ends it without
 // a word to any peer.
 func (f *Forwarder) Adopt(h *Handover) error {
+	built := f.snap.Load()
+	shown := built.endpoints() // to show each once more would be most of a pause
 	a := &adopter{
-		f: f, h: h, snap: f.snap.Load().clone(),
+		f: f, h: h, snap: built.clone(),
 		downs: make(map[uint32]*downstream), ups: make(map[uint32]*upstream), gone: make(map[goneName]*downstream),
-		targets: make(map[targetName]*target), leased: make(map[*upstream]bool),
+		targets: make(map[targetName]*target), places: make(map[*upCluster]map[string]int), leased: make(map[*upstream]bool),
 	}
 	f.connections.Store(max(f.connections.Load(), h.LastID))
 	// In this order: each names what those before it have made.
@@ -52,9 +54,17 @@ func (f *Forwarder) Adopt(h *Handover) error {
 	if len(a.errs) > 0 {
 		return fmt.Errorf("taking over: %w", errors.Join(a.errs...))
 	}
-	f.export(&snapshot{})
+	if a.namesakes(built) {
+		shown = nil
+	}
+	f.export(shown)
 	f.adopted = a
 	return nil
+}
+
+// namesakes says that a leftover has the name of a cluster that was built: of the two the latter is shown.
+func (a *adopter) namesakes(built *snapshot) bool {
+	return slices.ContainsFunc(a.snap.clusters[len(built.clusters):], func(c *upCluster) bool { return built.clusterNamed(c.spec.Name) != nil })
 }
 
 // adopter rebuilds a road's state.
@@ -66,7 +76,8 @@ type adopter struct {
 	ups     map[uint32]*upstream
 	gone    map[goneName]*downstream // what stands for clients that have left
 	targets map[targetName]*target
-	leased  map[*upstream]bool // by an upload that goes on
+	places  map[*upCluster]map[string]int // endpoints by address, of the clusters that were asked for
+	leased  map[*upstream]bool            // by an upload that goes on
 	waiting []adopted
 	errs    []error
 }
@@ -174,8 +185,8 @@ func (a *adopter) endpoint(s *EndpointState) {
 	if c == nil {
 		return
 	}
-	i := c.endpointNamed(s.Address)
-	if i < 0 {
+	i, ok := a.placesOf(c)[s.Address]
+	if !ok {
 		return
 	}
 	e := c.endpoints[i]
@@ -204,13 +215,17 @@ func (a *adopter) clusterNamed(name, codec string) *upCluster {
 	return nil
 }
 
-func (c *upCluster) endpointNamed(address string) int {
-	for i, e := range c.endpoints {
-		if e.address == address {
-			return i
+// placesOf is where a cluster has its endpoints, by address: all of them are looked for while nothing is forwarded.
+func (a *adopter) placesOf(c *upCluster) map[string]int {
+	places := a.places[c]
+	if places == nil {
+		places = make(map[string]int, len(c.endpoints))
+		for i, e := range slices.Backward(c.endpoints) { // of two the first one
+			places[e.address] = i
 		}
+		a.places[c] = places
 	}
-	return -1
+	return places
 }
 
 // cluster is a cluster by name, a leftover where the configuration has none that speaks the protocol.
@@ -234,8 +249,11 @@ func (a *adopter) place(name, address, codec string) (c *upCluster, i int, err e
 	if c, err = a.cluster(name, codec); err != nil {
 		return nil, 0, err
 	}
-	if i = c.endpointNamed(address); i < 0 {
+	places := a.placesOf(c)
+	i, ok := places[address]
+	if !ok {
 		i = c.addLeftover(address)
+		places[address] = i
 	}
 	return c, i, nil
 }

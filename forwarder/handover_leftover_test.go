@@ -155,6 +155,13 @@ func TestLeftovers(t *testing.T) {
 			next.Routes = []forwarder.RouteSpec{{Name: "rpc", Rules: append([]forwarder.RuleSpec(nil), s.Routes[0].Rules...)}}
 			c.change(&next, other.address)
 			p.handOver(&next)
+			shown := float64(n)
+			if name == "protocol of the cluster" { // of two at this address in clusters of this name the one that is configured is shown
+				shown = 0
+			}
+			if got := p.value("relevo_endpoint_in_flight", "endpoint="+h.address); got != shown {
+				t.Errorf("%v requests are shown in flight to the endpoint, want %v", got, shown)
+			}
 			if c.status != wire.Success || !c.keeps {
 				if m := second.call(request(100, "further")); m.Status != c.status {
 					t.Errorf("got status %v for a further request, want %v", m.Status, c.status)

@@ -169,6 +169,17 @@ func (s *snapshot) listenerAt(spec *ListenerSpec) *listener {
 	return nil
 }
 
+// endpoints are those of all clusters.
+func (s *snapshot) endpoints() map[*upEndpoint]bool {
+	out := make(map[*upEndpoint]bool)
+	for _, c := range s.clusters {
+		for _, e := range c.endpoints {
+			out[e] = true
+		}
+	}
+	return out
+}
+
 // clusterNamed is the cluster of this name, nil if there is none.
 func (s *snapshot) clusterNamed(name string) *upCluster {
 	for _, c := range s.clusters {

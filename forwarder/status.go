@@ -247,15 +247,9 @@ func (e *upEndpoint) connections() (n connectionCounts) {
 	return n
 }
 
-// export registers what is read at the moment of a scrape.
-func (f *Forwarder) export(old *snapshot) {
+// export registers what is read at the moment of a scrape, but for these endpoints, which are registered.
+func (f *Forwarder) export(exported map[*upEndpoint]bool) {
 	snap := f.snap.Load()
-	exported := make(map[*upEndpoint]bool)
-	for _, c := range old.clusters {
-		for _, e := range c.endpoints {
-			exported[e] = true
-		}
-	}
 	f.reg.GaugeFunc("relevo_buffered_bytes", "Bytes of buffers that connections hold.",
 		func() float64 { return float64(f.buffers.Used()) })
 	f.reg.GaugeFunc("relevo_buffered_limit_bytes", "The most that relevo_buffered_bytes may be: max_buffered.",

@@ -20,13 +20,14 @@ import (
 	"github.com/relevo-proxy/relevo/server/config"
 )
 
-// sources are the ways to find endpoints, by the kind that config.Discovery says.
-var sources = map[string]func(d *config.Discovery) (discovery.Source, error){
-	"file": func(d *config.Discovery) (discovery.Source, error) {
+// sources are the ways to find endpoints, by the kind that config.Discovery says. known is the last good set of another Source that
+// looked at the same; nil: there is none.
+var sources = map[string]func(d *config.Discovery, known []discovery.Endpoint) (discovery.Source, error){
+	"file": func(d *config.Discovery, _ []discovery.Endpoint) (discovery.Source, error) {
 		return file.New(file.Options{Path: d.File, Parse: parseEndpoints}), nil
 	},
-	"dns": func(d *config.Discovery) (discovery.Source, error) {
-		o := dns.Options{Name: d.DNS, MinTTL: d.MinTTL.D(), MaxTTL: d.MaxTTL.D()}
+	"dns": func(d *config.Discovery, known []discovery.Endpoint) (discovery.Source, error) {
+		o := dns.Options{Name: d.DNS, MinTTL: d.MinTTL.D(), MaxTTL: d.MaxTTL.D(), Known: known}
 		for _, text := range d.Servers {
 			at, err := netip.ParseAddrPort(text)
 			if err != nil {
@@ -47,12 +48,17 @@ func parseEndpoints(data []byte) ([]discovery.Endpoint, error) {
 	if err != nil {
 		return nil, err
 	}
+	return setOf(list), nil
+}
+
+// setOf are endpoints as a configuration has them.
+func setOf(list []config.Endpoint) []discovery.Endpoint {
 	set := make([]discovery.Endpoint, len(list))
 	for i := range list {
 		network, address := list[i].Address.Split()
 		set[i] = discovery.Endpoint{Network: network, Address: address, Weight: list[i].Weight, Drain: list[i].Drain}
 	}
-	return set, nil
+	return set
 }
 
 // MissingFiles warns of files of endpoints that cannot be looked at now, or in which something is wrong. Names are not asked for.
@@ -116,9 +122,9 @@ type plan struct {
 	begun  []*followed // of next, those that are new
 }
 
-// prepare begins to follow what a configuration adds. A cluster whose source changes goes on with the set that it has until the
-// new source has told one.
-func (f *finder) prepare(c *config.Config) (*plan, error) {
+// prepare begins to follow what a configuration adds to another one, nil for none. A cluster whose source changes goes on with the set
+// that it has until the new source has told one, and so does one whose endpoints were configured.
+func (f *finder) prepare(c, before *config.Config) (*plan, error) {
 	p := &plan{finder: f, next: make(map[string]*followed)}
 	for i := range c.Clusters {
 		k := &c.Clusters[i]
@@ -132,7 +138,7 @@ func (f *finder) prepare(c *config.Config) (*plan, error) {
 			p.next[k.Name] = was
 			continue
 		}
-		w, err := f.follow(k, was)
+		w, err := f.follow(k, was, configured(before, k.Name))
 		if err != nil {
 			p.discard()
 			return nil, fmt.Errorf("cluster %s: discovery: %w", k.Name, err)
@@ -143,32 +149,53 @@ func (f *finder) prepare(c *config.Config) (*plan, error) {
 	return p, nil
 }
 
-// follow begins to follow the source of one cluster.
-func (f *finder) follow(k *config.Cluster, was *followed) (*followed, error) {
+// configured are the endpoints that a configuration has for a cluster.
+func configured(c *config.Config, cluster string) []discovery.Endpoint {
+	if c == nil {
+		return nil
+	}
+	i := slices.IndexFunc(c.Clusters, func(k config.Cluster) bool { return k.Name == cluster })
+	if i < 0 {
+		return nil
+	}
+	return discovery.Normal(setOf(c.Clusters[i].Endpoints))
+}
+
+// follow begins to follow the source of one cluster, which was followed otherwise or had these endpoints before.
+func (f *finder) follow(k *config.Cluster, was *followed, had []discovery.Endpoint) (*followed, error) {
+	w := &followed{
+		cluster: k.Name, config: k.Discovery, done: make(chan struct{}), good: make(chan struct{}), updates: make(map[discovery.Outcome]*stats.Counter),
+	}
+	told := false // that source itself has told what is known
+	f.mu.Lock()
+	if was != nil {
+		w.state.Endpoints = was.state.Endpoints
+		told = sourceText(was.config) == sourceText(k.Discovery) && !was.state.Updated.IsZero()
+	} else if came, ok := f.came[k.Name]; ok {
+		w.known = came.Source == sourceText(k.Discovery)
+		w.state = came.state(w.known)
+		told = w.known && !came.Updated.IsZero()
+		delete(f.came, k.Name)
+	} else {
+		w.state.Endpoints = had
+	}
+	f.mu.Unlock()
+	var known []discovery.Endpoint
+	if told {
+		known = w.state.Endpoints
+	}
 	kind, _ := k.Discovery.Source()
-	source, err := sources[kind](k.Discovery)
+	source, err := sources[kind](k.Discovery, known)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &followed{
-		cluster: k.Name, config: k.Discovery, cancel: cancel, done: make(chan struct{}), good: make(chan struct{}),
-		updates: make(map[discovery.Outcome]*stats.Counter),
-	}
+	w.cancel = cancel
 	labels := w.labels()
 	for _, o := range []discovery.Outcome{discovery.Changed, discovery.Unchanged, discovery.Failed} {
 		w.updates[o] = f.reg.Counter("relevo_discovery_updates_total", "What the source of a cluster's endpoints has told, by outcome.",
 			append(slices.Clone(labels), stats.Label{Name: "outcome", Value: string(o)})...)
 	}
-	f.mu.Lock()
-	if was != nil {
-		w.state.Endpoints = was.state.Endpoints
-	} else if came, ok := f.came[k.Name]; ok {
-		w.known = came.Source == sourceText(k.Discovery)
-		w.state = came.state(w.known)
-		delete(f.came, k.Name)
-	}
-	f.mu.Unlock()
 	go func() { // ends with ctx; end waits for it
 		defer close(w.done)
 		source.Run(ctx, func(u discovery.Update) { f.take(w, u) })
@@ -293,13 +320,15 @@ func (p *plan) commit() {
 	f.followed = p.next
 	clear(f.came) // what nobody has asked for is of clusters that are gone
 	f.mu.Unlock()
+	gone := make(map[string]*followed)
 	for name, w := range was {
-		now := p.next[name]
-		if now == w {
-			continue
+		if p.next[name] != w {
+			gone[name] = w
 		}
-		f.end(w)
-		if now == nil || !reflect.DeepEqual(now.labels(), w.labels()) {
+	}
+	f.endAll(gone)
+	for name, w := range gone {
+		if now := p.next[name]; now == nil || !reflect.DeepEqual(now.labels(), w.labels()) {
 			f.reg.Forget(w.labels()...)
 		}
 	}
@@ -311,8 +340,12 @@ func (p *plan) commit() {
 // discard ends what was begun.
 func (p *plan) discard() {
 	f := p.finder
+	begun := make(map[string]*followed)
 	for _, w := range p.begun {
-		f.end(w)
+		begun[w.cluster] = w
+	}
+	f.endAll(begun)
+	for _, w := range p.begun {
 		f.mu.Lock()
 		was := f.followed[w.cluster]
 		f.mu.Unlock()
@@ -322,13 +355,36 @@ func (p *plan) discard() {
 	}
 }
 
-// end ends a source and waits for it.
-func (f *finder) end(w *followed) {
+// endMost bounds the wait for sources that end. One can be stuck in the kernel, in a file on a server that is gone, and neither a
+// change of the configuration nor the end of the process is to wait with it.
+const endMost = time.Second
+
+// endAll ends sources and waits for them, for as long as endMost. One that takes longer goes on, and nobody hears it any more.
+func (f *finder) endAll(all map[string]*followed) {
 	f.mu.Lock()
-	w.ended = true
+	for _, w := range all {
+		w.ended = true
+	}
 	f.mu.Unlock()
-	w.cancel()
-	<-w.done
+	for _, w := range all {
+		w.cancel()
+	}
+	patience := time.NewTimer(endMost)
+	defer patience.Stop()
+	for _, w := range all {
+		select {
+		case <-w.done:
+			continue
+		default:
+		}
+		select {
+		case <-w.done:
+		case <-patience.C:
+			patience.Reset(0) // the others have had the time, too
+			f.log.Warn("the source of a cluster's endpoints does not end: it is left behind",
+				zap.String("cluster", w.cluster), zap.String("source", sourceText(w.config)))
+		}
+	}
 }
 
 // close ends all sources. A second time does nothing.
@@ -336,12 +392,7 @@ func (f *finder) close() {
 	f.mu.Lock()
 	all := f.followed
 	f.mu.Unlock()
-	for _, w := range all {
-		w.cancel()
-	}
-	for _, w := range all {
-		f.end(w)
-	}
+	f.endAll(all)
 }
 
 // export registers what is read at the moment of a scrape.

@@ -31,7 +31,7 @@ clusters: [{name: a, protocol: bolt, discovery: {file: %q}}, {name: b, protocol:
 	f := newFinder(zap.NewNop(), stats.NewRegistry())
 	t.Cleanup(f.close)
 	f.inherit(came)
-	p, err := f.prepare(c)
+	p, err := f.prepare(c, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestDiscardedPlan(t *testing.T) {
 	f := newFinder(zap.NewNop(), stats.NewRegistry())
 	c := config.Trial()
 	c.Clusters[0].Endpoints, c.Clusters[0].Discovery = nil, &config.Discovery{File: t.TempDir() + "/x"}
-	p, err := f.prepare(c)
+	p, err := f.prepare(c, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func TestDiscardedPlan(t *testing.T) {
 		}
 	}
 	c.Clusters[0].Discovery = &config.Discovery{DNS: "no port"}
-	if _, err := f.prepare(c); err == nil || len(f.followed) != 0 {
+	if _, err := f.prepare(c, nil); err == nil || len(f.followed) != 0 {
 		t.Errorf("a source that cannot be made gives %v", err)
 	}
 }

@@ -287,7 +287,12 @@ func TestSourceChanges(t *testing.T) {
 	if d.cluster(t).Discovery != nil || d.metric(t, `relevo_discovery_endpoints{cluster="echo",source="file"} 1`) {
 		t.Error("discovery is still shown of a cluster that has none")
 	}
-	put(fmt.Sprintf(`{"endpoints": null, "discovery": {"file": "%s/endpoints.yaml"}}`, d.folder))
+	put(fmt.Sprintf(`{"endpoints": null, "discovery": {"file": "%s/none.yaml"}}`, d.folder))
+	if now := d.becomes(t, "failing"); now.Endpoints != 1 || now.Updated != nil {
+		t.Errorf("with a first source that fails discovery is %+v, want the endpoint that was configured", now)
+	}
+	d.serves(t, "127.0.0.1:4")
+	put(fmt.Sprintf(`{"discovery": {"file": "%s/endpoints.yaml"}}`, d.folder))
 	if got := d.serving(t); !slices.Equal(got, []string{"127.0.0.1:3"}) { // at once: a change waits for the first set
 		t.Errorf("behind the change the endpoints are %v", got)
 	}

@@ -171,7 +171,7 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 
 // apply keeps a configuration as a revision and puts it into force, or does neither. The turn is the caller's.
 func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.Spec, e admin.Edit) (revision.Info, error) {
-	follow, err := s.finder.prepare(next.config)
+	follow, err := s.finder.prepare(next.config, old.config)
 	if err != nil {
 		return revision.Info{}, &admin.RefusedError{Reason: err.Error()}
 	}

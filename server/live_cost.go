@@ -83,6 +83,12 @@ func (s *Server) cost(old, now *config.Config) (c admin.Cost) {
 		}
 	}
 	found := s.finder.setsNow()
+	for i := range now.Clusters {
+		k := &now.Clusters[i]
+		if _, ok := found[k.Name]; !ok && k.Discovery != nil {
+			found[k.Name] = configured(old, k.Name) // with which it begins
+		}
+	}
 	before, after := endpointsOf(old, found), endpointsOf(now, found)
 	for _, cluster := range road.Clusters {
 		for _, e := range cluster.Endpoints {

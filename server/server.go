@@ -145,7 +145,7 @@ func (s *Server) build(o Options) (err error) {
 	}
 	s.level.inherit(o.askedLevel)
 	s.finder.inherit(o.found)
-	follow, err := s.finder.prepare(o.Config)
+	follow, err := s.finder.prepare(o.Config, nil)
 	if err != nil {
 		return &ConfigError{err}
 	}

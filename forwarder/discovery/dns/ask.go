@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,6 +27,39 @@ type asker struct {
 	// Static.
 	servers    []netip.AddrPort
 	resolvConf string // for when there are none
+
+	mu sync.Mutex
+	// Guarded by mu.
+	silent map[netip.AddrPort]bool // those that a question of this look has waited for in vain
+}
+
+// begin is called before each look.
+func (a *asker) begin() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.silent = make(map[netip.AddrPort]bool)
+}
+
+// order puts those that are silent last: a look asks many questions, and is to wait for a dead server once.
+func (a *asker) order(servers []netip.AddrPort) []netip.AddrPort {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var out, last []netip.AddrPort
+	for _, server := range servers {
+		if a.silent[server] {
+			last = append(last, server)
+		} else {
+			out = append(out, server)
+		}
+	}
+	return append(out, last...)
+}
+
+// note says whether a server has let a question wait in vain.
+func (a *asker) note(server netip.AddrPort, silent bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.silent[server] = silent
 }
 
 // errNoName is the answer that a name does not exist, and errNoData that it has no records of the type.
@@ -41,18 +75,21 @@ func (a *asker) ask(ctx context.Context, name string, typ uint16) (*dns.Msg, err
 	if err != nil {
 		return nil, err
 	}
-	var said []string
+	said := make(map[netip.AddrPort]string)
 	for range rounds {
-		said = said[:0]
-		for _, server := range servers {
+		clear(said)
+		for _, server := range a.order(servers) {
 			m, err := try(ctx, server.String(), name, typ)
 			if err == nil {
+				a.note(server, false)
 				return m, nil
 			}
 			if errors.Is(err, errNoName) {
+				a.note(server, false)
 				return nil, fmt.Errorf("%s %s: %w, says %s", name, dns.TypeToString[typ], err, server)
 			}
-			said = append(said, server.String()+": "+reason(err))
+			said[server] = reason(err)
+			a.note(server, said[server] == timeout)
 			if ctx.Err() != nil {
 				break
 			}
@@ -61,7 +98,13 @@ func (a *asker) ask(ctx context.Context, name string, typ uint16) (*dns.Msg, err
 			break
 		}
 	}
-	return nil, fmt.Errorf("%s %s: no answer: %s", name, dns.TypeToString[typ], strings.Join(said, "; "))
+	var all []string
+	for _, server := range servers {
+		if why, ok := said[server]; ok {
+			all = append(all, server.String()+": "+why)
+		}
+	}
+	return nil, fmt.Errorf("%s %s: no answer: %s", name, dns.TypeToString[typ], strings.Join(all, "; "))
 }
 
 // known are the servers.
@@ -147,16 +190,19 @@ func (e rcodeError) Error() string {
 	return fmt.Sprintf("RCODE %d", int(e))
 }
 
+// timeout is the reason where there is no answer.
+const timeout = "timeout"
+
 // reason is an error without what differs from one try to the next, such as the port that was asked from.
 func reason(err error) string {
-	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		return "timeout"
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return timeout
 	}
 	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return errno.Error()
 	}
 	if errors.Is(err, net.ErrClosed) {
-		return "timeout" // see exchange
+		return timeout // see exchange
 	}
 	return err.Error()
 }

@@ -31,6 +31,8 @@ type Options struct {
 	ResolvConf string
 	// MinTTL and MaxTTL bound the time from one look to the next.
 	MinTTL, MaxTTL time.Duration
+	// Known is the set that the name had when somebody else last looked: its families of addresses must answer from the start.
+	Known []discovery.Endpoint
 }
 
 // Source is a name in the DNS. It implements discovery.Source.
@@ -42,6 +44,7 @@ type Source struct {
 	lookup func(*Source, look) (found, error) // (*Source).resolve, but in tests
 	minTTL time.Duration
 	maxTTL time.Duration
+	known  []discovery.Endpoint
 	random func() float64 // from 0 to 1
 
 	// Owned by Run.
@@ -52,7 +55,7 @@ type Source struct {
 func New(o Options) (*Source, error) {
 	s := &Source{
 		asker: asker{servers: o.Servers, resolvConf: o.ResolvConf}, lookup: (*Source).resolve,
-		minTTL: o.MinTTL, maxTTL: max(o.MinTTL, o.MaxTTL), random: rand.Float64,
+		minTTL: o.MinTTL, maxTTL: max(o.MinTTL, o.MaxTTL), known: o.Known, random: rand.Float64,
 	}
 	if s.asker.resolvConf == "" {
 		s.asker.resolvConf = "/etc/resolv.conf"

@@ -1,6 +1,7 @@
 package dns
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type addresses struct {
 
 // resolve asks all that it takes for one set.
 func (s *Source) resolve(ctx look) (found, error) {
+	s.asker.begin()
 	var set []discovery.Endpoint
 	var ttl uint32
 	if s.port != 0 {
@@ -117,6 +119,9 @@ func lowest(m *dns.Msg, name string) (out []*dns.SRV, ttl uint32) {
 			out = append(out, r)
 		}
 	}
+	slices.SortFunc(out, func(a, b *dns.SRV) int { // servers turn them round, and which one fails is to read the same each time
+		return cmp.Or(strings.Compare(a.Target, b.Target), cmp.Compare(a.Port, b.Port))
+	})
 	return out, ttl
 }
 

@@ -390,3 +390,47 @@ func TestEndsWhileItAsks(t *testing.T) {
 		t.Errorf("it ended %v after it was told to", took)
 	}
 }
+
+// A server that says nothing is waited for once in a look, however many questions that takes, and the error names it in its place.
+func TestWaitsForASilentServerOnce(t *testing.T) {
+	silent, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	z := zone{}
+	for i := range 3 * targetsAtOnce {
+		host := fmt.Sprintf("h%d.", i)
+		z["_s._tcp.a. SRV"], z[host+" A"] = append(z["_s._tcp.a. SRV"], "0 1 1 "+host), []string{fmt.Sprintf("10.0.0.%d", i+1)}
+	}
+	good := startServer(t, z)
+	o := Options{Name: "_s._tcp.a", Servers: []netip.AddrPort{silent.LocalAddr().(*net.UDPAddr).AddrPort(), good.at}}
+	began := time.Now()
+	if got, _, err := resolveWith(t, o); err != nil || len(got) != 3*targetsAtOnce {
+		t.Errorf("it gives %d endpoints and %v", len(got), err)
+	}
+	if took := time.Since(began); took > tryTimeout+tryTimeout/2 {
+		t.Errorf("the look took %v, want hardly more than one wait of %v", took, tryTimeout)
+	}
+	good.fail.Store(&map[string]int{"_s._tcp.a. SRV": dns.RcodeServerFailure})
+	_, _, err = resolveWith(t, o)
+	if want := fmt.Sprintf("no answer: %s: timeout; %s: SERVFAIL", o.Servers[0], good.at); err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("it gives %v, want %q", err, want)
+	}
+}
+
+// Servers turn records round; an error is the same all the same.
+func TestErrorsHaveNoOrder(t *testing.T) {
+	records := []string{"0 1 1 x.", "0 1 1 y.", "0 1 1 z."}
+	s := startServer(t, zone{})
+	texts := map[string]bool{}
+	for range records {
+		records = append(records[1:], records[0])
+		s.zone.Store(&zone{"_s._tcp.a. SRV": records})
+		_, _, err := resolveOnce(t, "_s._tcp.a", s)
+		texts[fmt.Sprint(err)] = true
+	}
+	if len(texts) != 1 {
+		t.Errorf("the errors differ: %v", texts)
+	}
+}

@@ -29,6 +29,7 @@ type found struct {
 func (s *Source) Run(ctx context.Context, tell func(discovery.Update)) {
 	failures := discovery.BackOff{First: firstWait, Most: max(firstWait, s.maxTTL)}
 	s.had = make(map[uint16]bool)
+	s.remember(s.known)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {

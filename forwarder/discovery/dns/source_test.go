@@ -3,11 +3,13 @@ package dns
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/miekg/dns"
 	"go.uber.org/goleak"
 
 	"github.com/relevo-proxy/relevo/forwarder/discovery"
@@ -114,5 +116,27 @@ func TestNames(t *testing.T) {
 		if _, err := New(Options{Name: name}); (err == nil) != want {
 			t.Errorf("%s: %v, want that it is taken: %v", name, err, want)
 		}
+	}
+}
+
+// Who knows the set of somebody else before it does not take a half of it for the whole.
+func TestKnownFamilyMustAnswer(t *testing.T) {
+	s := startServer(t, zone{"a. A": {"10.0.0.1"}})
+	s.fail.Store(&map[string]int{"a. AAAA": dns.RcodeServerFailure})
+	for _, known := range []string{"10.0.0.1:1", "[fd00::1]:1"} {
+		source, err := New(Options{
+			Name: "a:1", Servers: []netip.AddrPort{s.at}, MinTTL: time.Second, MaxTTL: time.Second,
+			Known: []discovery.Endpoint{{Network: "tcp", Address: known, Weight: 1}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		source.Run(ctx, func(u discovery.Update) {
+			if want := known == "[fd00::1]:1"; (u.Err != nil) != want {
+				t.Errorf("known is %s: it tells %v, want an error: %v", known, u, want)
+			}
+			cancel()
+		})
 	}
 }

@@ -52,7 +52,8 @@ type Source struct {
 	// Owned by Run.
 	folder folder
 	seen   fs.FileInfo       // of the content that was told last; nil: that was an error
-	sum    [sha256.Size]byte // of that content
+	sum    [sha256.Size]byte // of the content that was parsed last
+	bad    error             // what is wrong with that content; nil: nothing
 }
 
 // New returns a source that has not looked yet.
@@ -74,7 +75,7 @@ func Check(path string, parse func([]byte) ([]discovery.Endpoint, error)) error 
 func (s *Source) Run(ctx context.Context, tell func(discovery.Update)) {
 	s.folder = folder{path: filepath.Dir(s.path)}
 	defer s.folder.close()
-	s.seen = nil
+	s.seen, s.bad = nil, nil
 	for touched := true; ctx.Err() == nil; {
 		s.folder.watch() // before it looks: what changes from here on is seen
 		s.look(touched, tell)
@@ -126,14 +127,16 @@ func (s *Source) look(touched bool, tell func(discovery.Update)) {
 			s.seen = info
 			return
 		}
-		s.sum = sum
-		var set []discovery.Endpoint
-		if set, err = s.parse(data); err == nil {
-			s.seen = info
-			tell(discovery.Update{Endpoints: set})
-			return
+		if sum != s.sum || s.bad == nil { // what is wrong once is wrong again, and a large file takes seconds
+			s.sum = sum
+			var set []discovery.Endpoint
+			if set, s.bad = s.parse(data); s.bad == nil {
+				s.seen = info
+				tell(discovery.Update{Endpoints: set})
+				return
+			}
 		}
-		err = fmt.Errorf("%s: %w", s.path, err)
+		err = fmt.Errorf("%s: %w", s.path, s.bad)
 	}
 	s.seen = nil
 	tell(discovery.Update{Err: err})

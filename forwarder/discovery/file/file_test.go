@@ -178,3 +178,35 @@ func TestFollowsAFolderThatComesAndGoes(t *testing.T) {
 		r.want("error: stat")
 	}
 }
+
+// What is wrong is told as often as the file is looked at, and parsed once.
+func TestParsesWhatIsWrongOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "endpoints")
+	parsed, told := 0, []string(nil)
+	s := New(Options{Path: path, Parse: func(data []byte) ([]discovery.Endpoint, error) {
+		parsed++
+		return words(data)
+	}})
+	for _, step := range []struct {
+		content string // empty: the file is as it was
+		want    string
+		parsed  int
+	}{
+		{"bad", "error: " + path + ": has a bad word", 1},
+		{"", "error: " + path + ": has a bad word", 1},
+		{"bad", "error: " + path + ": has a bad word", 1}, // another file with the same in it
+		{"bad too", "error: " + path + ": has a bad word", 2},
+		{"a", "a", 3},
+		{"bad", "error: " + path + ": has a bad word", 4},
+		{"a", "a", 5},
+	} {
+		if step.content != "" {
+			replace(t, path, step.content)
+		}
+		told = nil
+		s.look(true, func(u discovery.Update) { told = append(told, text(u)) })
+		if len(told) != 1 || told[0] != step.want || parsed != step.parsed {
+			t.Errorf("with %q it tells %q and has parsed %d times, want %q and %d", step.content, told, parsed, step.want, step.parsed)
+		}
+	}
+}
