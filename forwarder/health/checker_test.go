@@ -567,6 +567,45 @@ func TestSlowNames(t *testing.T) {
 	}
 }
 
+// TestNameServerIsSilent: that nobody says what a name's addresses are is no news of the endpoint, as long as some are known.
+func TestNameServerIsSilent(t *testing.T) {
+	address, _ := serve(t, "tcp", "127.0.0.1:0", answers)
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Checker: New(10, now), t: t}
+	silent := make(chan struct{})
+	r.names.lookUp = func(ctx context.Context, _ string) ([]netip.Addr, error) {
+		select {
+		case <-silent:
+			<-ctx.Done()
+			return nil, ctx.Err()
+		default:
+			return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+		}
+	}
+	r.run()
+	to, results := target("tcp", "good:"+port, pong, time.Second)
+	r.Set([]*Target{to})
+	if got := next(t, results); got.Reason != Passed {
+		t.Fatalf("got %+v, want it to be passed", got)
+	}
+	r.stop()
+	close(silent)
+	r.names.known["good"].tried = 1 // long ago
+	for len(results) > 0 {
+		<-results
+	}
+	r.run()
+	defer r.stop()
+	for range 2 {
+		if got := next(t, results); got.Reason != Passed {
+			t.Errorf("got %+v while the name's servers are silent, want its last address to be used", got)
+		}
+	}
+}
+
 // TestRealName: what the system's resolver says.
 func TestRealName(t *testing.T) {
 	address, _ := serve(t, "tcp", "127.0.0.1:0", answers)
