@@ -539,6 +539,30 @@ func TestLateNews(t *testing.T) {
 	}
 }
 
+// TestNewsAtTheDeadline: what has come is told also when the time to wait is over by the time that somebody looks, as behind a stop of
+// the process.
+func TestNewsAtTheDeadline(t *testing.T) {
+	p, err := newPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[0])
+	defer unix.Close(fds[1])
+	key := socketKey{0, 1}
+	if err := p.add(fds[0], key); err != nil {
+		t.Fatal(err)
+	}
+	ready, all, err := p.wait(1) // over at once
+	if err != nil || !all || len(ready) != 1 || ready[0] != key {
+		t.Errorf("got %v, all: %v, %v; want news of %v", ready, all, err, key)
+	}
+}
+
 // TestSlowNames: a name that takes long is not waited for, not by others, and not at the end.
 func TestSlowNames(t *testing.T) {
 	address, _ := serve(t, "tcp", "127.0.0.1:0", answers)
