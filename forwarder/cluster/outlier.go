@@ -229,9 +229,7 @@ func (o *Outliers) Look(now int64) (verdicts []Verdict, returned []*Endpoint, ne
 	}
 	if o.rules == nil {
 		for _, r := range o.records {
-			if r.endpoint.Ejection().Until == 0 {
-				r.endpoint.forget()
-			}
+			r.endpoint.forget()
 		}
 		o.shared.interval = 0
 	} else {

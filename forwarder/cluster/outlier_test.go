@@ -369,6 +369,22 @@ func TestRulesThatEnd(t *testing.T) {
 	}
 }
 
+// TestEjectedWhileRulesEnd: a mark that comes while ejections are forgotten stays. Without it, its place among the ejected would never
+// be given back, and the next look always be due.
+func TestEjectedWhileRulesEnd(t *testing.T) {
+	o, endpoints := watched(testRules(), 2)
+	o.Look(0)
+	o.fail(0, 5, 0)
+	endpoints[0].forget()
+	if !endpoints[0].Health().Ejected || endpoints[0].Ejection().Until == 0 {
+		t.Fatalf("got %+v, want the endpoint ejected until its time is over", endpoints[0].Ejection())
+	}
+	off := NewOutliers(nil, endpoints, o)
+	if _, returned, next := off.Look(second); len(returned) != 1 || next != math.MaxInt64 || len(*off.shared.ejected.Load()) != 0 {
+		t.Errorf("got %d let in, and another look at %d; want 1 and none", len(returned), next)
+	}
+}
+
 // TestEndpointsThatLeave take no place among the ejected.
 func TestEndpointsThatLeave(t *testing.T) {
 	rules := testRules()
