@@ -107,11 +107,11 @@ func monotonic() time.Duration {
 // warning is what warnings are throttled by.
 type warning struct{ about, reason string }
 
-// The throttle of warnings: one in this time for what it is about and the reason. It remembers this many such
-// pairs, and four for each rule.
+// The throttle of warnings: one in this time for what it is about and the reason. It remembers up to this many such
+// pairs, two for each of 32,000 endpoints that are all down, and four for each rule.
 const (
 	warnInterval = 10 * time.Second
-	warnKeys     = 4096
+	warnKeys     = 64 << 10
 )
 
 // New builds the road for a spec and binds its listeners; nothing is accepted before Start. An error means

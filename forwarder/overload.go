@@ -136,7 +136,18 @@ const dialReserve = 4
 
 // mayDial says whether there is a descriptor for one more server connection, and counts on its being taken.
 func (o *overload) mayDial() bool {
-	return o.dials.Add(-1) >= 0
+	may := o.dials.Add(-1) >= 0
+	if !may && o.since[actStopDialling].Load() == 0 { // most that were counted may have failed, or be closed again
+		o.ask()
+	}
+	return may
+}
+
+// ask has the sweeper look now.
+func (o *overload) ask() {
+	if !o.gate.asked.Swap(true) {
+		o.f.sweep.rouse()
+	}
 }
 
 // acceptGate is where accept loops wait while nobody may come.
@@ -172,8 +183,8 @@ func (o *overload) awaitPlace(ctx context.Context) {
 	if o.mayAccept() {
 		return // meanwhile
 	}
-	if !g.shut.Load() && !g.asked.Swap(true) {
-		o.f.sweep.rouse()
+	if !g.shut.Load() {
+		o.ask()
 	}
 	select {
 	case <-news:

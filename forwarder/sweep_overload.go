@@ -26,7 +26,7 @@ const (
 	reserveMargin = 4    // one in so many of the reserve
 )
 
-// judge looks at what the process uses, when it is time or somebody who accepts wants to know, and begins and ends what is done
+// judge looks at what the process uses, when it is time or somebody who accepts or dials wants to know, and begins and ends what is done
 // about it. What is known and cheap holds meanwhile: how many may still come.
 func (s *sweeper) judge(now int64) {
 	o, j := s.f.overload, &s.judged

@@ -56,12 +56,14 @@ func (e *Endpoint) forgive(now, interval int64) {
 	})
 }
 
-// forget forgets all ejections.
+// forget forgets the ejections of an endpoint that is not ejected.
 func (e *Endpoint) forget() {
 	e.update(func(t *trouble) bool {
-		known := t.ejected || t.ejection != Ejection{}
-		t.ejected, t.ejection = false, Ejection{}
-		return known
+		if t.ejected || t.ejection == (Ejection{}) {
+			return false
+		}
+		t.ejection = Ejection{}
+		return true
 	})
 }
 

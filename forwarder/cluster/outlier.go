@@ -209,6 +209,7 @@ func (o *Outliers) Look(now int64) (verdicts []Verdict, returned []*Endpoint, ne
 	o.looked = true
 	o.shared.due.Store(math.MaxInt64) // before the look: who is ejected meanwhile brings it forward
 	next = math.MaxInt64
+	over := make(map[*Record]bool)
 	for _, r := range *o.shared.ejected.Load() {
 		e := r.endpoint
 		until := e.Ejection().Until
@@ -224,14 +225,13 @@ func (o *Outliers) Look(now int64) (verdicts []Verdict, returned []*Endpoint, ne
 		r.good.Store(0)
 		r.bad.Store(0)
 		e.readmit(now)
-		o.shared.free(r)
+		over[r] = true
 		returned = append(returned, e)
 	}
+	o.shared.free(over)
 	if o.rules == nil {
 		for _, r := range o.records {
-			if r.endpoint.Ejection().Until == 0 {
-				r.endpoint.forget()
-			}
+			r.endpoint.forget()
 		}
 		o.shared.interval = 0
 	} else {
@@ -250,11 +250,11 @@ func (o *Outliers) Look(now int64) (verdicts []Verdict, returned []*Endpoint, ne
 	return verdicts, returned, o.shared.due.Load()
 }
 
-// free gives up a place among the ejected.
-func (s *ejections) free(r *Record) {
-	for {
+// free gives up places among the ejected, all together: there may be thousands.
+func (s *ejections) free(over map[*Record]bool) {
+	for len(over) > 0 {
 		ejected := s.ejected.Load()
-		fewer := slices.DeleteFunc(slices.Clone(*ejected), func(o *Record) bool { return o == r })
+		fewer := slices.DeleteFunc(slices.Clone(*ejected), func(r *Record) bool { return over[r] })
 		if s.ejected.CompareAndSwap(ejected, &fewer) {
 			return
 		}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -366,6 +367,45 @@ func TestRulesThatEnd(t *testing.T) {
 	}
 	if off.Look(80 * second); endpoints[2].Health().Ejected {
 		t.Error("got an endpoint ejected for ever by who has not noticed that there are no rules any more")
+	}
+}
+
+// TestEjectedWhileRulesEnd: a mark that comes while ejections are forgotten stays. Without it, its place among the ejected would never
+// be given back, and the next look always be due.
+func TestEjectedWhileRulesEnd(t *testing.T) {
+	o, endpoints := watched(testRules(), 2)
+	o.Look(0)
+	o.fail(0, 5, 0)
+	endpoints[0].forget()
+	if !endpoints[0].Health().Ejected || endpoints[0].Ejection().Until == 0 {
+		t.Fatalf("got %+v, want the endpoint ejected until its time is over", endpoints[0].Ejection())
+	}
+	off := NewOutliers(nil, endpoints, o)
+	if _, returned, next := off.Look(second); len(returned) != 1 || next != math.MaxInt64 || len(*off.shared.ejected.Load()) != 0 {
+		t.Errorf("got %d let in, and another look at %d; want 1 and none", len(returned), next)
+	}
+}
+
+// TestManyReturn: what it takes to let many in again at once is that of as many single ones.
+func TestManyReturn(t *testing.T) {
+	const n = 10_000
+	o, endpoints := watched(testRules(), n)
+	o.Look(0)
+	ejected := slices.Clone(o.records[:n/2])
+	for _, r := range ejected {
+		r.endpoint.eject(ByFailures, func(int) int64 { return second })
+	}
+	o.shared.ejected.Store(&ejected)
+	o.shared.dueBy(second)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, returned, _ := o.Look(second)
+	runtime.ReadMemStats(&after)
+	if len(returned) != n/2 || len(ejectedOf(endpoints)) != 0 || len(*o.shared.ejected.Load()) != 0 {
+		t.Errorf("got %d let in, want %d", len(returned), n/2)
+	}
+	if got := (after.TotalAlloc - before.TotalAlloc) / (n / 2); got > 1000 {
+		t.Errorf("got %d bytes allocated for each that was let in, want no list of all for each", got)
 	}
 }
 

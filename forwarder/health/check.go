@@ -62,8 +62,11 @@ func (c *Checker) start(ctx context.Context, e *entry, now int64) {
 		return
 	}
 	var waits bool
-	if e.check.name, waits = c.names.of(ctx, host, e, now); !waits {
+	switch e.check.name, waits = c.names.of(ctx, host, e, now); {
+	case !waits:
 		c.resolved(e, now)
+	case len(e.check.name.hosts) > 0: // which will do, if nothing comes in half of the time
+		c.schedule.extend(e, now+int64(t.Timeout)/2)
 	}
 }
 
@@ -255,6 +258,8 @@ func (c *Checker) expire(e *entry, now int64) {
 		k.failed = unix.ETIMEDOUT
 		c.drop(e)
 		c.connect(e, now)
+	case k.phase == resolving && len(k.name.hosts) > 0 && now < k.by: // whom nobody answers who knows names
+		c.resolved(e, now)
 	case k.phase == connecting:
 		c.conclude(e, now, ReasonConnectTimeout, fmt.Sprintf("no connection in %v", timeout))
 	case k.phase == resolving:

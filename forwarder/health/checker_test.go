@@ -539,6 +539,30 @@ func TestLateNews(t *testing.T) {
 	}
 }
 
+// TestNewsAtTheDeadline: what has come is told also when the time to wait is over by the time that somebody looks, as behind a stop of
+// the process.
+func TestNewsAtTheDeadline(t *testing.T) {
+	p, err := newPoller()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[0])
+	defer unix.Close(fds[1])
+	key := socketKey{0, 1}
+	if err := p.add(fds[0], key); err != nil {
+		t.Fatal(err)
+	}
+	ready, all, err := p.wait(1) // over at once
+	if err != nil || !all || len(ready) != 1 || ready[0] != key {
+		t.Errorf("got %v, all: %v, %v; want news of %v", ready, all, err, key)
+	}
+}
+
 // TestSlowNames: a name that takes long is not waited for, not by others, and not at the end.
 func TestSlowNames(t *testing.T) {
 	address, _ := serve(t, "tcp", "127.0.0.1:0", answers)
@@ -564,6 +588,45 @@ func TestSlowNames(t *testing.T) {
 	}
 	if got := inside.Load(); got != 1 {
 		t.Errorf("got %d questions for one name at once, want 1", got)
+	}
+}
+
+// TestNameServerIsSilent: that nobody says what a name's addresses are is no news of the endpoint, as long as some are known.
+func TestNameServerIsSilent(t *testing.T) {
+	address, _ := serve(t, "tcp", "127.0.0.1:0", answers)
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{Checker: New(10, now), t: t}
+	silent := make(chan struct{})
+	r.names.lookUp = func(ctx context.Context, _ string) ([]netip.Addr, error) {
+		select {
+		case <-silent:
+			<-ctx.Done()
+			return nil, ctx.Err()
+		default:
+			return []netip.Addr{netip.MustParseAddr("127.0.0.1")}, nil
+		}
+	}
+	r.run()
+	to, results := target("tcp", "good:"+port, pong, time.Second)
+	r.Set([]*Target{to})
+	if got := next(t, results); got.Reason != Passed {
+		t.Fatalf("got %+v, want it to be passed", got)
+	}
+	r.stop()
+	close(silent)
+	r.names.known["good"].tried = 1 // long ago
+	for len(results) > 0 {
+		<-results
+	}
+	r.run()
+	defer r.stop()
+	for range 2 {
+		if got := next(t, results); got.Reason != Passed {
+			t.Errorf("got %+v while the name's servers are silent, want its last address to be used", got)
+		}
 	}
 }
 

@@ -84,7 +84,10 @@ func (p *poller) wait(d time.Duration) (ready []socketKey, all bool, err error) 
 		if err := p.file.SetReadDeadline(time.Now().Add(d)); err != nil {
 			return nil, false, err
 		}
-		if err := p.raw.Read(p.look); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		switch err := p.raw.Read(p.look); {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			p.poll() // who was kept from running until then has not looked what came meanwhile
+		case err != nil:
 			return nil, false, err
 		}
 	}
