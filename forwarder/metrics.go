@@ -159,7 +159,7 @@ func newClusterStats(reg *stats.Registry, name string) *clusterStats {
 	l := []stats.Label{{Name: "cluster", Value: name}}
 	return &clusterStats{
 		ejections: byReason{
-			reg: reg, name: "relevo_outlier_ejections_total", labels: l, label: "why",
+			reg: reg, name: "relevo_outlier_ejections_total", labels: l, label: "reason",
 			help: "Endpoints that were ejected because of what became of their requests, by why.",
 		},
 		refusals: byReason{

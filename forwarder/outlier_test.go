@@ -64,7 +64,7 @@ func burst(t *testing.T, c *peer, n int) {
 func (p *proxy) ejectedBy(address, why, last string) {
 	p.t.Helper()
 	p.wantCount(1, "relevo_endpoint_ejected", "endpoint="+address)
-	p.wantCount(1, "relevo_outlier_ejections_total", "cluster=echo", "why="+why)
+	p.wantCount(1, "relevo_outlier_ejections_total", "cluster=echo", "reason="+why)
 	p.wantCount(1, "relevo_outlier_ejections_total")
 	eventually(p.t, func() bool { return p.logs.FilterMessage("an endpoint is ejected").Len() > 0 }, say("it to be logged"))
 	logged := p.logs.FilterMessage("an endpoint is ejected").All()

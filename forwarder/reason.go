@@ -73,7 +73,7 @@ var advice = map[string]string{
 	ReasonOverload:             "the process's memory: see overload in /v1/status, and docs/overload.md",
 	ReasonMaxPending:           "the cluster's max_pending and max_pending_bytes, or endpoints that cannot be connected",
 	ReasonMaxConnections:       "the cluster's max_connections",
-	ReasonNoEndpoint:           "all endpoints failed lately, or drain: are the servers up, are the addresses right, do they speak the protocol?",
+	ReasonNoEndpoint:           "relevo endpoints says what is against each: are the servers up, are the addresses right, do they speak the protocol? where discovery has found none, relevo clusters",
 	ReasonProbeTimeout:         "is the server stuck, does it answer heartbeats? heartbeat_interval: none asks for none",
 	ReasonConnectFailure:       "is the server up, is the endpoint's address right, does a firewall stand between?",
 	ReasonUpstreamClosed:       "the server closed the connection with requests in flight: look at its log",

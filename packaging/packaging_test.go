@@ -166,3 +166,22 @@ func TestScriptsAreShell(t *testing.T) {
 		}
 	}
 }
+
+// The examples are installed beside the manual, and a page that one of them names is there.
+func TestPagesThatExamplesNameAreInstalled(t *testing.T) {
+	installed := regexp.MustCompile(`(?m)^cp docs/\{(.*)\}\.md `).FindStringSubmatch(read(t, "build"))
+	if installed == nil {
+		t.Fatal("build installs no pages where they are looked for")
+	}
+	examples, err := filepath.Glob("../examples/*.yaml")
+	if err != nil || len(examples) == 0 {
+		t.Fatalf("found the examples %v, %v", examples, err)
+	}
+	for _, example := range examples {
+		for _, page := range regexp.MustCompile(`docs/([a-z-]+)\.md`).FindAllStringSubmatch(read(t, example), -1) {
+			if !slices.Contains(strings.Split(installed[1], ","), page[1]) {
+				t.Errorf("%s names %s, which is in no package", example, page[0])
+			}
+		}
+	}
+}

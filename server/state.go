@@ -16,7 +16,7 @@ func (s *Server) Ready() (bool, []string) {
 	var missing []string
 	for _, a := range s.road.Overload().Actions {
 		if a.Accepting() {
-			missing = append(missing, "overload: "+a.Resource+" runs out, so that no clients are accepted")
+			missing = append(missing, "overload: little is left of "+a.Resource+", so that no clients are accepted")
 		}
 	}
 	if missing != nil {

@@ -179,11 +179,20 @@ func retryInWords(r *config.Retry) string {
 	for _, reason := range r.On {
 		on = append(on, string(reason))
 	}
-	words := fmt.Sprintf("%d tries at most, after %s", r.Attempts, strings.Join(on, " and "))
+	words := fmt.Sprintf("%d tries at most, after %s", r.Attempts, inWords(on))
 	if r.PerTryTimeout > 0 {
-		words += fmt.Sprintf("; %v each", r.PerTryTimeout)
+		words += fmt.Sprintf("; %v each, but the last", r.PerTryTimeout)
 	}
 	return words
+}
+
+// inWords is a list as one says it.
+func inWords(list []string) string {
+	last := len(list) - 1
+	if last < 1 {
+		return strings.Join(list, "")
+	}
+	return strings.Join(list[:last], ", ") + " and " + list[last]
 }
 
 // percent is a fraction of 1 with at most two decimals.

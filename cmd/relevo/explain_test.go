@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/relevo-proxy/relevo/server"
+	"github.com/relevo-proxy/relevo/server/config"
 )
 
 const explainConfig = `
@@ -146,5 +148,20 @@ clusters: [{name: a, protocol: bolt, endpoints: [%s]}]
 	_, out, _ = relevo(t, "", "explain", "-c", file, "--service", "s100")
 	if got := strings.Count(out, "passed over"); got != 100 {
 		t.Errorf("no rule matches, and %d of 100 reasons are shown:\n%s", got, out)
+	}
+}
+
+func TestRetryInWords(t *testing.T) {
+	for want, r := range map[string]*config.Retry{
+		"none":                                  {Attempts: 1, On: []config.RetryOn{config.Busy}},
+		"2 tries at most, after busy":           {Attempts: 2, On: []config.RetryOn{config.Busy}},
+		"2 tries at most, after reset and busy": {Attempts: 2, On: []config.RetryOn{config.Reset, config.Busy}},
+		"3 tries at most, after reset, busy and timeout; 500ms each, but the last": {
+			Attempts: 3, On: []config.RetryOn{config.Reset, config.Busy, config.TryTimeout}, PerTryTimeout: config.Duration(500 * time.Millisecond),
+		},
+	} {
+		if got := retryInWords(r); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }

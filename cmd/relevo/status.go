@@ -53,7 +53,7 @@ func statusVerb() *cobra.Command {
 					"but systemctl daemon-reload and systemctl restart do")
 			}
 			for _, a := range s.Overload.Actions {
-				fmt.Fprintf(w, "overload: %s runs out: %s, for %v\n", a.Resource, a.Action, seconds(a.For))
+				fmt.Fprintf(w, "overload: little is left of %s: %s, for %v\n", a.Resource, a.Action, seconds(a.For))
 			}
 			fmt.Fprintln(w)
 			return printStatus(w, &s.Status)

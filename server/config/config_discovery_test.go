@@ -10,11 +10,12 @@ import (
 
 func TestDiscoveryFaults(t *testing.T) {
 	for text, want := range map[string]string{
-		"{file: /etc/a.yaml}":                        "",
-		"{dns: 'a.b:1', servers: ['[::1]:53']}":      "",
-		"{dns: _rpc._tcp.a.b, min_ttl: 1s}":          "",
-		"{}":                                         ": one of file, dns must be there",
-		"{file: /a, dns: 'a:1'}":                     ": file and dns exclude each other",
+		"{file: /etc/a.yaml}":                   "",
+		"{dns: 'a.b:1', servers: ['[::1]:53']}": "",
+		"{dns: _rpc._tcp.a.b, min_ttl: 1s}":     "",
+		"{}":                                    ": one of file, dns must be there",
+		"{file: /a, dns: 'a:1'}":                ": file and dns exclude each other",
+		"{file: /a, dns: 'a:1', min_ttl: 1m, max_ttl: 59s}": ": file and dns exclude each other\nclusters[0] (c).discovery.min_ttl: 1m must not be more than max_ttl, which is 59s",
 		"{file: a}":                                  `.file: "a" is not an absolute path`,
 		"{file: /a, servers: ['1.1.1.1:53']}":        ".servers: has a meaning only with dns",
 		"{file: /a, max_ttl: 1m}":                    ".max_ttl: has a meaning only with dns",

@@ -51,7 +51,7 @@ func (v *validator) retries(p place, r *Rule) {
 
 // ejectionTimes reports a bound that the first ejection would pass.
 func (v *validator) ejectionTimes(p place, o *OutlierDetection) {
-	if o.MaxEjectionTime < o.EjectionTime && !v.report.hasWithin(p) {
+	if o.MaxEjectionTime < o.EjectionTime && !v.report.has(p.field("ejection_time")) && !v.report.has(p.field("max_ejection_time")) {
 		v.report.add(p.field("max_ejection_time"), "%v is less than ejection_time, %v", o.MaxEjectionTime, o.EjectionTime)
 	}
 }

@@ -92,8 +92,8 @@ func (v *validator) together(p place, fields []field, s reflect.Value) {
 		v.report.add(p, "one of %s must be there", strings.Join(among, ", "))
 	case len(there) == 0:
 		v.report.add(p, "at least one of %s must be there", strings.Join(among, ", "))
-	case len(there) > 1 && only:
-		v.report.add(p, "%s exclude each other", strings.Join(there, " and "))
+	case len(there) > 1 && only: // what else is wrong there is so whichever stays
+		v.report.note(p, "%s exclude each other", strings.Join(there, " and "))
 	}
 }
 
