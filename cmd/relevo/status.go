@@ -78,6 +78,9 @@ func printStatus(w io.Writer, s *admin.Status) error {
 	fmt.Fprintln(w)
 	fmt.Fprintln(t, "CLUSTER\tENDPOINT\tWEIGHT\tCONNECTIONS\tIN FLIGHT\tSTATE")
 	for _, c := range s.Clusters {
+		if len(c.Endpoints) == 0 {
+			fmt.Fprintf(t, "%s\t-\t-\t-\t-\tno endpoints\n", c.Name)
+		}
 		for _, e := range c.Endpoints {
 			state := "usable"
 			if !e.Usable {
