@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -284,11 +285,12 @@ func (s *stage) answered(id uint32, status wire.Status) wire.Message {
 }
 
 func inWords(list []wire.Message) string {
-	out := fmt.Sprint(len(list), " frames")
+	var out strings.Builder
+	fmt.Fprint(&out, len(list), " frames")
 	for i := range list {
-		out += fmt.Sprintf(", %d: %v", list[i].ID, list[i].Status)
+		fmt.Fprintf(&out, ", %d: %v", list[i].ID, list[i].Status)
 	}
-	return out
+	return out.String()
 }
 
 // value is the sum of a metric's series that have this reason, or of all.
