@@ -551,8 +551,7 @@ func TestNewsAtTheDeadline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fds[0])
-	defer unix.Close(fds[1])
+	defer func() { _ = errors.Join(unix.Close(fds[0]), unix.Close(fds[1])) }()
 	key := socketKey{0, 1}
 	if err := p.add(fds[0], key); err != nil {
 		t.Fatal(err)
