@@ -124,9 +124,8 @@ func (c *upCluster) enter() {
 	for i, e := range c.endpoints {
 		policies[i] = e.policy
 		e.policy.SetWeight(spec.Endpoints[i].Weight)
-		e.left.Store(false)
 		e.takeCheck(spec.Check)
-		joins := before[place{e.network, e.address}] == nil
+		joins := e.left.Swap(false) || before[place{e.network, e.address}] == nil // it may come again before all of it is gone
 		if drain := spec.Endpoints[i].Drain; !drain || joins {
 			e.drain(drain) // the others when those are known that come in their place: Apply
 		}

@@ -97,6 +97,7 @@ func TestTranscriptRetry(t *testing.T) {
 				return echoEach(p, m)
 			}).address)
 			s.ask()
+			s.until("relevo_endpoint_closes_total", conn.ReasonPeerClosed)
 		}},
 		{name: "a try takes too long", play: func(s *scene) {
 			var asked atomic.Int64
