@@ -192,10 +192,12 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 	var r revision.Revision
 	var kept error
 	err = s.road.Apply(spec, func() error {
+		giveWay()
 		r, kept = s.live.store.Append(ctx, old.newest, revision.Revision{
 			Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
 			Document: next.document,
 		})
+		giveWay()
 		return kept
 	})
 	if err != nil {
