@@ -1,6 +1,7 @@
 package forwarder
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -52,11 +53,11 @@ func (c *upCluster) balancer(endpoints []*cluster.Endpoint) cluster.Balancer {
 	case BalancerRoundRobin:
 		return cluster.NewRoundRobin(endpoints)
 	case BalancerRandom:
-		return cluster.NewRandom(endpoints, nil)
+		return cluster.NewRandom(endpoints, rand.Uint64)
 	case BalancerMaglev:
-		return cluster.NewMaglev(endpoints, c.hashing.table, nil)
+		return cluster.NewMaglev(endpoints, c.hashing.table, rand.Uint64)
 	default:
-		return cluster.NewLeastRequest(endpoints, nil)
+		return cluster.NewLeastRequest(endpoints, rand.Uint64)
 	}
 }
 

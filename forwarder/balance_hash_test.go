@@ -2,6 +2,7 @@ package forwarder_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"testing"
@@ -24,7 +25,7 @@ func maglev(s *forwarder.Spec, failed ...int) func(key []byte) int {
 	for _, i := range failed {
 		endpoints[i].Failed(0)
 	}
-	b := cluster.NewMaglev(endpoints, cluster.NewMaglevTable(addresses, weights), nil)
+	b := cluster.NewMaglev(endpoints, cluster.NewMaglevTable(addresses, weights), rand.Uint64)
 	return func(key []byte) int { return b.Pick(cluster.Ask{Avoid: -1, Hash: cluster.Hash(key)}) }
 }
 

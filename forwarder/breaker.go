@@ -125,12 +125,8 @@ func (s *sweeper) breakers(snap *snapshot, now int64) (again bool) {
 
 // exportBreaker registers what a breaker shows at a scrape, as metrics of this beginning.
 func (f *Forwarder) exportBreaker(prefix string, b *breaker, used bool, labels []stats.Label) {
-	f.reg.GaugeFunc(prefix+"_breaker_open", "1 while a limit is at its bound, or has refused something within the last second.", func() float64 {
-		if b.status(f.now()).Open {
-			return 1
-		}
-		return 0
-	}, labels...)
+	f.reg.FlagFunc(prefix+"_breaker_open", "1 while a limit is at its bound, or has refused something within the last second.",
+		func() bool { return b.status(f.now()).Open }, labels...)
 	f.reg.GaugeFunc(prefix+"_breaker_max", "The bound of a limit.", func() float64 { return float64(b.status(f.now()).Max) }, labels...)
 	if used {
 		f.reg.GaugeFunc(prefix+"_breaker_used", "How much of a limit is taken.", func() float64 { return float64(b.limit.Used()) }, labels...)

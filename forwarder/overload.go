@@ -234,11 +234,7 @@ func (f *Forwarder) exportOverload() {
 	gauge("relevo_overload_descriptor_limit", "How many there may be; 0: that is not known, and nothing is done about it.",
 		func(u Usage) float64 { return float64(u.DescriptorLimit) })
 	for i, name := range actNames {
-		f.reg.GaugeFunc("relevo_overload_active", "1 while something is done because the process uses nearly all that it is granted.", func() float64 {
-			if o.since[i].Load() != 0 {
-				return 1
-			}
-			return 0
-		}, stats.Label{Name: "action", Value: name.action}, stats.Label{Name: "resource", Value: name.resource})
+		f.reg.FlagFunc("relevo_overload_active", "1 while something is done because the process uses nearly all that it is granted.",
+			func() bool { return o.since[i].Load() != 0 }, stats.Label{Name: "action", Value: name.action}, stats.Label{Name: "resource", Value: name.resource})
 	}
 }

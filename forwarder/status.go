@@ -320,12 +320,8 @@ func (f *Forwarder) exportCluster(c *upCluster) {
 	gauge("relevo_cluster_retries_in_flight", "Requests under way that are tried again after they were sent: retry_budget bounds them.", limits.Retries.Used)
 	gauge("relevo_cluster_retries_waiting", "Of those, the ones that wait until it is time.", c.retryWaits.Used)
 	gauge("relevo_cluster_retry_bytes", "Bytes of copies of requests that may be sent again: max_retry_bytes bounds them.", c.retryBytes.Used)
-	gauge("relevo_cluster_panic", "1 while so few endpoints are usable that unhealthy and ejected ones get requests too: panic_threshold.", func() int {
-		if c.panics.Load() {
-			return 1
-		}
-		return 0
-	})
+	f.reg.FlagFunc("relevo_cluster_panic", "1 while so few endpoints are usable that unhealthy and ejected ones get requests too: panic_threshold.",
+		c.panics.Load, labels...)
 	gauge("relevo_cluster_slow_start", "Endpoints in their slow start.", func() int {
 		now := f.now()
 		return count(c.policy.Endpoints(), func(e *cluster.Endpoint) bool { return now < e.WarmUntil() })
@@ -354,30 +350,11 @@ func (f *Forwarder) exportEndpoint(c *upCluster, e *upEndpoint) {
 	connections("draining", func(n connectionCounts) int { return n.draining })
 	f.reg.GaugeFunc("relevo_endpoint_in_flight", "Requests under way to an endpoint.",
 		func() float64 { return float64(e.policy.Active()) }, labels...)
-	f.reg.GaugeFunc("relevo_endpoint_passed_over", "1 while an endpoint is passed over because it failed.", func() float64 {
-		if e.policy.Reachable() || e.policy.Health().Failures == 0 {
-			return 0
-		}
-		return 1
-	}, labels...)
-	f.reg.GaugeFunc("relevo_endpoint_unhealthy", "1 while an endpoint does not pass its health checks.", func() float64 {
-		if e.policy.Health().Unhealthy {
-			return 1
-		}
-		return 0
-	}, labels...)
-	f.reg.GaugeFunc("relevo_endpoint_drained", "1 while an endpoint gets no requests because it was drained.", func() float64 {
-		if e.policy.Health().Drained {
-			return 1
-		}
-		return 0
-	}, labels...)
-	f.reg.GaugeFunc("relevo_endpoint_ejected", "1 while an endpoint is left out because of what became of its requests.", func() float64 {
-		if e.policy.Health().Ejected {
-			return 1
-		}
-		return 0
-	}, labels...)
+	f.reg.FlagFunc("relevo_endpoint_passed_over", "1 while an endpoint is passed over because it failed.",
+		func() bool { return !e.policy.Reachable() && e.policy.Health().Failures > 0 }, labels...)
+	f.reg.FlagFunc("relevo_endpoint_unhealthy", "1 while an endpoint does not pass its health checks.", func() bool { return e.policy.Health().Unhealthy }, labels...)
+	f.reg.FlagFunc("relevo_endpoint_drained", "1 while an endpoint gets no requests because it was drained.", func() bool { return e.policy.Health().Drained }, labels...)
+	f.reg.FlagFunc("relevo_endpoint_ejected", "1 while an endpoint is left out because of what became of its requests.", func() bool { return e.policy.Health().Ejected }, labels...)
 	f.reg.GaugeFunc("relevo_endpoint_failures", "Failures of an endpoint in a row; 0 once it has delivered a frame.",
 		func() float64 { return float64(e.policy.Health().Failures) }, labels...)
 	const bytes, help = "relevo_endpoint_bytes_total", "Bytes read from and written to an endpoint."

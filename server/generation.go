@@ -115,12 +115,7 @@ const (
 func (g *Generation) export() {
 	g.reg.GaugeFunc("relevo_generation", "The number of this process in its chain of upgrades, counted from 1.",
 		func() float64 { return float64(g.Number()) })
-	g.reg.GaugeFunc("relevo_upgrade_running", "1 while an upgrade is under way.", func() float64 {
-		if g.Last().Outcome == upgrade.Running {
-			return 1
-		}
-		return 0
-	})
+	g.reg.FlagFunc("relevo_upgrade_running", "1 while an upgrade is under way.", func() bool { return g.Last().Outcome == upgrade.Running })
 	g.reg.Histogram(upgradeSeconds, pauseHelp)
 }
 

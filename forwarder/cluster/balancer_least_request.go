@@ -1,7 +1,5 @@
 package cluster
 
-import "math/rand/v2"
-
 // maxPairs is how many pairs a pick draws before it asks all endpoints.
 const maxPairs = 4
 
@@ -16,11 +14,8 @@ type LeastRequest struct {
 }
 
 // NewLeastRequest returns a balancer over these endpoints. Random gives 64 random bits and may be called by any
-// number of goroutines at once; nil is the runtime's own source.
+// number of goroutines at once, as rand.Uint64 may.
 func NewLeastRequest(endpoints []*Endpoint, random func() uint64) *LeastRequest {
-	if random == nil {
-		random = rand.Uint64
-	}
 	return &LeastRequest{endpoints: endpoints, table: newAliasTable(endpoints), random: random}
 }
 

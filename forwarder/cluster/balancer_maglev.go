@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"math"
 	"math/bits"
-	"math/rand/v2"
 	"slices"
 
 	"github.com/cespare/xxhash/v2"
@@ -29,9 +28,6 @@ const maxSlots = 32
 // NewMaglev returns a balancer over these endpoints with the table of their addresses and weights. Random is as in
 // NewLeastRequest.
 func NewMaglev(endpoints []*Endpoint, table *MaglevTable, random func() uint64) *Maglev {
-	if random == nil {
-		random = rand.Uint64
-	}
 	return &Maglev{endpoints: endpoints, table: table, random: random}
 }
 

@@ -33,7 +33,7 @@ func TestMaglevIsTheSameInEveryProcess(t *testing.T) {
 		endpoints = append(endpoints, NewEndpoint(fmt.Sprintf("10.0.0.%d:12200", i+1), 50+50*(i%3)))
 	}
 	rand.New(rand.NewPCG(1, 2)).Shuffle(len(endpoints), func(i, j int) { endpoints[i], endpoints[j] = endpoints[j], endpoints[i] })
-	b := maglevOf(endpoints, nil)
+	b := maglevOf(endpoints, rand.Uint64)
 	for key, want := range map[string]string{
 		"":           "10.0.0.6:12200",
 		"user-1":     "10.0.0.4:12200",
@@ -57,7 +57,7 @@ func TestMaglevKnowsNoOrder(t *testing.T) {
 		endpoints := endpointsOf(anyWeights.Draw(t, "weights")...)
 		other := slices.Clone(endpoints)
 		shuffle(t, other)
-		a, b := maglevOf(endpoints, nil), maglevOf(other, nil)
+		a, b := maglevOf(endpoints, rand.Uint64), maglevOf(other, rand.Uint64)
 		for s, i := range a.table.slots {
 			if j := b.table.slots[s]; endpoints[i] != other[j] {
 				t.Fatalf("slot %d: got endpoint %s, and %s of the same in another order", s, endpoints[i].Address(), other[j].Address())
@@ -175,7 +175,7 @@ func TestMaglevFollowsWeights(t *testing.T) {
 func TestMaglevPassesOver(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		endpoints := endpointsOf(rapid.SliceOfN(rapid.IntRange(1, 5), 3, 12).Draw(t, "weights")...)
-		b := maglevOf(endpoints, nil)
+		b := maglevOf(endpoints, rand.Uint64)
 		down := rapid.IntRange(0, len(endpoints)-1).Draw(t, "down")
 		const keys = 20000
 		was := make([]int, keys)
@@ -241,7 +241,7 @@ func TestMaglevWithMostDown(t *testing.T) {
 	for _, e := range endpoints[3:] {
 		e.Failed(0)
 	}
-	b := maglevOf(endpoints, nil)
+	b := maglevOf(endpoints, rand.Uint64)
 	counts := make([]int, 3)
 	for k := range 3000 {
 		ask := Ask{Avoid: -1, Hash: mix(uint64(k))}

@@ -1,7 +1,5 @@
 package cluster
 
-import "math/rand/v2"
-
 // maxRandomDraws is how often a pick draws before it asks all endpoints.
 const maxRandomDraws = 8
 
@@ -16,9 +14,6 @@ type Random struct {
 
 // NewRandom returns a balancer over these endpoints. Random is as in NewLeastRequest.
 func NewRandom(endpoints []*Endpoint, random func() uint64) *Random {
-	if random == nil {
-		random = rand.Uint64
-	}
 	return &Random{endpoints: endpoints, table: newAliasTable(endpoints), random: random}
 }
 

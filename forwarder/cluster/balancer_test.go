@@ -359,9 +359,9 @@ func BenchmarkPick(b *testing.B) {
 			balancer Balancer
 		}{
 			{"round-robin", NewRoundRobin(endpoints)},
-			{"least-request", NewLeastRequest(endpoints, nil)},
-			{"random", NewRandom(endpoints, nil)},
-			{"maglev", maglevOf(endpoints, nil)},
+			{"least-request", NewLeastRequest(endpoints, rand.Uint64)},
+			{"random", NewRandom(endpoints, rand.Uint64)},
+			{"maglev", maglevOf(endpoints, rand.Uint64)},
 		} {
 			b.Run(fmt.Sprintf("%s/endpoints=%d", c.name, n), func(b *testing.B) {
 				b.ReportAllocs()

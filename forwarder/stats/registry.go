@@ -119,6 +119,16 @@ func (r *Registry) GaugeFunc(name, help string, fn func() float64, labels ...Lab
 	r.function(kindGauge, name, help, fn, labels)
 }
 
+// FlagFunc is GaugeFunc for what is so, 1, or is not, 0.
+func (r *Registry) FlagFunc(name, help string, fn func() bool, labels ...Label) {
+	r.GaugeFunc(name, help, func() float64 {
+		if fn() {
+			return 1
+		}
+		return 0
+	}, labels...)
+}
+
 func (r *Registry) function(k kind, name, help string, fn func() float64, labels []Label) {
 	if fn == nil {
 		panic(fmt.Sprintf("stats: %s: the function is nil", name))
