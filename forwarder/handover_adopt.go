@@ -26,7 +26,7 @@ func (f *Forwarder) Adopt(h *Handover) error {
 	a := &adopter{
 		f: f, h: h, snap: built.clone(),
 		downs: make(map[uint32]*downstream), ups: make(map[uint32]*upstream), gone: make(map[goneName]*downstream),
-		targets: make(map[targetName]*target), places: make(map[*upCluster]map[string]int), leased: make(map[*upstream]bool),
+		targets: make(map[targetName]*target), places: make(map[*upCluster]map[string]int), known: make(map[*upEndpoint]bool), leased: make(map[*upstream]bool),
 	}
 	f.connections.Store(max(f.connections.Load(), h.LastID))
 	// In this order: each names what those before it have made.
@@ -77,6 +77,7 @@ type adopter struct {
 	gone    map[goneName]*downstream // what stands for clients that have left
 	targets map[targetName]*target
 	places  map[*upCluster]map[string]int // endpoints by address, of the clusters that were asked for
+	known   map[*upEndpoint]bool          // that were there before
 	leased  map[*upstream]bool            // by an upload that goes on
 	waiting []adopted
 	errs    []error
@@ -190,6 +191,7 @@ func (a *adopter) endpoint(s *EndpointState) {
 		return
 	}
 	e := c.endpoints[i]
+	a.known[e] = true
 	known := cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted, WarmSince: s.WarmSince, WarmUntil: s.WarmUntil}
 	if e.check.Load() != nil { // it is checked here, too
 		k := &checked{at: s.CheckedAt, reason: s.CheckResult, inARow: s.CheckRow}
