@@ -189,6 +189,13 @@ func (d *downstream) immovable() bool {
 // are complete when Start has returned.
 func (f *Forwarder) Pauses() []time.Duration { return f.pauses }
 
+// How many copies of sockets are closed at once, and how long the processors are left to the other process then, which opens
+// its gates.
+const (
+	abandonAtOnce = 64
+	abandonPause  = time.Millisecond
+)
+
 // Abandon ends a road at rest whose state another process has: nothing is told to any peer, only this process's copies of
 // the sockets are closed. What stayed behind is closed for good.
 func (f *Forwarder) Abandon() {
@@ -200,7 +207,10 @@ func (f *Forwarder) Abandon() {
 	for _, l := range snap.listeners {
 		l.stop()
 	}
-	for _, d := range snap.downstreams() {
+	for i, d := range snap.downstreams() {
+		if i%abandonAtOnce == abandonAtOnce-1 {
+			time.Sleep(abandonPause)
+		}
 		d.conn.Close(ReasonHandedOver)
 		if d.immovable() {
 			d.listener.stats.closes.add(ReasonHandedOver, 1)

@@ -2,6 +2,7 @@ package forwarder
 
 import (
 	"math"
+	"slices"
 	"syscall"
 
 	"github.com/relevo-proxy/relevo/forwarder/conn"
@@ -53,7 +54,9 @@ func (e *exporter) listener(l *listener, r *road) {
 	l.mu.Lock()
 	state.RX, state.TX = l.closedRX, l.closedTX
 	l.mu.Unlock()
-	for _, d := range l.list(nil, func(*downstream) bool { return true }) {
+	open := l.list(nil, func(*downstream) bool { return true })
+	e.h.Downstreams = slices.Grow(e.h.Downstreams, len(open))
+	for _, d := range open {
 		if d.immovable() {
 			e.h.Left = append(e.h.Left, Left{l.name, d.name(), "connection filters that see its bytes"})
 			rx, tx := d.conn.Bytes()

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -149,18 +148,17 @@ type heir struct {
 	unit       *unit
 
 	// Owned by whoever calls the hooks, one at a time.
-	server  *Server
-	state   taker
-	percent int // of the garbage collector, which waits: what comes in the pause is no garbage, and it must be short
+	server *Server
+	state  taker
 }
 
-// collect lets the garbage collector work again.
-func (h *heir) collect() { debug.SetGCPercent(h.percent) }
+// uncollected is how long no garbage is collected behind the last open gate: all clients are waiting for an answer then.
+const uncollected = 200 * time.Millisecond
 
 // taker is how the state is taken over.
 func (h *heir) taker() upgrade.Taker {
 	return upgrade.Taker{
-		Build: func(_ context.Context, sockets *handoff.Listeners, files []*os.File) (err error) {
+		Build: func(_ context.Context, sockets *handoff.Listeners, files []*os.File, descriptors int) (err error) {
 			o := h.options
 			o.heir, o.generation, o.askedLevel, o.found = true, h.generation.Number(), sockets.LogLevel, sockets.Discovery
 			if o.inherited, err = inherit(sockets.List, files); err != nil {
@@ -174,7 +172,8 @@ func (h *heir) taker() upgrade.Taker {
 			if h.server, err = New(o); err != nil {
 				return err
 			}
-			h.percent = debug.SetGCPercent(-1)
+			garbage.hold()
+			makeRoom(descriptors)
 			h.server.generation, h.server.unit, h.generation.server = h.generation.Generation, h.unit, h.server
 			counted := make(chan struct{})
 			h.server.counted, h.server.countedOnce = counted, sync.OnceFunc(func() { close(counted) })
@@ -193,9 +192,9 @@ func (h *heir) taker() upgrade.Taker {
 		},
 		Forget: h.state.forget, // Start follows
 		Start: func() {
-			h.collect()
 			h.server.Start()
 			h.state = taker{} // the road has it
+			time.AfterFunc(uncollected, garbage.release)
 		},
 		Counters: func(c *handoff.Counters) { h.server.takeCounters(c) },
 		Pauses:   func() []upgrade.Bucket { return buckets(h.server.road.Pauses()) },

@@ -103,13 +103,17 @@ func (s *Server) giver() upgrade.Giver {
 			return nil
 		},
 		Pause: func(ctx context.Context) error {
+			garbage.hold()
 			if err := s.road.Pause(ctx); err != nil {
 				return &upgrade.Stuck{Err: err, Oldest: s.road.Oldest(oldestTold)}
 			}
 			return nil
 		},
-		Send:   s.give,
-		Resume: s.road.Resume,
+		Send: s.give,
+		Resume: func() {
+			s.road.Resume()
+			garbage.release()
+		},
 		Gone: func() {
 			s.unit.leave()
 			s.stage.Store(int32(stageGone))

@@ -15,8 +15,14 @@ type taker struct {
 	dictionary
 	h         forwarder.Handover
 	exchanges []handoff.Exchange
-	downs     []handoff.Downstream // beside those of h, in the same order
-	ups       []handoff.Upstream
+	uploads   []taken[handoff.Upload]
+	slots     []taken[handoff.Upstream]
+}
+
+// taken is what came with a connection of h and is put together later.
+type taken[T any] struct {
+	at int // in h
+	of *T
 }
 
 // take takes one message and its descriptors.
@@ -76,7 +82,9 @@ func (t *taker) names(m *handoff.Exchanges) {
 }
 
 func (t *taker) downstream(m *handoff.Downstream, f *os.File) {
-	t.downs = append(t.downs, *m)
+	if m.Upload != nil {
+		t.uploads = append(t.uploads, taken[handoff.Upload]{len(t.h.Downstreams), m.Upload})
+	}
 	t.h.Downstreams = append(t.h.Downstreams, forwarder.DownstreamState{
 		Ref: m.Ref, Listener: m.Listener, Client: m.Client, Codec: m.Protocol, Detecting: m.Detecting, Frames: m.Frames,
 		Closing: m.Closing, Asked: m.Asked, Conn: bytesTaken(&m.Bytes, f), Opened: m.Opened, ID: m.ID,
@@ -84,7 +92,9 @@ func (t *taker) downstream(m *handoff.Downstream, f *os.File) {
 }
 
 func (t *taker) upstream(m *handoff.Upstream, f *os.File) {
-	t.ups = append(t.ups, *m)
+	if len(m.Slots) > 0 {
+		t.slots = append(t.slots, taken[handoff.Upstream]{len(t.h.Upstreams), m})
+	}
 	t.h.Upstreams = append(t.h.Upstreams, forwarder.UpstreamState{
 		Ref: m.Ref, Cluster: m.Cluster, Endpoint: m.Endpoint, Codec: m.Protocol, Pool: forwarder.PoolKind(m.Pool), LastID: m.LastID,
 		Proved: m.Proved, Unasked: m.Unasked, Draining: m.Draining, RetireAt: m.RetireAt, LastBeat: m.LastBeat, Missed: m.Missed,
@@ -109,26 +119,26 @@ func (t *taker) whole() error {
 		}
 		t.h.Exchanges = append(t.h.Exchanges, x)
 	}
-	for i := range t.downs {
-		if up := t.downs[i].Upload; up != nil {
-			x, err := t.exchange(&up.Exchange)
-			if err != nil {
-				return err
-			}
-			t.h.Downstreams[i].Upload = &forwarder.UploadState{
-				Head: up.Head, Edited: up.Edited, Left: int(up.Left), Upstream: up.Upstream, ID: up.ID, Rest: wire.Rest(up.Rest), Exchange: x,
-			}
+	for i := range t.uploads {
+		up := t.uploads[i].of
+		x, err := t.exchange(&up.Exchange)
+		if err != nil {
+			return err
+		}
+		t.h.Downstreams[t.uploads[i].at].Upload = &forwarder.UploadState{
+			Head: up.Head, Edited: up.Edited, Left: int(up.Left), Upstream: up.Upstream, ID: up.ID, Rest: wire.Rest(up.Rest), Exchange: x,
 		}
 	}
-	for i := range t.ups {
-		if err := t.slots(&t.ups[i], &t.h.Upstreams[i]); err != nil {
+	for i := range t.slots {
+		if err := t.fill(&t.h.Upstreams[t.slots[i].at], t.slots[i].of); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (t *taker) slots(m *handoff.Upstream, u *forwarder.UpstreamState) error {
+// fill gives a connection its slots.
+func (t *taker) fill(u *forwarder.UpstreamState, m *handoff.Upstream) error {
 	slots, err := handoff.Slots(m.Slots)
 	if err != nil {
 		return fmt.Errorf("a connection to endpoint %s of cluster %s: %w", m.Endpoint, m.Cluster, err)

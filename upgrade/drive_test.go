@@ -322,7 +322,7 @@ func (r *rig) giver() Giver {
 
 func (r *rig) taker(killed chan struct{}) Taker {
 	return Taker{
-		Build: func(context.Context, *handoff.Listeners, []*os.File) error { return r.hook("new.build", killed) },
+		Build: func(context.Context, *handoff.Listeners, []*os.File, int) error { return r.hook("new.build", killed) },
 		Take:  func(handoff.Message, []*os.File) error { return r.hook("new.take", killed) },
 		Prepare: func() (handoff.Counts, error) {
 			err := r.hook("new.prepare", killed)

@@ -73,8 +73,8 @@ func (e *Stuck) Unwrap() error { return e.Err }
 // The process leaves if one of them returns an error; then none of the others is called.
 type Taker struct {
 	// Build makes everything from the configuration, with these listeners, and binds what they lack. The files, one a
-	// listener and in the same order, are its to close. Nothing is accepted yet.
-	Build func(ctx context.Context, listeners *handoff.Listeners, files []*os.File) error
+	// listener and in the same order, are its to close. Nothing is accepted yet. About so many descriptors will come.
+	Build func(ctx context.Context, listeners *handoff.Listeners, files []*os.File, descriptors int) error
 	// Take takes one message of the kinds Conns or Exchanges. The files are its to close. Nothing is read from them yet.
 	Take func(m handoff.Message, files []*os.File) error
 	// Prepare does all that can fail and returns how much state there is. Still nothing is read.

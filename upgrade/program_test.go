@@ -214,7 +214,7 @@ func (s *lineServer) giver(dir string) Giver {
 
 func (s *lineServer) taker() Taker {
 	return Taker{
-		Build: func(_ context.Context, sockets *handoff.Listeners, files []*os.File) error {
+		Build: func(_ context.Context, sockets *handoff.Listeners, files []*os.File, _ int) error {
 			list := sockets.List
 			switch s.fail {
 			case "build":

@@ -47,7 +47,7 @@ type Report struct {
 	ReleaseTo   string             `json:"release_to,omitempty"`
 	Started     time.Time          `json:"started"`
 	Steps       map[string]float64 `json:"steps"` // seconds
-	Pause       float64            `json:"pause"` // seconds from the beginning of the barrier to the first open gate
+	Pause       float64            `json:"pause"` // seconds from the beginning of the barrier to the last gate that opens again
 	Pauses      []Bucket           `json:"pauses,omitempty"`
 	Carried     Carried            `json:"carried"`
 	Left        []string           `json:"left,omitempty"`   // what was not carried, and why

@@ -42,15 +42,16 @@ func (g *Generation) Take(ctx context.Context, t Taker) (Outcome, error) {
 
 // taker does what the machine of the new side says. All of it is Take's goroutine's.
 type taker struct {
-	g       *Generation
-	hooks   Taker
-	machine newSide
-	pending []event
-	stopped bool
-	version uint // of the format
-	report  Report
-	outcome Outcome // set when this process owns the state
-	left    error   // set when it has left
+	g           *Generation
+	hooks       Taker
+	machine     newSide
+	pending     []event
+	stopped     bool
+	version     uint // of the format
+	descriptors int  // that will come, about
+	report      Report
+	outcome     Outcome // set when this process owns the state
+	left        error   // set when it has left
 
 	// What the last message brought.
 	message handoff.Message
@@ -101,6 +102,7 @@ func (d *taker) heard(m handoff.Message, files []*os.File) (event, bool) {
 			ReleaseFrom: m.Release, ReleaseTo: d.g.opts.Release, Started: time.Now().UTC().Truncate(time.Millisecond),
 			Steps: map[string]float64{},
 		}
+		d.descriptors = m.Descriptors
 		d.g.sys.makeRoom(m.Descriptors)
 	case *handoff.End:
 		e.counts = m.Counts
@@ -135,7 +137,7 @@ func (d *taker) do(ctx context.Context, a action) {
 	switch a.kind {
 	case doBuild:
 		list, _ := d.message.(*handoff.Listeners) // the machine lets no other message lead here
-		d.done(handoff.Counts{}, d.hooks.Build(ctx, list, d.owned()))
+		d.done(handoff.Counts{}, d.hooks.Build(ctx, list, d.owned(), d.descriptors))
 	case doWarm:
 		d.say(&handoff.Warm{Version: d.version, Release: d.g.opts.Release, PID: d.g.sys.pid})
 	case doTake:
@@ -204,7 +206,7 @@ type heritage struct {
 	g      *Generation
 	hooks  Taker
 	report Report
-	opened int64 // the first gate, CLOCK_MONOTONIC
+	opened int64 // the last gate, CLOCK_MONOTONIC
 	final  bool
 }
 

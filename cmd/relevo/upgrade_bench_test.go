@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,29 +23,53 @@ const (
 	benchPage    = "RELEVO_BENCH_PAGE"
 )
 
-// The bench: connections, half of which are idle, and upgrades of a proxy that has them.
+// The bench: for each number of connections, half of which are idle, upgrades of a proxy that has them.
 const (
-	benchConnections = 10000
-	benchUpgrades    = 5
-	benchPhase       = 5 * time.Second // between two upgrades, and before the first
+	benchUpgrades = 5
+	benchPhase    = 5 * time.Second // between two upgrades, and before the first
+	benchRequests = 5000            // a second, of all connections that are not idle
 )
+
+// benchSizes are numbers of connections, and what the longest pause should be.
+var benchSizes = []struct {
+	connections int
+	goal        time.Duration
+}{{1000, 50 * time.Millisecond}, {10000, 150 * time.Millisecond}}
 
 // phase is a row of the table: an upgrade, or the time before the first one.
 type phase struct {
 	what     string
 	took     time.Duration // from the signal to the report
-	pause    time.Duration // as reported
+	report   upgraded
 	longest  time.Duration // that a client waited for a reply
 	answered uint64
 	left     *generation
 }
 
-// TestBenchUpgrade measures upgrades with very many connections. It needs minutes and a machine of its own.
+// TestBenchUpgrade measures upgrades with many connections. It needs minutes and a machine of its own.
 func TestBenchUpgrade(t *testing.T) {
 	program := os.Getenv(benchProgram)
 	if program == "" {
 		t.Skip("`make bench-upgrade` runs this")
 	}
+	var tables strings.Builder
+	for _, size := range benchSizes {
+		fmt.Fprintf(&tables, "### %d connections\n\n", size.connections)
+		benchTable(t, &tables, program, size.connections)
+		fmt.Fprintf(&tables, "\nThe goal is a pause of %v at most.\n\n", size.goal)
+	}
+	section := benchSection(t, program, tables.String())
+	t.Logf("\n%s", section)
+	if page := os.Getenv(benchPage); page != "" && !t.Failed() {
+		if err := yard.WriteSection(page, "upgrades", "make bench-upgrade", section); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// benchTable measures upgrades of a proxy with so many connections. Every one of them must survive, on both sides.
+func benchTable(t *testing.T, b *strings.Builder, program string, connections int) {
+	t.Helper()
 	requests, oneways := newLedger(), newLedger()
 	k := newKeeper(t, "127.0.0.1:0", requests, oneways, nil)
 	address := steadyAddress(t)
@@ -54,12 +79,13 @@ routes: [{name: rpc, rules: [{cluster: order, timeout: 1m}]}]
 clusters: [{name: order, protocol: bolt, endpoints: [{address: %q}]}]
 `, address, k.address()))
 	w := newCrew(t, map[string]string{"client": address})
-	for range benchConnections / 2 {
+	for range connections / 2 {
 		if c := w.dial(kind{name: "idle", listener: "client", service: "order", size: 1000}); c != nil {
 			c.send() // so that it has been used
 		}
 	}
-	w.hire(kind{name: "busy", count: benchConnections / 2, listener: "client", service: "order", every: time.Second, inFlight: 64, size: 1000})
+	every := time.Second * time.Duration(connections/2) / benchRequests
+	w.hire(kind{name: "busy", count: connections / 2, listener: "client", service: "order", every: every, inFlight: 64, size: 1000})
 	time.Sleep(benchPhase) // what connecting has cost is over
 	made := k.accepted.Load()
 	w.lap()
@@ -77,15 +103,14 @@ clusters: [{name: order, protocol: bolt, endpoints: [{address: %q}]}]
 		took := time.Since(before)
 		time.Sleep(benchPhase)
 		longest, answered := w.lap()
-		rows = append(rows, phase{fmt.Sprint(i + 1), took, time.Duration(r.Pause * float64(time.Second)), longest, answered, old})
+		rows = append(rows, phase{fmt.Sprint(i + 1), took, r, longest, answered, old})
 	}
 	w.end()
 	if err := w.check(requests, oneways); err != nil {
 		t.Error(err)
 	}
-	a := w.account()
 	failed := 0
-	for _, n := range a.failures {
+	for _, n := range w.account().failures {
 		failed += n
 	}
 	reconnects := k.accepted.Load() - made
@@ -94,13 +119,31 @@ clusters: [{name: order, protocol: bolt, endpoints: [{address: %q}]}]
 	}
 	w.close()
 	p.stop(t)
-	section := benchSection(t, program, rows, failed, reconnects)
-	t.Logf("\n%s", section)
-	if page := os.Getenv(benchPage); page != "" && !t.Failed() {
-		if err := yard.WriteSection(page, "upgrades", "make bench-upgrade", section); err != nil {
-			t.Error(err)
-		}
+	b.WriteString(`| upgrade | asked to done ms | pause ms | barrier | state | prepare | commit | longest ms | old process gone after ms | its RSS MiB at most | replies |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+`)
+	for i := range rows {
+		fmt.Fprintf(b, "| %s |\n", strings.Join(rows[i].cells(), " | "))
 	}
+	fmt.Fprintf(b, "\nFailed: %d of all connections, for whatever reason. Connections to the server that had to be made anew: %d.\n", failed, reconnects)
+}
+
+// cells are the row of a phase whose processes have ended.
+func (r *phase) cells() []string {
+	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", d.Seconds()*1000) }
+	row := []string{r.what, "", "", "", "", "", "", ms(r.longest), "", "", fmt.Sprint(r.answered)}
+	if r.left == nil {
+		return row
+	}
+	row[1], row[2] = ms(r.took), fmt.Sprintf("%.1f", r.report.Pause*1000)
+	for i, step := range []string{"barrier", "state", "prepare", "commit"} {
+		row[3+i] = fmt.Sprintf("%.1f", r.report.Steps[step]*1000)
+	}
+	row[8] = ms(max(r.left.ended.Sub(r.left.left), 0))
+	if use, ok := r.left.state.SysUsage().(*syscall.Rusage); ok {
+		row[9] = fmt.Sprint(use.Maxrss >> 10)
+	}
+	return row
 }
 
 // lap is the longest time that a reply has taken, and how many came, since the last lap.
@@ -115,7 +158,7 @@ func (w *crew) lap() (longest time.Duration, answered uint64) {
 	return longest, answered
 }
 
-func benchSection(t *testing.T, program string, rows []phase, failed int, reconnects int64) string {
+func benchSection(t *testing.T, program, tables string) string {
 	t.Helper()
 	version, err := exec.Command(program, "version").Output()
 	if err != nil {
@@ -124,28 +167,21 @@ func benchSection(t *testing.T, program string, rows []phase, failed int, reconn
 	var b strings.Builder
 	fmt.Fprintf(&b, `## Upgrades
 
-%d connections from 100 addresses, half of them idle after one request, the others with one request of 1,000 bytes a second each; %d upgrades, %v
-apart. Clients, proxy and server share the cores of one machine. **Longest** is the longest time that any client waited for a reply
-from the moment at which it sent its request; the first row says what that is without an upgrade. **Pause** is what Relevo reports: from the
-beginning of the barrier to the first open gate. **Gone** is when the old process had ended, after the upgrade was reported as done.
+Half of the connections are idle after one request, the others send %d requests of 1,000 bytes a second; %d upgrades, %v apart.
+Clients, proxy and server share the cores of one machine. **Pause** is what Relevo reports: from the beginning of the barrier to the
+last open gate. It has five steps: the old process comes to rest (**barrier**), says its **state**, the new one **prepare**s what
+it has not yet, the state is given and taken (**commit**), and gates open, in what is left. **Longest** is the longest time
+that any client waited for a reply from the moment at which it sent its request; the first row says what that is without an
+upgrade. **Gone** is when the old process had ended, after the upgrade was reported as done, and its resident size is the most of its life,
+in which it has given its state, and taken it but for the first one.
 
-| upgrade | asked to done ms | pause ms | longest ms | old process gone after ms | replies |
-|---|--:|--:|--:|--:|--:|
-`, benchConnections, benchUpgrades, benchPhase)
-	ms := func(d time.Duration) string { return fmt.Sprintf("%.1f", d.Seconds()*1000) }
-	for _, r := range rows {
-		took, pause, gone := "", "", ""
-		if r.left != nil {
-			took, pause, gone = ms(r.took), ms(r.pause), ms(max(r.left.ended.Sub(r.left.left), 0))
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %d |\n", r.what, took, pause, ms(r.longest), gone, r.answered)
-	}
-	fmt.Fprintf(&b, "\nFailed: %d of all connections, for whatever reason. Connections to the server that had to be made anew: %d.\n", failed, reconnects)
+`, benchRequests, benchUpgrades, benchPhase)
+	b.WriteString(tables)
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(&b, "\nMeasured on %s with %d cores, Linux %s, %s, and %s\n    make bench-upgrade\n", time.Now().UTC().Format(time.DateOnly),
+	fmt.Fprintf(&b, "Measured on %s with %d cores, Linux %s, %s, and %s\n    make bench-upgrade\n", time.Now().UTC().Format(time.DateOnly),
 		runtime.NumCPU(), unix.ByteSliceToString(u.Release[:]), runtime.Version(), version)
 	return b.String()
 }

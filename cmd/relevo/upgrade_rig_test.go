@@ -59,14 +59,15 @@ const canUpgrade = true
 
 // upgraded is what the proxy reports of an upgrade: runtime_dir/upgrade.json.
 type upgraded struct {
-	ID      uint64  `json:"id"`
-	Outcome string  `json:"outcome"`
-	Step    string  `json:"step"`
-	Reason  string  `json:"reason"`
-	Release string  `json:"release_to"`
-	From    int     `json:"from"` // pids
-	To      int     `json:"to"`
-	Pause   float64 `json:"pause"` // seconds
+	ID      uint64             `json:"id"`
+	Outcome string             `json:"outcome"`
+	Step    string             `json:"step"`
+	Reason  string             `json:"reason"`
+	Release string             `json:"release_to"`
+	From    int                `json:"from"` // pids
+	To      int                `json:"to"`
+	Pause   float64            `json:"pause"` // seconds
+	Steps   map[string]float64 `json:"steps"` // likewise
 	Carried struct {
 		Downstreams uint64 `json:"downstreams"`
 		Upstreams   uint64 `json:"upstreams"`

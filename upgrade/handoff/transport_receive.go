@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -94,10 +96,7 @@ func (c *Conn) take(f frame) (Message, []*os.File, error) {
 	if _, unknown := m.(*Unknown); err != nil || unknown {
 		closeAll(own)
 	} else if len(own) > 0 {
-		files = make([]*os.File, len(own))
-		for i, d := range own {
-			files[i] = os.NewFile(uintptr(d.fd), "handed over")
-		}
+		files = open(own)
 	}
 	c.queue = c.queue[f.files:]
 	c.read += headerLen + f.length
@@ -106,6 +105,26 @@ func (c *Conn) take(f frame) (Message, []*os.File, error) {
 		c.in, c.read = nil, 0
 	}
 	return m, files, err
+}
+
+// openEach is how many descriptors are worth a goroutine.
+const openEach = 16
+
+// open makes files of descriptors, on all processors: adding one to the runtime's poller wakes the thread that waits there,
+// which costs more than all the rest of it, unless nobody waits because all have work.
+func open(queue []descriptor) []*os.File {
+	files := make([]*os.File, len(queue))
+	each := max((len(queue)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0), openEach)
+	var all sync.WaitGroup
+	for from := 0; from < len(queue); from += each {
+		all.Go(func() { // ends when its part is done
+			for i := from; i < min(from+each, len(queue)); i++ {
+				files[i] = os.NewFile(uintptr(queue[i].fd), "handed over")
+			}
+		})
+	}
+	all.Wait()
+	return files
 }
 
 // fill reads once, as much as there is room for. It is 0 at the end of the stream.
