@@ -152,11 +152,10 @@ type heir struct {
 	state  taker
 }
 
-// uncollected is how long no garbage is collected behind the last open gate: all clients are waiting for an answer then.
-const uncollected = 200 * time.Millisecond
-
 // taker is how the state is taken over.
 func (h *heir) taker() upgrade.Taker {
+	// Not at once behind Start: all clients wait for an answer then, and the old process closes its copies first.
+	collect := sync.OnceFunc(garbage.release)
 	return upgrade.Taker{
 		Build: func(_ context.Context, sockets *handoff.Listeners, files []*os.File, descriptors int) (err error) {
 			o := h.options
@@ -194,9 +193,14 @@ func (h *heir) taker() upgrade.Taker {
 		Start: func() {
 			h.server.Start()
 			h.state = taker{} // the road has it
-			time.AfterFunc(uncollected, garbage.release)
 		},
-		Counters: func(c *handoff.Counters) { h.server.takeCounters(c) },
-		Pauses:   func() []upgrade.Bucket { return buckets(h.server.road.Pauses()) },
+		Counters: func(c *handoff.Counters) {
+			collect()
+			h.server.takeCounters(c)
+		},
+		Pauses: func() []upgrade.Bucket {
+			collect() // where no counters came
+			return buckets(h.server.road.Pauses())
+		},
 	}
 }
