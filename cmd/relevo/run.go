@@ -58,11 +58,11 @@ func runServer(cmd *cobra.Command, file string, origin *server.Origin) error {
 	if err != nil {
 		return err
 	}
-	defer generation.Close()
 	// Before anything is bound: a signal that comes while it is stops what is bound by then.
 	var running atomic.Pointer[server.Server]
 	ctx, stop := server.Signals(log, running.Load, generation.Request)
 	defer stop()
+	defer generation.Close() // may wait, and signals are heard to the end
 	srv, err := generation.Serve(ctx)
 	if errors.Is(err, upgrade.ErrAborted) {
 		return nil // the process before this one goes on, and has said why
