@@ -169,6 +169,22 @@ func (p *pinned) upgrade(program string) error {
 	return errors.New(parentLives)
 }
 
+// leaveSession has an heir leave the session of a terminal, if its parent leads it: at its leader's end the kernel sends SIGHUP
+// to who is left in the foreground, and nobody would have asked for that upgrade.
+func leaveSession() error {
+	leader, err := unix.Getsid(0)
+	if err != nil || leader != os.Getppid() {
+		return os.NewSyscallError("getsid", err)
+	}
+	terminal, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil //nolint:nilerror // the session has none
+	}
+	_ = unix.Close(terminal)
+	_, err = unix.Setsid()
+	return os.NewSyscallError("setsid", err)
+}
+
 // died tells the death of the other side from a failure of ours.
 func died(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, unix.EPIPE)

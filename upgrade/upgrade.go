@@ -92,7 +92,8 @@ type Generation struct {
 // New makes the Generation of this process: of a fresh one, or of an heir. It must be called before the process changes
 // its working directory, and once.
 //
-// Where WATCHDOG_USEC is set, an heir sets WATCHDOG_PID to its own pid: it inherits that of its parent.
+// Where WATCHDOG_USEC is set, an heir sets WATCHDOG_PID to its own pid: it inherits that of its parent. It leaves the session
+// of a terminal that its parent leads.
 func New(o Options) (*Generation, error) {
 	o.ReadyTimeout = cmp.Or(o.ReadyTimeout, 30*time.Second)
 	o.HandoverTimeout = cmp.Or(o.HandoverTimeout, 2*time.Second)
@@ -100,6 +101,11 @@ func New(o Options) (*Generation, error) {
 	sys, err := newSystem(longest + time.Minute)
 	if err != nil {
 		return nil, err
+	}
+	if sys.heir {
+		if err := leaveSession(); err != nil {
+			return nil, fmt.Errorf("preparing upgrades: %w", err)
+		}
 	}
 	if sys.heir && os.Getenv("WATCHDOG_USEC") != "" {
 		if err := os.Setenv("WATCHDOG_PID", strconv.Itoa(sys.pid)); err != nil {
