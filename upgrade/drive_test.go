@@ -550,6 +550,7 @@ func TestUpgradesAreRefused(t *testing.T) {
 	for reason, set := range map[string]func(*rig){
 		"standard input":   func(r *rig) { r.old.opts.Disabled = "the configuration came from standard input" },
 		"PID 1":            func(r *rig) { r.old.sys.pid = 1 },
+		"tini, PID 1":      func(r *rig) { r.old.sys.init = endsWith(1, "tini") },
 		"listeners[0]: no": func(r *rig) { r.fails["check"] = errors.New("listeners[0]: no") },
 		"10 descriptors":   func(r *rig) { r.old.sys.descriptors = func() (int, uint64, error) { return 10, 41, nil } },
 		"has not ended yet": func(r *rig) {
