@@ -288,6 +288,7 @@ func (s *Server) Start() {
 // process has handed over. The error says what could not finish in time, which door failed, or that the new process has died
 // with the state.
 func (s *Server) Run(ctx context.Context) error {
+	told := ctx // the one below ends with this function, too
 	ctx, cancel := context.WithCancel(ctx)
 	returned := make(chan struct{})
 	go func() { // ends with ctx; waited for below
@@ -347,6 +348,8 @@ func (s *Server) Run(ctx context.Context) error {
 		errs = append(errs, s.drain())
 	} else if ending.Status != 0 {
 		errs = append(errs, errors.New(ending.Reason))
+	} else {
+		s.generation.PassOn(told) // what follows takes its time
 	}
 	errs = append(errs, s.endAccess()) // the last records are those of the drain
 	s.events.End("the process stops")  // unless another one has its doors

@@ -29,7 +29,7 @@ func Signals(log *zap.Logger, server func() *Server, upgrade func()) (ctx contex
 	signals := make(chan os.Signal, 4) // never closed
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1)
 	quit, done := make(chan struct{}), make(chan struct{})
-	go func() { // ends with stop
+	go func() { // ends with stop, or with the process
 		defer close(done)
 		for {
 			select {
@@ -40,6 +40,7 @@ func Signals(log *zap.Logger, server func() *Server, upgrade func()) (ctx contex
 				case s == syscall.SIGHUP && (!terminal || isTerminal(os.Stdin)):
 					log.Info("SIGHUP: asked for an upgrade")
 					upgrade()
+				case s == syscall.SIGHUP && ctx.Err() != nil: // the kernel and the shell both say that the terminal is gone
 				case s == syscall.SIGUSR1:
 					reopen(log, server())
 				case s == syscall.SIGQUIT:
@@ -63,13 +64,13 @@ func Signals(log *zap.Logger, server func() *Server, upgrade func()) (ctx contex
 	}
 }
 
-// isTerminal says whether f is a terminal that is there: of one that was closed it is false, too.
+// isTerminal says whether f is the terminal of this process's session, which is there: only such a one can hang up on it.
 func isTerminal(f *os.File) bool {
 	raw, err := f.SyscallConn()
 	if err != nil {
 		return false
 	}
-	controlErr := raw.Control(func(fd uintptr) { _, err = unix.IoctlGetTermios(int(fd), unix.TCGETS) })
+	controlErr := raw.Control(func(fd uintptr) { _, err = unix.IoctlGetInt(int(fd), unix.TIOCGSID) })
 	return controlErr == nil && err == nil
 }
 

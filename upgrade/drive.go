@@ -13,7 +13,8 @@ import (
 // Ending is how Run ended.
 type Ending struct {
 	// Owner says that this process still owns the state and that somebody wants it to stop: it stops as it does without
-	// upgrades. Otherwise it ends at once, with Status, and closes nothing in order: what it has is a copy at most.
+	// upgrades. Otherwise it ends at once, with Status, and closes nothing in order: what it has is a copy at most. With
+	// status 0 it has handed over, and PassOn follows.
 	Owner  bool
 	Status int
 	Reason string // of a Status that is not 0
@@ -252,21 +253,10 @@ func (d *driver) post(a *attempt, e event) {
 	}
 }
 
-// exit is the last act: the pid file becomes the new process's. What was asked for up to now is passed on; what comes later
-// comes to a process that has gone.
+// exit leaves the attempt to Close. With status 0 there is an heir, to which PassOn speaks until then.
 func (d *driver) exit(a action) {
 	d.g.mu.Lock()
-	d.g.running = d.attempt
+	d.g.running, d.g.given = d.attempt, a.status == 0
 	d.g.mu.Unlock()
-	if dir := d.g.opts.RuntimeDir; dir != "" && a.status == 0 && d.attempt.pid > 0 {
-		if err := writePID(dir, d.attempt.pid); err != nil {
-			d.g.log.Warn("the pid file still names this process", zap.Error(err))
-		}
-	}
-	select {
-	case <-d.g.asked:
-		d.say(sayTimeout, &handoff.Follow{Again: true})
-	default:
-	}
 	d.ending = &Ending{Status: a.status, Reason: d.report.Reason}
 }

@@ -79,10 +79,10 @@ func (d *driver) start() {
 	d.errand(func(context.Context) (handoff.Counts, error) {
 		list, files, err := d.giver.Listeners()
 		if err == nil {
-			err = d.sayOn(a, until, offer)
+			err = a.say(until, offer)
 		}
 		if err == nil {
-			err = d.sayOn(a, until, &list, files...)
+			err = a.say(until, &list, files...)
 		}
 		return handoff.Counts{}, err
 	})
@@ -155,7 +155,7 @@ func (d *driver) send(ctx context.Context) (handoff.Counts, error) {
 	ctx, cancel := context.WithDeadline(ctx, a.until)
 	defer cancel()
 	counts, err := d.giver.Send(ctx, func(m handoff.Message, files ...syscall.RawConn) error {
-		return d.sayOn(a, a.until, m, files...)
+		return a.say(a.until, m, files...)
 	})
 	if err == nil && d.giver.Left != nil {
 		a.left = d.giver.Left()
@@ -168,14 +168,14 @@ func (d *driver) end(counts handoff.Counts) {
 	a := d.attempt
 	d.report.Carried = carried(counts)
 	a.wg.Go(func() { // ends with handover_timeout, or with the socket
-		if err := d.sayOn(a, a.until, &handoff.End{Counts: counts}); err != nil {
+		if err := a.say(a.until, &handoff.End{Counts: counts}); err != nil {
 			d.post(a, event{kind: evMute, dead: died(err), reason: err.Error()})
 		}
 	})
 }
 
-// sayOn says one message on an attempt's socket. A hand-over ends with the child's death, not with a socket that is full.
-func (d *driver) sayOn(a *attempt, until time.Time, m handoff.Message, files ...syscall.RawConn) error {
+// say says one message on the attempt's socket. A hand-over ends with the child's death, not with a socket that is full.
+func (a *attempt) say(until time.Time, m handoff.Message, files ...syscall.RawConn) error {
 	a.saying.Lock()
 	defer a.saying.Unlock()
 	return a.link.send(until, m, files...)
@@ -183,7 +183,7 @@ func (d *driver) sayOn(a *attempt, until time.Time, m handoff.Message, files ...
 
 // say says one small message, when no errand is saying anything.
 func (d *driver) say(limit time.Duration, m handoff.Message) {
-	if err := d.sayOn(d.attempt, time.Now().Add(limit), m); err != nil {
+	if err := d.attempt.say(time.Now().Add(limit), m); err != nil {
 		d.pending = append(d.pending, event{kind: evMute, dead: died(err), reason: err.Error()})
 	}
 }
@@ -212,7 +212,7 @@ func (d *driver) farewell() {
 		}
 		var err error
 		if counters.Report, err = part.encode(); err == nil {
-			err = d.sayOn(a, time.Now().Add(sayTimeout), counters)
+			err = a.say(time.Now().Add(sayTimeout), counters)
 		}
 		if err != nil {
 			d.g.log.Warn("the counters are lost", zap.Uint64("upgrade", part.Report.ID), zap.Error(err))

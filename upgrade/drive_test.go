@@ -393,12 +393,17 @@ func TestHooksAreCalledInOrder(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("the hooks (-want +got):\n%s", diff)
 		}
-		if pid, err := ReadPID(r.dir); err != nil || pid != 101 {
-			t.Errorf("the pid file says %d, %v; want the new process, 101", pid, err)
+		if pid, err := ReadPID(r.dir); err != nil || pid != 100 {
+			t.Errorf("before Close the pid file says %d, %v; want the old process, 100", pid, err)
 		}
 		// Nothing but the linger separates the end of the old process from the hand-over.
 		if took := time.Since(r.begun); took < time.Second || took > 1100*time.Millisecond {
 			t.Errorf("the old process ended after %v, want a second after 50 ms", took)
+		}
+		r.old.PassOn(t.Context())
+		r.old.Close()
+		if pid, err := ReadPID(r.dir); err != nil || pid != 101 {
+			t.Errorf("behind Close the pid file says %d, %v; want the new process, 101", pid, err)
 		}
 		rep, err := ReadReport(r.dir)
 		if err != nil {
@@ -545,6 +550,7 @@ func TestUpgradesAreRefused(t *testing.T) {
 	for reason, set := range map[string]func(*rig){
 		"standard input":   func(r *rig) { r.old.opts.Disabled = "the configuration came from standard input" },
 		"PID 1":            func(r *rig) { r.old.sys.pid = 1 },
+		"tini, PID 1":      func(r *rig) { r.old.sys.init = endsWith(1, "tini") },
 		"listeners[0]: no": func(r *rig) { r.fails["check"] = errors.New("listeners[0]: no") },
 		"10 descriptors":   func(r *rig) { r.old.sys.descriptors = func() (int, uint64, error) { return 10, 41, nil } },
 		"has not ended yet": func(r *rig) {
@@ -599,22 +605,87 @@ func TestStopUndoesAnUpgrade(t *testing.T) {
 	}
 }
 
-// What is asked during an upgrade is asked of the new process.
+// What is asked of a process that hands over is asked of the new one, to the end of the old one: to be upgraded, and, once the
+// new one has the state, to stop.
 func TestRequestsAreNotLost(t *testing.T) {
-	for _, where := range []string{"old.pause", "new.prepare", "old.gone", "old.counters"} {
+	const behindRun, inClose = "the end of Run", "the end of Close"
+	for _, where := range []string{
+		"old.pause", "new.prepare", "old.gone", "old.counters", "new.counters", "linger", behindRun, "PassOn", inClose,
+	} {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRig(t)
 			defer r.end()
-			r.during[where] = func() { r.old.Request(); time.Sleep(time.Millisecond) }
-			r.run()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			stops := where != "old.pause" && where != "new.prepare" // else that undoes the upgrade
+			ask := func() {
+				r.old.Request()
+				if stops {
+					cancel()
+				}
+			}
+			at := func(place string) {
+				if place == where {
+					ask()
+				}
+			}
+			r.during[where] = func() { ask(); time.Sleep(time.Millisecond) }
+			ended := make(chan Ending, 1)
+			go func() { ended <- r.old.Run(ctx, r.giver()) }() // ends with the hand-over
+			r.old.Request()
+			if where == "linger" { // of a second: the timer and what is asked come at once
+				time.AfterFunc(time.Second-time.Since(r.begun), ask)
+			}
+			if end := <-ended; end.Owner || end.Status != 0 {
+				t.Fatalf("%s: Run ended with %+v, want that it has handed over", where, end)
+			}
+			at(behindRun)
+			r.old.PassOn(ctx)
+			synctest.Wait()
+			at("PassOn")
+			time.Sleep(time.Millisecond) // so does the hook
+			if synctest.Wait(); where != inClose && stops && !told(r.heir) {
+				t.Errorf("a stop during %s does not reach the new process before the old one has ended", where)
+			}
+			if where == inClose { // when the file names the new process
+				time.AfterFunc(lateSignals-1, ask)
+			}
+			r.old.Close()
 			synctest.Wait()
 			select {
 			case <-r.heir.asked:
 			default:
 				t.Errorf("a request during %s does not reach the new process", where)
 			}
+			if told(r.heir) != stops {
+				t.Errorf("a stop during %s: it has reached the new process is %t, want %t", where, told(r.heir), stops)
+			}
 		})
 	}
+}
+
+func told(g *Generation) bool {
+	select {
+	case <-g.told:
+		return true
+	default:
+		return false
+	}
+}
+
+// A new process that has stopped by the time that it gets the pid file leaves none behind.
+func TestStoppedHeirLeavesNoPIDFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.end()
+		r.run()
+		r.old.PassOn(t.Context())
+		r.pipe.once.Do(func() { close(r.pipe.hungUp) }) // its socket is closed before it looks at the file
+		r.old.Close()
+		if pid, err := ReadPID(r.dir); err != nil || pid != 0 {
+			t.Errorf("the pid file says %d, %v; want none", pid, err)
+		}
+	})
 }
 
 // After a rollback it is asked of the old one again.

@@ -52,20 +52,24 @@ func removePID(dir string, pid int) error {
 }
 
 // Runs reports whether pid is a process that runs the same program as this one: a file of that name, which may have been
-// replaced since. An error says that there is a process of which that cannot be found out.
+// replaced or moved aside since. An error says that there is a process of which that cannot be found out.
 func Runs(pid int) (bool, error) {
 	if pid <= 0 {
 		return false, nil
 	}
-	theirs, err := program(pid)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
-		return false, nil
+	for _, name := range []func(pid int) (string, error){program, command} {
+		theirs, err := name(pid)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if ours, err := name(os.Getpid()); err != nil || theirs == ours {
+			return err == nil, err
+		}
 	}
-	if err != nil {
-		return false, err
-	}
-	ours, err := program(os.Getpid())
-	return theirs == ours, err
+	return false, nil
 }
 
 // program is the base name of what pid runs. A process that has ended and is not reaped runs nothing.
@@ -75,4 +79,10 @@ func program(pid int) (string, error) {
 		return "", err
 	}
 	return filepath.Base(strings.TrimSuffix(exe, " (deleted)")), nil
+}
+
+// command is the base name by which pid was started, whatever has become of that file since; its first 15 bytes.
+func command(pid int) (string, error) {
+	name, err := readSmall(fmt.Sprintf("/proc/%d/comm", pid), 64)
+	return string(name), err
 }

@@ -31,6 +31,8 @@ func (g *Generation) Able() error {
 		return errors.New(g.opts.Disabled)
 	case g.sys.pid == 1:
 		return errors.New("this process is PID 1: its end would be the end of its container")
+	case g.sys.init != "":
+		return fmt.Errorf("this process was started by %s, PID 1, which ends with it, and the container with that", g.sys.init)
 	case g.spent != "":
 		return errors.New(g.spent)
 	}

@@ -114,9 +114,10 @@ func runProgram(dir string) int {
 		}
 	}
 	end := g.Run(ctx, s.giver(dir))
-	if end.Owner {
-		g.Close()
+	if !end.Owner && end.Status == 0 {
+		g.PassOn(ctx)
 	}
+	g.Close()
 	return end.Status
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 type system struct {
 	pid       int
 	heir      bool
+	init      string       // the init of a container that ends with this process; empty: there is none
 	monotonic func() int64 // nanoseconds of CLOCK_MONOTONIC, which all processes share
 
 	program     string                     // that this process was started as
@@ -75,10 +77,16 @@ func newSystem(longest time.Duration) (*system, error) {
 		return nil, fmt.Errorf("preparing upgrades: %w", err)
 	}
 	p := &pinned{up}
+	comm, _ := os.ReadFile("/proc/1/comm") // where it may not be read, PID 1 is no init of that kind
+	parent := os.Getppid()
+	if up.HasParent() {
+		parent = 0 // an init that has adopted this process does not end with it
+	}
 	return &system{
 		pid:         os.Getpid(),
 		program:     os.Args[0],
 		heir:        up.HasParent(),
+		init:        endsWith(parent, strings.TrimSpace(string(comm))),
 		monotonic:   func() int64 { return clock(unix.CLOCK_MONOTONIC) },
 		pair:        p.pair,
 		inherit:     p.inherit,
@@ -94,6 +102,15 @@ func newSystem(longest time.Duration) (*system, error) {
 		makeRoom:    makeRoom,
 		collect:     collect,
 	}, nil
+}
+
+// endsWith is the name of PID 1 if it is this parent, and an init for containers: one of those ends when what it has started does.
+func endsWith(parent int, name string) string {
+	inits := []string{"tini", "tini-static", "docker-init", "podman-init", "catatonit", "dumb-init"}
+	if parent != 1 || !slices.Contains(inits, name) {
+		return ""
+	}
+	return name
 }
 
 // started says whether tableflip has started this process, without taking up what it has passed on.
@@ -167,6 +184,22 @@ func (p *pinned) upgrade(program string) error {
 		time.Sleep(time.Millisecond)
 	}
 	return errors.New(parentLives)
+}
+
+// leaveSession has an heir leave the session of a terminal, if its parent leads it: at its leader's end the kernel sends SIGHUP
+// to who is left in the foreground, and nobody would have asked for that upgrade.
+func leaveSession() error {
+	leader, err := unix.Getsid(0)
+	if err != nil || leader != os.Getppid() {
+		return os.NewSyscallError("getsid", err)
+	}
+	terminal, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil //nolint:nilerror // the session has none
+	}
+	_ = unix.Close(terminal)
+	_, err = unix.Setsid()
+	return os.NewSyscallError("setsid", err)
 }
 
 // died tells the death of the other side from a failure of ours.

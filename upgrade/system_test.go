@@ -45,6 +45,23 @@ func TestOnlyOurChildrenAreKilled(t *testing.T) {
 	}
 }
 
+// Under an init for containers, and nowhere else, this process's end is that of all.
+func TestEndsWithAnInit(t *testing.T) {
+	for _, name := range []string{"tini", "docker-init", "podman-init", "catatonit", "dumb-init"} {
+		if got := endsWith(1, name); got != name {
+			t.Errorf("a child of PID 1, %s: the init is %q", name, got)
+		}
+		if got := endsWith(7, name); got != "" {
+			t.Errorf("a child of another process, with %s as PID 1: the init is %q, want none", name, got)
+		}
+	}
+	for _, name := range []string{"systemd", "init", "bash", "s6-svscan", ""} {
+		if got := endsWith(1, name); got != "" {
+			t.Errorf("a child of PID 1, %s: the init is %q, want none", name, got)
+		}
+	}
+}
+
 func TestParseStat(t *testing.T) {
 	line := "42 (a) b (c) S 7 " + strings.Repeat("1 ", 17) + "99 0 0"
 	if parent, started, state, ok := parseStat(line); parent != 7 || started != 99 || state != "S" || !ok {

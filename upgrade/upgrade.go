@@ -57,6 +57,7 @@ const (
 	arriveTimeout  = 5 * time.Second
 	sayTimeout     = time.Second // to say what nobody's gates wait for
 	abortTimeout   = 10 * time.Millisecond
+	lateSignals    = 20 * time.Millisecond // from reading a pid file to the signal
 )
 
 // Generation is this process in the chain.
@@ -67,7 +68,7 @@ type Generation struct {
 	sys    *system
 	asked  chan struct{} // never closed; one slot, as asking twice before the first is heard is asking once
 	told   chan struct{} // closed when the process before this one says that somebody wants this one to stop
-	closed chan struct{} // closed by Close, in an heir
+	closed chan struct{} // closed by Close
 	alone  chan struct{} // closed when the process before this one has ended, in an heir that owns the state
 	once   sync.Once
 
@@ -84,13 +85,15 @@ type Generation struct {
 	program string // that the next upgrade is to start; empty: the one that this process was started as
 	last    Report
 	past    []Report // before last, the newest first
-	running *attempt // what Close has to end, after a hand-over
+	running *attempt // what Close has to end, after Run
+	given   bool     // its child has the state: Close lets go of the pid file
 }
 
 // New makes the Generation of this process: of a fresh one, or of an heir. It must be called before the process changes
 // its working directory, and once.
 //
-// Where WATCHDOG_USEC is set, an heir sets WATCHDOG_PID to its own pid: it inherits that of its parent.
+// Where WATCHDOG_USEC is set, an heir sets WATCHDOG_PID to its own pid: it inherits that of its parent. It leaves the session
+// of a terminal that its parent leads.
 func New(o Options) (*Generation, error) {
 	o.ReadyTimeout = cmp.Or(o.ReadyTimeout, 30*time.Second)
 	o.HandoverTimeout = cmp.Or(o.HandoverTimeout, 2*time.Second)
@@ -98,6 +101,11 @@ func New(o Options) (*Generation, error) {
 	sys, err := newSystem(longest + time.Minute)
 	if err != nil {
 		return nil, err
+	}
+	if sys.heir {
+		if err := leaveSession(); err != nil {
+			return nil, fmt.Errorf("preparing upgrades: %w", err)
+		}
 	}
 	if sys.heir && os.Getenv("WATCHDOG_USEC") != "" {
 		if err := os.Setenv("WATCHDOG_PID", strconv.Itoa(sys.pid)); err != nil {
@@ -227,28 +235,87 @@ func (g *Generation) Last() Report {
 	return g.last.clone()
 }
 
-// Close removes the pid file if it is this process's, and ends what still listens. It is the last call, and twice is fine. A
-// process that has handed over need not call it: its end says all there is to say.
+// Close ends what still listens, and lets go of the pid file: it becomes the heir's, and is removed where there is none. It is
+// the last call, behind which the process ends, and twice is fine.
 func (g *Generation) Close() {
 	g.once.Do(func() {
 		if g.parent != nil {
 			g.awaitParent()
-			close(g.closed)
-			g.parent.close()
 		}
 		g.mu.Lock()
-		a := g.running
+		a, given := g.running, g.given
 		g.mu.Unlock()
+		if given {
+			g.pointTo(a.pid)
+		}
+		close(g.closed)
+		if g.parent != nil {
+			g.parent.close()
+		}
+		g.family.Wait() // PassOn has its last word before the socket is closed
 		if a != nil {
 			a.end()
 		}
-		g.family.Wait()
 		if dir := g.opts.RuntimeDir; dir != "" {
 			if err := removePID(dir, g.sys.pid); err != nil {
 				g.log.Warn("the pid file stays", zap.Error(err))
 			}
 		}
 	})
+}
+
+// pointTo makes the pid file the heir's, and leaves whoever has read it just before the time to send his signal.
+func (g *Generation) pointTo(heir int) {
+	dir := g.opts.RuntimeDir
+	if dir == "" || heir <= 0 {
+		return
+	}
+	if err := writePID(dir, heir); err != nil {
+		g.log.Warn("the pid file still names this process", zap.Error(err))
+	}
+	time.Sleep(lateSignals)
+}
+
+// PassOn tells the heir what is asked of this process, which has handed over, from the end of Run to Close: to stop, when ctx
+// ends, which it must not do for another reason before Close has returned; and to be upgraded. It waits for nothing.
+func (g *Generation) PassOn(ctx context.Context) {
+	g.mu.Lock()
+	a := g.running
+	g.mu.Unlock()
+	ctx, cancel := g.stopped(ctx)
+	g.family.Go(func() { // ends with Close
+		defer cancel()
+		g.passOn(ctx, a)
+	})
+}
+
+func (g *Generation) passOn(ctx context.Context, a *attempt) {
+	stop := ctx.Done()
+	for closed := false; !closed; {
+		var follow handoff.Follow
+		select {
+		case <-stop:
+			stop = nil
+		case <-g.asked:
+			follow.Again = true
+		case <-g.closed:
+			closed = true
+			select {
+			case <-g.asked:
+				follow.Again = true
+			default:
+			}
+		}
+		follow.Stop = ctx.Err() != nil // once more does no harm
+		err := a.say(time.Now().Add(sayTimeout), &follow)
+		// The last word, which may ask for nothing, shows whether the heir has stopped, and let go of the pid file before it
+		// was pointed to: it closes the socket first.
+		if dir := g.opts.RuntimeDir; closed && died(err) && dir != "" {
+			if err := removePID(dir, a.pid); err != nil {
+				g.log.Warn("the pid file stays", zap.Error(err))
+			}
+		}
+	}
 }
 
 // awaitParent gives the process before this one the time to let go of the pid file: it has heard that this one stops.

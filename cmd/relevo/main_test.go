@@ -51,9 +51,18 @@ type program struct {
 // spawn starts a command line. The process is ended with the test, if it has not ended by then.
 func spawn(t *testing.T, args ...string) *program {
 	t.Helper()
+	return spawnAt(t, nil, args...)
+}
+
+// spawnAt is spawn at a terminal, whose session the process leads. Nil: at none.
+func spawnAt(t *testing.T, terminal *os.File, args ...string) *program {
+	t.Helper()
 	p := &program{cmd: exec.Command(os.Args[0], args...), out: newTranscript(), err: newTranscript(), gone: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), asProgram+"=1")
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.err
+	if terminal != nil {
+		p.cmd.Stdin, p.cmd.SysProcAttr = terminal, &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	}
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

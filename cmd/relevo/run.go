@@ -59,10 +59,10 @@ func runServer(cmd *cobra.Command, file string, origin *server.Origin) error {
 		return err
 	}
 	defer generation.Close()
-	// Before anything is bound: a signal that comes while it is stops what is bound by then.
+	// Before anything is bound: a signal that comes while it is stops what is bound by then. And to the end of the process: Close
+	// may wait, and passes on what comes by then. The end of ctx is a signal, so nobody else ends it.
 	var running atomic.Pointer[server.Server]
-	ctx, stop := server.Signals(log, running.Load, generation.Request)
-	defer stop()
+	ctx, _ := server.Signals(log, running.Load, generation.Request)
 	srv, err := generation.Serve(ctx)
 	if errors.Is(err, upgrade.ErrAborted) {
 		return nil // the process before this one goes on, and has said why

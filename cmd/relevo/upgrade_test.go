@@ -52,11 +52,16 @@ func runOwner(dir string) int {
 // startOwner starts a process that is asked for upgrades, and says what it will report.
 func startOwner(t *testing.T, plan ...string) (dir string, pid int) {
 	t.Helper()
+	return startOwnerOf(t, os.Args[0], plan...)
+}
+
+func startOwnerOf(t *testing.T, program string, plan ...string) (dir string, pid int) {
+	t.Helper()
 	dir = t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "plan"), []byte(strings.Join(plan, "\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0])
+	cmd := exec.Command(program)
 	cmd.Env = append(os.Environ(), asOwner+"="+dir, "GORACE=atexit_sleep_ms=0")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -157,6 +162,21 @@ func TestStopWaitsForTheEnd(t *testing.T) {
 	}
 	if runs, err := upgrade.Runs(pid); runs || err != nil {
 		t.Errorf("pid %d runs: %t, %v; want that it has ended", pid, runs, err)
+	}
+}
+
+// A process is found whose file was moved aside, as one does to keep the old one beside the new.
+func TestProgramMovedAsideIsFound(t *testing.T) {
+	program := filepath.Join(t.TempDir(), filepath.Base(os.Args[0]))
+	if err := os.Link(os.Args[0], program); err != nil {
+		t.Fatal(err)
+	}
+	dir, _ := startOwnerOf(t, program)
+	if err := os.Rename(program, program+".old"); err != nil {
+		t.Fatal(err)
+	}
+	if status, _, errOut := relevo(t, "", "stop", "--runtime-dir", dir); status != exitDone {
+		t.Errorf("stop: exit status %d, %s; want 0", status, errOut)
 	}
 }
 

@@ -73,8 +73,7 @@ func forward(r, file string) error {
 	if r == roleBarren && g.Heir() {
 		return errors.New("not me")
 	}
-	ctx, stop := server.Signals(zap.NewNop(), func() *server.Server { return nil }, g.Request)
-	defer stop()
+	ctx, _ := server.Signals(zap.NewNop(), func() *server.Server { return nil }, g.Request)
 	s, err := g.Serve(ctx)
 	if errors.Is(err, upgrade.ErrAborted) {
 		return nil
