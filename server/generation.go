@@ -40,7 +40,7 @@ func NewGeneration(o Options, file string) (*Generation, error) {
 	options := upgrade.Options{
 		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
 		Check:        []string{"check", "--as-started", "-c", file},
-		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe, Tap: o.Tap,
+		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe, Moved: g.moved, Tap: o.Tap,
 		Linger: elsewhere,
 	}
 	if file == stdin {
@@ -106,6 +106,8 @@ func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 const (
 	upgradesTotal  = "relevo_upgrades_total"
 	upgradesHelp   = "Upgrades, by outcome and by the step at which those that failed did."
+	movesTotal     = "relevo_upgrade_transitions_total"
+	movesHelp      = "Transitions of upgrades from one state to another, of both processes."
 	upgradeSeconds = "relevo_upgrade_pause_seconds"
 	pauseHelp      = "Time in which an upgrade kept connections waiting."
 )
@@ -138,6 +140,11 @@ func (g *Generation) observe(r upgrade.Report) {
 	if r.Pause > 0 {
 		g.reg.Histogram(upgradeSeconds, pauseHelp).Observe(time.Duration(r.Pause * float64(time.Second)))
 	}
+}
+
+// moved counts a transition.
+func (g *Generation) moved(from, to string) {
+	g.reg.Counter(movesTotal, movesHelp, stats.Label{Name: "from", Value: from}, stats.Label{Name: "to", Value: to}).Add(1)
 }
 
 // heir makes a server of what the process before this one hands over.

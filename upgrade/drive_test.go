@@ -39,6 +39,8 @@ type rig struct {
 	at       map[string]time.Duration
 	observed []Report // final
 	steps    []string // of those that ran
+	moved    []string // transitions of the old process
+	newMoved []string // and of the new one
 	programs []string // that were checked and started
 	heir     *Generation
 	killed   chan struct{} // closed by the kill
@@ -100,7 +102,16 @@ func (r *rig) options() Options {
 				return
 			}
 			r.steps = append(r.steps, rep.Step)
-		},
+		}, Moved: r.moves(&r.moved),
+	}
+}
+
+// moves notes transitions.
+func (r *rig) moves(list *[]string) func(from, to string) {
+	return func(from, to string) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		*list = append(*list, from+">"+to)
 	}
 }
 
@@ -245,7 +256,9 @@ func (r *rig) upgrade() error {
 		},
 		ready: func() error { close(ready); return nil },
 	}
-	heir, err := newGeneration(r.options(), sys)
+	options := r.options()
+	options.Moved = r.moves(&r.newMoved)
+	heir, err := newGeneration(options, sys)
 	if err != nil {
 		return err
 	}
@@ -426,6 +439,13 @@ func TestHooksAreCalledInOrder(t *testing.T) {
 		slices.Sort(r.steps[len(r.steps)-2:])
 		if diff := cmp.Diff(steps, r.steps); diff != "" {
 			t.Errorf("the steps that were observed (-want +got):\n%s", diff)
+		}
+		moved := strings.Fields("idle>preflight preflight>starting starting>warming warming>settling settling>pausing pausing>sending " +
+			"sending>preparing preparing>committed committed>given given>lingering lingering>exited " +
+			"greeting>listening listening>building building>warming warming>taking taking>preparing preparing>answering " +
+			"answering>prepared prepared>starting starting>owner")
+		if diff := cmp.Diff(moved, append(r.moved, r.newMoved...)); diff != "" {
+			t.Errorf("the transitions (-want +got):\n%s", diff)
 		}
 	})
 }

@@ -123,18 +123,15 @@ func (d *taker) owned() []*os.File {
 }
 
 func (d *taker) step(ctx context.Context, e event) {
-	before := d.machine.state
-	do := d.machine.Step(e)
-	if now := d.machine.state; now != before {
-		d.g.log.Info("upgrade", zap.Uint64("upgrade", d.report.ID), zap.Stringer("from", before), zap.Stringer("to", now))
-	}
-	for _, a := range do {
+	for _, a := range d.machine.Step(e) {
 		d.do(ctx, a)
 	}
 }
 
 func (d *taker) do(ctx context.Context, a action) {
 	switch a.kind {
+	case doMoved:
+		d.g.moved(d.report.ID, newState(a.from), newState(a.to))
 	case doBuild:
 		list, _ := d.message.(*handoff.Listeners) // the machine lets no other message lead here
 		d.done(handoff.Counts{}, d.hooks.Build(ctx, list, d.owned(), d.descriptors))

@@ -45,6 +45,8 @@ type Options struct {
 	// process that owns the state then. An heir is told first of the one that made it, before its gates open. It must not
 	// wait, and may be nil.
 	Observe func(Report)
+	// Moved is told of every transition of this process's side of an upgrade, in order. It must not wait, and may be nil.
+	Moved func(from, to string)
 	// Tap is a seam for tests, which kill processes at an exact point of a hand-over. It is nil in production.
 	Tap Tap
 }
@@ -296,6 +298,14 @@ func (g *Generation) remember(r Report) {
 		g.past = append([]Report{g.last}, g.past[:min(len(g.past), maxReports-2)]...)
 	}
 	g.last = r
+}
+
+// moved tells of a transition.
+func (g *Generation) moved(id uint64, from, to fmt.Stringer) {
+	g.log.Info("upgrade", zap.Uint64("upgrade", id), zap.Stringer("from", from), zap.Stringer("to", to))
+	if g.opts.Moved != nil {
+		g.opts.Moved(from.String(), to.String())
+	}
 }
 
 // spend says why no upgrade can be made any more.
