@@ -179,6 +179,9 @@ func (d *driver) do(a action) {
 	case doResume:
 		d.giver.Resume()
 		d.report.Pause = time.Duration(d.g.sys.monotonic() - d.attempt.barrier).Seconds()
+		if d.giver.Pauses != nil {
+			d.report.Pauses = d.giver.Pauses()
+		}
 	case doArm:
 		d.arm(a.timer)
 	case doFollow:

@@ -327,6 +327,7 @@ func (r *rig) giver() Giver {
 			return handoff.Counts{Downstreams: 3}, say(&handoff.Conns{})
 		},
 		Resume:   func() { r.note("old.resume") },
+		Pauses:   func() []Bucket { return []Bucket{{LE: 2, Count: 5}} },
 		Gone:     func() { r.note("old.gone") },
 		Counters: func() *handoff.Counters { r.note("old.counters"); return &handoff.Counters{Total: 7} },
 		Left:     func() []string { return []string{"a stream"} },
@@ -496,6 +497,9 @@ func TestFailuresOpenTheGatesInTime(t *testing.T) {
 				paused, resumed := slices.Index(r.did, "old.pause"), slices.Index(r.did, "old.resume")
 				if (paused >= 0) != (resumed >= 0) {
 					t.Errorf("the gates do not open exactly if they were shut: %v", r.did)
+				}
+				if len(rep.Pauses) > 0 != (resumed >= 0) {
+					t.Errorf("the report does not say exactly if there was a pause how long it was: %v", rep.Pauses)
 				}
 				if when := r.at["old.resume"]; resumed >= 0 && (when < test.when || when > test.when+100*time.Millisecond) {
 					t.Errorf("the gates opened after %v, want %v", when, test.when)
