@@ -81,6 +81,11 @@ func (d *driver) start() {
 		if err == nil {
 			err = d.sayOn(a, until, offer)
 		}
+		for err == nil && len(list.List) > handoff.MaxFiles {
+			part := &handoff.Listeners{List: list.List[:handoff.MaxFiles], More: true}
+			err = d.sayOn(a, until, part, files[:handoff.MaxFiles]...)
+			list.List, files = list.List[handoff.MaxFiles:], files[handoff.MaxFiles:]
+		}
 		if err == nil {
 			err = d.sayOn(a, until, &list, files...)
 		}

@@ -116,6 +116,7 @@ func TestTransitions(t *testing.T) {
 	}{
 		{"the old process is dead at once", "gone", "left", "exit 1"},
 		{"listeners", "OFFER LISTENERS", "building", "build"},
+		{"more listeners than a release knows of", "OFFER LISTENERS done done LISTENERS", "left", "FAILED, exit 1"},
 		{"nothing can be built", "OFFER LISTENERS failed", "left", "FAILED, exit 1"},
 		{"warm", "OFFER LISTENERS done", "warming", "WARM"},
 		{"an orphan that cannot say that it is warm", "OFFER LISTENERS done dead", "owner", "forget, own orphaned"},
