@@ -32,14 +32,13 @@ const stdin = "-"
 // NewGeneration prepares upgrades for a process that runs the configuration of this file. A process makes one, before it
 // changes its folder.
 //
-// The new program checks the file, and where revisions are in a folder the one that it would apply instead. One that is in
-// memory it sees when it takes over, before it is given anything.
+// The new program checks the file, or the revision that it would apply instead.
 func NewGeneration(o Options, file string) (*Generation, error) {
 	g := &Generation{options: o, reg: stats.NewRegistry(), unit: newUnit(o.Log)}
 	u := &o.Config.Upgrade
 	options := upgrade.Options{
 		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
-		Check:        []string{"check", "--as-started", "-c", file},
+		Check:        func() ([]string, []byte) { return o.Origin.check(file) },
 		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe, Moved: g.moved, Tap: o.Tap,
 		Linger: elsewhere,
 	}

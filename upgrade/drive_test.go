@@ -71,7 +71,7 @@ func newRig(t *testing.T) *rig {
 		program: "mine", pair: r.pair, upgrade: func(program string) error { r.starts(program); return r.upgrade() }, ready: func() error { return nil },
 		awaitParent: func(context.Context) error { return nil },
 		kill:        r.kill,
-		check: func(_ context.Context, program string, _ []string) error {
+		check: func(_ context.Context, program string, _ []string, _ []byte) error {
 			r.starts(program)
 			r.note("old.check")
 			return r.fails["check"]
@@ -93,7 +93,7 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) options() Options {
 	return Options{
-		Log: zap.NewNop(), Release: "1", RuntimeDir: r.dir, Check: []string{"check"}, ReadyTimeout: 30 * time.Second,
+		Log: zap.NewNop(), Release: "1", RuntimeDir: r.dir, Check: func() ([]string, []byte) { return []string{"check"}, nil }, ReadyTimeout: 30 * time.Second,
 		HandoverTimeout: 2 * time.Second, Linger: time.Second, Observe: func(rep Report) {
 			r.mu.Lock()
 			defer r.mu.Unlock()

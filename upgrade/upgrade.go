@@ -31,8 +31,9 @@ type Options struct {
 	Release string
 	// RuntimeDir is where the pid file and the report are. Empty: there are none.
 	RuntimeDir string
-	// Check are the arguments with which the new binary checks the configuration that it would load. Empty: no check.
-	Check []string
+	// Check says with which arguments the new binary checks the configuration that it would load, and what it reads from standard
+	// input. Nil: no check.
+	Check func() (args []string, input []byte)
 	// ReadyTimeout is from the start of the new process until it is warm, HandoverTimeout from the beginning of the barrier
 	// until the state is given away. Zero: 30 s and 2 s.
 	ReadyTimeout, HandoverTimeout time.Duration
