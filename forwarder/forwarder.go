@@ -92,7 +92,7 @@ type Forwarder struct {
 	// Owned by whoever starts, pauses and hands over, one at a time.
 	adopted  *adopter // between Adopt and Start
 	pauses   []time.Duration
-	pausedAt int64 // when Pause shut the gates
+	pausedAt int64 // when Pause shut the gates; 0: it did not
 }
 
 // monotonic is the time in nanoseconds on CLOCK_MONOTONIC, which all processes of a machine share.

@@ -185,8 +185,8 @@ func (d *downstream) immovable() bool {
 	return d.filters != nil && d.filters.stateful.Load()
 }
 
-// Pauses are how long each adopted connection was not read, from the moment in which the other process shut the gates. They
-// are complete when Start has returned.
+// Pauses are how long each connection was not read: each adopted one, from the moment in which the other process shut the gates,
+// when Start has returned; each of this process, when Resume has.
 func (f *Forwarder) Pauses() []time.Duration { return f.pauses }
 
 // How many copies of sockets are closed at once, and how long the processors are left to the other process then, which opens

@@ -1,8 +1,6 @@
 package forwarder
 
 import (
-	"time"
-
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
@@ -38,9 +36,7 @@ func (f *Forwarder) goOn() {
 
 // opens notes that the gate of a connection opens now.
 func (a *adopter) opens() {
-	if a.h.Paused > 0 {
-		a.f.pauses = append(a.f.pauses, time.Duration(a.f.now()-a.h.Paused))
-	}
+	a.f.opens(a.h.Paused)
 }
 
 // begin goes on with an exchange.

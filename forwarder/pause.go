@@ -85,6 +85,7 @@ func (f *Forwarder) Pause(ctx context.Context) error {
 		f.applying.Lock()
 	}
 	f.resting.Store(true)
+	f.pauses, f.pausedAt = nil, 0
 	f.workers.Hold(true)
 	f.shift.Load().end()
 	err := f.pause(ctx)
@@ -197,9 +198,11 @@ func (f *Forwarder) resume() {
 	snap := f.snap.Load()
 	for _, u := range snap.all() {
 		u.resume()
+		f.opens(f.pausedAt)
 	}
 	for _, d := range snap.downstreams() {
 		d.resume()
+		f.opens(f.pausedAt)
 	}
 	f.held.mu.Lock()
 	list := f.held.list
@@ -225,6 +228,13 @@ func (f *Forwarder) resume() {
 	}
 	if f.checks.rest.end() {
 		f.checking.Go(f.checks.run) // ends with the shift
+	}
+}
+
+// opens notes that the gate of a connection opens now that was shut at that time; 0: it was not.
+func (f *Forwarder) opens(shut int64) {
+	if shut > 0 {
+		f.pauses = append(f.pauses, time.Duration(f.now()-shut))
 	}
 }
 

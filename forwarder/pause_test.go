@@ -3,6 +3,7 @@ package forwarder_test
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -91,7 +92,7 @@ func TestPauseAtEveryMoment(t *testing.T) {
 	p.wantCount(0, "relevo_listener_local_replies_total")
 }
 
-// TestPauseTwice: a road at rest stays at rest, and one Resume is enough.
+// TestPauseTwice: a road at rest stays at rest, and one Resume is enough. How long it was is known of each connection.
 func TestPauseTwice(t *testing.T) {
 	p := startProxy(t, spec(serveEach(t, echoEach).address), 64<<20)
 	c := dial(t, p.address)
@@ -104,6 +105,9 @@ func TestPauseTwice(t *testing.T) {
 		p.Resume()
 		p.Resume()
 		wantEcho(t, c.receive(), "meanwhile")
+		if list := p.Pauses(); len(list) != 2 || slices.Min(list) <= 0 {
+			t.Errorf("the pauses are %v, want those of the client's connection and the server's", list)
+		}
 	}
 }
 

@@ -32,15 +32,14 @@ const stdin = "-"
 // NewGeneration prepares upgrades for a process that runs the configuration of this file. A process makes one, before it
 // changes its folder.
 //
-// The new program checks the file, and where revisions are in a folder the one that it would apply instead. One that is in
-// memory it sees when it takes over, before it is given anything.
+// The new program checks the file, or the revision that it would apply instead.
 func NewGeneration(o Options, file string) (*Generation, error) {
 	g := &Generation{options: o, reg: stats.NewRegistry(), unit: newUnit(o.Log)}
 	u := &o.Config.Upgrade
 	options := upgrade.Options{
 		Log: o.Log, Release: o.Build.Version, RuntimeDir: o.Config.RuntimeFolder(os.Getenv(config.RuntimeVariable)),
-		Check:        []string{"check", "--as-started", "-c", file},
-		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe, Tap: o.Tap,
+		Check:        func() ([]string, []byte) { return o.Origin.check(file) },
+		ReadyTimeout: u.ReadyTimeout.D(), HandoverTimeout: u.HandoverTimeout.D(), Observe: g.observe, Moved: g.moved, Tap: o.Tap,
 		Linger: elsewhere,
 	}
 	if file == stdin {
@@ -106,6 +105,8 @@ func (g *Generation) Serve(ctx context.Context) (*Server, error) {
 const (
 	upgradesTotal  = "relevo_upgrades_total"
 	upgradesHelp   = "Upgrades, by outcome and by the step at which those that failed did."
+	movesTotal     = "relevo_upgrade_transitions_total"
+	movesHelp      = "Transitions of upgrades from one state to another, of both processes."
 	upgradeSeconds = "relevo_upgrade_pause_seconds"
 	pauseHelp      = "Time in which an upgrade kept connections waiting."
 )
@@ -138,6 +139,11 @@ func (g *Generation) observe(r upgrade.Report) {
 	if r.Pause > 0 {
 		g.reg.Histogram(upgradeSeconds, pauseHelp).Observe(time.Duration(r.Pause * float64(time.Second)))
 	}
+}
+
+// moved counts a transition.
+func (g *Generation) moved(from, to string) {
+	g.reg.Counter(movesTotal, movesHelp, stats.Label{Name: "from", Value: from}, stats.Label{Name: "to", Value: to}).Add(1)
 }
 
 // heir makes a server of what the process before this one hands over.

@@ -114,6 +114,7 @@ func (s *Server) giver() upgrade.Giver {
 			s.road.Resume()
 			garbage.release()
 		},
+		Pauses: func() []upgrade.Bucket { return buckets(s.road.Pauses()) },
 		Gone: func() {
 			s.unit.leave()
 			s.stage.Store(int32(stageGone))

@@ -110,6 +110,28 @@ func (o *Options) inherit(revisions []byte) error {
 	return nil
 }
 
+// check is how the program of the next process checks what that will load: the file, or the newest revision, which it finds
+// where revisions are in a folder. One that is in memory it is given.
+func (o *Origin) check(name string) (args []string, input []byte) {
+	args = []string{"check", "--as-started", "-c", name}
+	if o.store.Folder() != "" {
+		return args, nil
+	}
+	data, err := config.ReadFile(o.path)
+	if err != nil {
+		return args, nil // which says so
+	}
+	file, err := revision.NewFile(data)
+	if err != nil {
+		return args, nil
+	}
+	d, err := revision.Decide(file, o.store, false)
+	if err != nil || d.FromFile || d.Document.Equal(file.Document) {
+		return args, nil
+	}
+	return []string{"check", "-c", stdin}, d.Document.JSON()
+}
+
 // appendTimeout bounds the wait for other processes that write revisions.
 const appendTimeout = 5 * time.Second
 

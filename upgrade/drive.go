@@ -120,23 +120,18 @@ func (d *driver) expired() {
 }
 
 func (d *driver) step(e event) {
-	before := d.machine.state
 	if e.kind == evReady { // if this process goes on all the same, it has started its last one
 		d.g.spend("a process of an upgrade before said that it was ready and was given nothing: tableflip starts no other one")
 	}
 	if e.kind == evMessage && e.message == handoff.KindWarm {
 		d.attempt.pid, d.report.To, d.report.ReleaseTo = e.pid, e.pid, e.release
 	}
-	do := d.machine.Step(e)
-	if now := d.machine.state; now != before {
-		d.moved(before, now)
-	}
-	for _, a := range do {
+	for _, a := range d.machine.Step(e) {
 		d.do(a)
 	}
 }
 
-// moved notes a transition. The report of an upgrade that begins with it comes after it.
+// moved notes a transition: the time that a step took, and where the upgrade is now.
 func (d *driver) moved(before, now oldState) {
 	at := time.Now()
 	if step := oldSteps[before]; step != "" && step != oldSteps[now] && d.report.Steps != nil {
@@ -145,19 +140,15 @@ func (d *driver) moved(before, now oldState) {
 	}
 	if step := oldSteps[now]; step != "" && step != d.report.Step {
 		d.report.Step = step
-		if now > oldPreflight { // that is told when the report begins
-			d.g.note(d.report)
-		}
+		d.g.note(d.report)
 	}
-	id := d.report.ID
-	if now == oldPreflight {
-		id = d.g.Last().ID + 1
-	}
-	d.g.log.Info("upgrade", zap.Uint64("upgrade", id), zap.Stringer("from", before), zap.Stringer("to", now))
+	d.g.moved(d.report.ID, before, now)
 }
 
 func (d *driver) do(a action) {
 	switch a.kind {
+	case doMoved:
+		d.moved(oldState(a.from), oldState(a.to))
 	case doReport:
 		d.tell(a)
 	case doPreflight:
@@ -189,6 +180,9 @@ func (d *driver) do(a action) {
 	case doResume:
 		d.giver.Resume()
 		d.report.Pause = time.Duration(d.g.sys.monotonic() - d.attempt.barrier).Seconds()
+		if d.giver.Pauses != nil {
+			d.report.Pauses = d.giver.Pauses()
+		}
 	case doArm:
 		d.arm(a.timer)
 	case doFollow:

@@ -81,6 +81,11 @@ func (d *driver) start() {
 		if err == nil {
 			err = a.say(until, offer)
 		}
+		for err == nil && len(list.List) > handoff.MaxFiles {
+			part := &handoff.Listeners{List: list.List[:handoff.MaxFiles], More: true}
+			err = a.say(until, part, files[:handoff.MaxFiles]...)
+			list.List, files = list.List[handoff.MaxFiles:], files[handoff.MaxFiles:]
+		}
 		if err == nil {
 			err = a.say(until, &list, files...)
 		}

@@ -39,6 +39,8 @@ type rig struct {
 	at       map[string]time.Duration
 	observed []Report // final
 	steps    []string // of those that ran
+	moved    []string // transitions of the old process
+	newMoved []string // and of the new one
 	programs []string // that were checked and started
 	heir     *Generation
 	killed   chan struct{} // closed by the kill
@@ -69,7 +71,7 @@ func newRig(t *testing.T) *rig {
 		program: "mine", pair: r.pair, upgrade: func(program string) error { r.starts(program); return r.upgrade() }, ready: func() error { return nil },
 		awaitParent: func(context.Context) error { return nil },
 		kill:        r.kill,
-		check: func(_ context.Context, program string, _ []string) error {
+		check: func(_ context.Context, program string, _ []string, _ []byte) error {
 			r.starts(program)
 			r.note("old.check")
 			return r.fails["check"]
@@ -91,7 +93,7 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) options() Options {
 	return Options{
-		Log: zap.NewNop(), Release: "1", RuntimeDir: r.dir, Check: []string{"check"}, ReadyTimeout: 30 * time.Second,
+		Log: zap.NewNop(), Release: "1", RuntimeDir: r.dir, Check: func() ([]string, []byte) { return []string{"check"}, nil }, ReadyTimeout: 30 * time.Second,
 		HandoverTimeout: 2 * time.Second, Linger: time.Second, Observe: func(rep Report) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -100,7 +102,16 @@ func (r *rig) options() Options {
 				return
 			}
 			r.steps = append(r.steps, rep.Step)
-		},
+		}, Moved: r.moves(&r.moved),
+	}
+}
+
+// moves notes transitions.
+func (r *rig) moves(list *[]string) func(from, to string) {
+	return func(from, to string) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		*list = append(*list, from+">"+to)
 	}
 }
 
@@ -245,7 +256,9 @@ func (r *rig) upgrade() error {
 		},
 		ready: func() error { close(ready); return nil },
 	}
-	heir, err := newGeneration(r.options(), sys)
+	options := r.options()
+	options.Moved = r.moves(&r.newMoved)
+	heir, err := newGeneration(options, sys)
 	if err != nil {
 		return err
 	}
@@ -314,6 +327,7 @@ func (r *rig) giver() Giver {
 			return handoff.Counts{Downstreams: 3}, say(&handoff.Conns{})
 		},
 		Resume:   func() { r.note("old.resume") },
+		Pauses:   func() []Bucket { return []Bucket{{LE: 2, Count: 5}} },
 		Gone:     func() { r.note("old.gone") },
 		Counters: func() *handoff.Counters { r.note("old.counters"); return &handoff.Counters{Total: 7} },
 		Left:     func() []string { return []string{"a stream"} },
@@ -432,6 +446,13 @@ func TestHooksAreCalledInOrder(t *testing.T) {
 		if diff := cmp.Diff(steps, r.steps); diff != "" {
 			t.Errorf("the steps that were observed (-want +got):\n%s", diff)
 		}
+		moved := strings.Fields("idle>preflight preflight>starting starting>warming warming>settling settling>pausing pausing>sending " +
+			"sending>preparing preparing>committed committed>given given>lingering lingering>exited " +
+			"greeting>listening listening>building building>warming warming>taking taking>preparing preparing>answering " +
+			"answering>prepared prepared>starting starting>owner")
+		if diff := cmp.Diff(moved, append(r.moved, r.newMoved...)); diff != "" {
+			t.Errorf("the transitions (-want +got):\n%s", diff)
+		}
 	})
 }
 
@@ -481,6 +502,9 @@ func TestFailuresOpenTheGatesInTime(t *testing.T) {
 				paused, resumed := slices.Index(r.did, "old.pause"), slices.Index(r.did, "old.resume")
 				if (paused >= 0) != (resumed >= 0) {
 					t.Errorf("the gates do not open exactly if they were shut: %v", r.did)
+				}
+				if len(rep.Pauses) > 0 != (resumed >= 0) {
+					t.Errorf("the report does not say exactly if there was a pause how long it was: %v", rep.Pauses)
 				}
 				if when := r.at["old.resume"]; resumed >= 0 && (when < test.when || when > test.when+100*time.Millisecond) {
 					t.Errorf("the gates opened after %v, want %v", when, test.when)

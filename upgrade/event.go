@@ -59,6 +59,7 @@ const (
 	doFail                         // new: try to say FAILED with step and reason
 	doExit                         // end, with status
 	doFollow                       // say what again and stop ask for: FOLLOW
+	doMoved                        // tell of a transition, from one state to another
 
 	// Of the old side. Errands run beside the loop, one at a time, and end with evDone.
 	doReport    // begin the report of an upgrade, or end it with outcome, step and reason
@@ -90,13 +91,14 @@ const (
 
 // action is something to be done. Which fields are set depends on the kind.
 type action struct {
-	kind    actionKind
-	timer   timer
-	counts  handoff.Counts
-	again   bool
-	stop    bool
-	status  int
-	step    string
-	outcome Outcome
-	reason  string
+	kind     actionKind
+	from, to uint8 // states of the side
+	timer    timer
+	counts   handoff.Counts
+	again    bool
+	stop     bool
+	status   int
+	step     string
+	outcome  Outcome
+	reason   string
 }

@@ -19,12 +19,12 @@ type Say func(m handoff.Message, files ...syscall.RawConn) error
 //	Settle                       when the new process is warm; requests go on
 //	Pause, Send                  the barrier, and behind it the state
 //	Gone, Counters               when the new process owns the state
-//	Resume                       instead, when the upgrade is undone and Pause was called; the new process is dead by then
+//	Resume, Pauses               instead, when the upgrade is undone and Pause was called; the new process is dead by then
 //	Release                      last, when this process goes on, whether Hold was called or not
 //
 // Hold, Listeners, Settle, Pause, Send, Gone and Counters are called on a goroutine of their own; Run goes on meanwhile and ends
-// their ctx when the upgrade is undone. From then on whoever waits for the gates waits for them: they return at once. Resume
-// and Release are called on Run's goroutine, when none of the others runs.
+// their ctx when the upgrade is undone. From then on whoever waits for the gates waits for them: they return at once. Resume,
+// Pauses and Release are called on Run's goroutine, when none of the others runs.
 type Giver struct {
 	// Hold sees to it that what the new process will load does not change any more, until Release. It may be nil.
 	Hold func(ctx context.Context) error
@@ -43,6 +43,8 @@ type Giver struct {
 	Send func(ctx context.Context, say Say) (handoff.Counts, error)
 	// Resume undoes the barrier: the gates open. It takes less than 100 ms.
 	Resume func()
+	// Pauses says how long each connection was not read, for the report. It may be nil.
+	Pauses func() []Bucket
 	// Gone closes all copies of what was handed over, and what is left here. No socket may be shut down.
 	Gone func()
 	// Counters are what this process has counted. It may be nil.

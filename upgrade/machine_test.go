@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -30,7 +31,7 @@ var actionNames = map[actionKind]string{
 	doStart: "start", doSettle: "settle", doPause: "pause", doSend: "send", doFarewell: "farewell", doCancel: "cancel",
 	doEnd: "END", doCommit: "COMMIT", doKill: "kill", doHangUp: "hang up", doResume: "resume", doArm: "arm",
 	doLetStop: "let stop", doBuild: "build", doWarm: "WARM", doTake: "take", doPrepare: "prepare", doPrepared: "PREPARED",
-	doStarted: "STARTED", doForget: "forget", doOwn: "own",
+	doStarted: "STARTED", doMoved: "moved", doForget: "forget", doOwn: "own",
 }
 
 func tell(do []action) string {
@@ -40,6 +41,8 @@ func tell(do []action) string {
 		switch a.kind {
 		case doArm:
 			continue // the driver's tests look at the clock
+		case doMoved:
+			continue // the model looks at it
 		case doExit:
 			name = fmt.Sprintf("exit %d", a.status)
 		case doReport, doOwn:
@@ -85,6 +88,9 @@ func TestTransitions(t *testing.T) {
 		{"it never started", "asked done done WARM done done sent PREPARED started-timer gone exited", "idle", "resume, report rolled-back"},
 		{"it had started", "asked done done WARM done done sent PREPARED started-timer STARTED gone exited", "exited", "report failed, exit 1"},
 		{"it does not die", "asked done done WARM done done sent PREPARED started-timer reap-timer", "judging", "hang up"},
+		{"an answer to COMMIT that is not understood", "asked done done WARM done done sent PREPARED garbled exited", "exited", "report failed, exit 1"},
+		{"the end of what is not understood", "asked done done garbled exited", "idle", "report rolled-back"},
+		{"ready, and not understood", "asked done done garbled ready", "rolling-back", ""},
 		{"given", given, "given", "farewell"},
 		{"given and ready", given + " ready done", "lingering", ""},
 		{"given, and never ready", given + " done arrive-timer", "lingering", ""},
@@ -93,6 +99,7 @@ func TestTransitions(t *testing.T) {
 		{"told to stop behind COMMIT", "asked done done WARM done done sent PREPARED stop STARTED done", "exited", "FOLLOW stop, exit 0"},
 		{"lingered", given + " done ready linger-timer", "exited", "exit 0"},
 		{"the heir died", given + " done ready gone", "exited", "report failed, exit 1"},
+		{"the heir is not understood any more", given + " done ready garbled", "lingering", ""},
 		{"the heir stops in order", given + " done ready STOPPING", "exited", "exit 0"},
 	} {
 		var o oldSide
@@ -109,6 +116,7 @@ func TestTransitions(t *testing.T) {
 	}{
 		{"the old process is dead at once", "gone", "left", "exit 1"},
 		{"listeners", "OFFER LISTENERS", "building", "build"},
+		{"more listeners than a release knows of", "OFFER LISTENERS done done LISTENERS", "left", "FAILED, exit 1"},
 		{"nothing can be built", "OFFER LISTENERS failed", "left", "FAILED, exit 1"},
 		{"warm", "OFFER LISTENERS done", "warming", "WARM"},
 		{"an orphan that cannot say that it is warm", "OFFER LISTENERS done dead", "owner", "forget, own orphaned"},
@@ -126,6 +134,7 @@ func TestTransitions(t *testing.T) {
 		{"owner", "OFFER LISTENERS done done CONNS END sent done COMMIT done", "owner", "own done"},
 		{"out of turn", "OFFER COMMIT", "left", "FAILED, exit 1"},
 		{"garbled", "OFFER LISTENERS done done garbled", "left", "FAILED, exit 1"},
+		{"garbled at once", "garbled", "left", "FAILED, exit 1"},
 	} {
 		var n newSide
 		var do []action
@@ -134,6 +143,58 @@ func TestTransitions(t *testing.T) {
 		}
 		if diff := cmp.Diff([]string{test.state, test.last}, []string{n.state.String(), tell(do)}); diff != "" {
 			t.Errorf("%s (%s) (-want +got):\n%s", test.name, test.events, diff)
+		}
+	}
+}
+
+// A step may be several transitions, and each is told of, once.
+func TestTransitionsAreTold(t *testing.T) {
+	for events, want := range map[string]string{
+		"asked failed":           "idle>preflight preflight>idle",
+		"asked done done exited": "idle>preflight preflight>starting starting>warming warming>rolling-back rolling-back>idle",
+		"asked asked done exited failed": "idle>preflight preflight>starting starting>rolling-back rolling-back>idle " +
+			"idle>preflight",
+		"asked done done WARM done done sent PREPARED gone exited": "idle>preflight preflight>starting starting>warming " +
+			"warming>settling settling>pausing pausing>sending sending>preparing preparing>committed committed>judging " +
+			"judging>rolling-back rolling-back>idle",
+	} {
+		var o oldSide
+		var got []string
+		for word := range strings.FieldsSeq(events) {
+			for _, a := range o.Step(scriptEvents[word]) {
+				if a.kind == doMoved {
+					got = append(got, oldState(a.from).String()+">"+oldState(a.to).String())
+				}
+			}
+		}
+		if diff := cmp.Diff(strings.Fields(want), got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", events, diff)
+		}
+	}
+}
+
+// The document has every state, and of the old side every transition.
+func TestDocumentListsEveryTransition(t *testing.T) {
+	b, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s, name := range oldNames {
+		_, row, _ := strings.Cut(string(b), "\n| `"+name+"` | ")
+		row, _, _ = strings.Cut(row, "\n")
+		_, to, _ := strings.Cut(row, " | ")
+		for _, next := range oldMoves[oldState(s)] {
+			if !strings.Contains(to, "`"+next.String()+"`") {
+				t.Errorf("docs/architecture.md does not say that %s goes to %s", name, next)
+			}
+		}
+		if got, want := strings.Count(to, "`")/2, len(oldMoves[oldState(s)]); got != want {
+			t.Errorf("docs/architecture.md says that %s goes to %d states, want %d", name, got, want)
+		}
+	}
+	for _, name := range newNames {
+		if !strings.Contains(string(b), "`"+name+"`") {
+			t.Errorf("docs/architecture.md does not have the state %s", name)
 		}
 	}
 }

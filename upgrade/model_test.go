@@ -42,9 +42,10 @@ type world struct {
 	errand   actionKind
 	canceled bool
 	armed    timer
-	muted    bool // something could not be said: an event that is due
-	spent    bool // a killed process did not end in time: no more upgrades
-	heardEnd bool // the reader has seen the end of the socket
+	muted    muted // something could not be said: an event that is due
+	spent    bool  // a killed process did not end in time: no more upgrades
+	heardEnd bool  // the reader has seen the end of the socket, or what it does not understand
+	doubt    bool  // that came behind COMMIT: it may have been STARTED
 
 	next     newSide
 	process  process
@@ -59,8 +60,17 @@ type world struct {
 
 	toNew, toOld string // messages under way, a byte each
 
-	asks, stops, crashes, slips int // how many more of them there will be
+	asks, stops, crashes, slips, garbles int // how many more of them there will be
 }
+
+// muted is what the old side has to hear of what it could not say.
+type muted uint8
+
+const (
+	notMuted  muted = iota
+	mutedNext       // before anything else
+	mutedOnce       // END, some time
+)
 
 // pendingEvent is what the new side has to hear of what it did.
 type pendingEvent uint8
@@ -77,7 +87,8 @@ const (
 const (
 	byteOffer, byteListeners, byteWarm, byteConns, byteEnd = 'O', 'L', 'W', 'c', 'E'
 	bytePrepared, byteWrong, byteCommit, byteStarted       = 'P', 'p', 'C', 'S'
-	byteAbort, byteFailed, byteCounters, byteStop          = 'A', 'X', 'n', 'f'
+	byteAbort, byteFailed, byteCounters                    = 'A', 'X', 'n'
+	byteStop, byteAgain                                    = 'f', 'a'
 )
 
 var modelCounts = handoff.Counts{Downstreams: 1}
@@ -111,6 +122,8 @@ func messageOf(b byte) event {
 		e.message = handoff.KindCounters
 	case byteStop:
 		e.message, e.stop = handoff.KindFollow, true
+	case byteAgain:
+		e.message, e.again = handoff.KindFollow, true
 	}
 	return e
 }
@@ -135,6 +148,11 @@ func (w world) oldRuns() bool {
 	return w.oldAlive && w.old.state != oldStopped && w.old.state != oldExited
 }
 
+// hungUp says that the old process sees the end of the socket.
+func (w world) hungUp() bool {
+	return w.flip == flipHungUp || w.flip == flipReturned && w.process == dead
+}
+
 func (w world) oldEdges(add func(string, bool, ...world)) {
 	if !w.oldAlive {
 		return
@@ -147,11 +165,16 @@ func (w world) oldEdges(add func(string, bool, ...world)) {
 	if !w.oldRuns() {
 		return
 	}
-	if w.muted { // it is heard before anything else
+	if w.muted != notMuted {
 		x := w
-		x.muted = false
-		add("the old side could not say something", false, x.oldStep(event{kind: evMute, reason: "timeout"})...)
-		return
+		x.muted = notMuted
+		add("the old side could not say something in time", false, x.oldStep(event{kind: evMute, reason: "timeout"})...)
+		if w.hungUp() {
+			add("the old side had nobody to say something to", false, x.oldStep(event{kind: evMute, dead: true, reason: "EPIPE"})...)
+		}
+		if w.muted == mutedNext {
+			return
+		}
 	}
 	if w.asks > 0 {
 		x := w
@@ -180,17 +203,23 @@ func (w world) oldEdges(add func(string, bool, ...world)) {
 		x := w
 		x.toOld = w.toOld[1:]
 		add("the old side hears "+w.toOld[:1], false, x.oldStep(messageOf(w.toOld[0]))...)
-	} else if w.flip == flipHungUp || w.flip == flipReturned && w.process == dead {
+	} else if w.hungUp() {
 		x := w
 		x.heardEnd = true
 		add("the old side hears the end", false, x.oldStep(event{kind: evGone, dead: true, reason: "EOF"})...)
+	}
+	if w.garbles > 0 && w.flip != flipIdle { // in front of all that is under way, or in its place: nothing more is read
+		x := w
+		x.garbles, x.heardEnd = x.garbles-1, true
+		x.doubt = w.old.state == oldCommitted || w.old.state == oldJudging
+		add("the old side does not understand what it hears", true, x.oldStep(event{kind: evGone, reason: "no frame"})...)
 	}
 }
 
 func (w world) errandEdges(add func(string, bool, ...world)) {
 	done := w
 	done.errand, done.canceled = 0, false
-	good, bad := event{kind: evDone}, event{kind: evDone, dead: w.flip == flipHungUp, reason: "it failed"}
+	good, bad := event{kind: evDone}, event{kind: evDone, dead: w.hungUp(), reason: "it failed"}
 	reaches := w.process != unborn
 	switch w.errand {
 	case doStart:
@@ -310,6 +339,11 @@ func (w world) listenEdges(add func(string, bool, ...world)) {
 			add("the new process is told to stop", true, x.newStep(event{kind: evStop})...)
 		}
 	}
+	if w.garbles > 0 && w.oldRuns() && w.next.state != newOwner {
+		x := w
+		x.garbles--
+		add("the new side does not understand what it hears", true, x.newStep(event{kind: evGone, reason: "no frame"})...)
+	}
 	switch {
 	case w.toNew != "":
 		x := w
@@ -333,10 +367,26 @@ func (w *world) tellOld(b byte) {
 	}
 }
 
+// reached is where a side is by the transitions that it has told of, each of which begins where the one before has ended.
+func reached(at uint8, do []action) uint8 {
+	for _, a := range do {
+		if a.kind == doMoved {
+			if a.from != at {
+				panic(fmt.Sprintf("a transition from state %d is told of in state %d", a.from, at))
+			}
+			at = a.to
+		}
+	}
+	return at
+}
+
 // oldStep steps the old side and does what it says. There are several worlds where it can go one way or the other.
 func (w world) oldStep(e event) []world {
 	worlds := []world{w}
 	do := worlds[0].old.Step(e)
+	if at := reached(uint8(w.old.state), do); at != uint8(worlds[0].old.state) {
+		panic(fmt.Sprintf("the old side is %v, and has told of going to %v", worlds[0].old.state, oldState(at)))
+	}
 	aborted, killed := -1, -1
 	for i, a := range do {
 		switch a.kind {
@@ -367,14 +417,14 @@ func (w world) oldDo(a action) []world {
 	case doStart:
 		w.errand = a.kind
 		w.next, w.process, w.flip, w.ready, w.pending = newSide{}, alive, flipWaiting, false, nothingPending
-		w.toNew, w.toOld, w.heardEnd, w.said = "", "", false, false
+		w.toNew, w.toOld, w.heardEnd, w.said, w.doubt = "", "", false, false, false
 	case doCancel:
 		w.canceled = true
 	case doHangUp:
 		w.flip = flipHungUp
 	case doReport:
-		if a.outcome == RolledBack {
-			w.flip, w.heardEnd = flipIdle, true // nothing of this upgrade is heard any more
+		if a.outcome == RolledBack { // nothing of this upgrade is heard any more
+			w.flip, w.heardEnd, w.muted = flipIdle, true, notMuted
 		}
 	case doArm:
 		w.armed = a.timer
@@ -383,12 +433,15 @@ func (w world) oldDo(a action) []world {
 		w.toNew += string(rune(byteAbort))
 		return []world{w, silent}
 	case doEnd, doCommit, doFollow:
-		b := map[actionKind]rune{doEnd: byteEnd, doCommit: byteCommit, doFollow: byteStop}[a.kind]
-		if a.kind == doFollow && !a.stop {
-			return []world{w}
+		b := map[actionKind]rune{doEnd: byteEnd, doCommit: byteCommit, doFollow: byteAgain}[a.kind]
+		if a.stop {
+			b = byteStop
 		}
 		mute := w
-		mute.muted = true
+		mute.muted = mutedNext
+		if a.kind == doEnd { // it is said beside the loop
+			mute.muted = mutedOnce
+		}
 		w.toNew += string(b)
 		return []world{w, mute}
 	case doKill:
@@ -412,11 +465,14 @@ func (w world) oldDo(a action) []world {
 		}
 	case doExit:
 		w.armed, w.errand = timerNone, 0
-		if a.status == 1 && !w.said {
+		if a.status == 1 && !w.said && !w.doubt {
 			panic("the old process gives up although the new one has never said STARTED")
 		}
 		if a.status == 0 && !w.said {
 			panic("the old process leaves although the new one has never said STARTED")
+		}
+		if a.status == 1 && w.process == alive {
+			panic("the old process gives up although the new one lives")
 		}
 	default:
 	}
@@ -427,6 +483,9 @@ func (w world) oldDo(a action) []world {
 func (w world) newStep(e event) []world {
 	worlds := []world{w}
 	do := worlds[0].next.Step(e)
+	if at := reached(uint8(w.next.state), do); at != uint8(worlds[0].next.state) {
+		panic(fmt.Sprintf("the new side is %v, and has told of going to %v", worlds[0].next.state, newState(at)))
+	}
 	whole := w.next.state == newAnswering || w.next.state == newPrepared || w.next.state == newStarting
 	if whole && worlds[0].next.state == newLeft && !w.oldAlive && e.message != handoff.KindAbort && (e.kind != evMute || e.dead) {
 		panic("the new process leaves with the whole state, and the old one is dead")
@@ -512,7 +571,7 @@ func (w world) stranded() string {
 		return "the new side waits for ever"
 	case oldOwns && newOwns:
 		return "both own it"
-	case !oldOwns && !newOwns && !w.hurt && !w.said:
+	case !oldOwns && !newOwns && !w.hurt && !w.said && !w.doubt:
 		return "nobody owns it, and nobody was killed or told to stop"
 	}
 	return ""
@@ -617,6 +676,8 @@ func TestEveryOrderOfEvents(t *testing.T) {
 		"two signals":               {asks: 1, stops: 2},
 		"a ready that was not due":  {asks: 1, slips: 1, crashes: 1},
 		"asked again and again":     {asks: 3},
+		"what nobody understands":   {asks: 1, garbles: 2, slips: 1, crashes: 1},
+		"nor who is told to stop":   {asks: 1, garbles: 1, slips: 1, stops: 1, crashes: 1},
 		"nothing goes wrong at all": {asks: 1},
 		"everything at once":        {asks: 2, stops: 2, crashes: 2, slips: 1},
 	} {

@@ -57,12 +57,14 @@ type newSide struct {
 	counts handoff.Counts // of END
 }
 
-// become is the one place that assigns state.
-func (n *newSide) become(next newState) {
-	if !slices.Contains(newMoves[n.state], next) {
-		panic(fmt.Sprintf("upgrade: the new side went from %v to %v", n.state, next))
+// become is the one place that assigns state. What it returns tells of the transition: it is the caller's to return, too.
+func (n *newSide) become(next newState) action {
+	before := n.state
+	if !slices.Contains(newMoves[before], next) {
+		panic(fmt.Sprintf("upgrade: the new side went from %v to %v", before, next))
 	}
 	n.state = next
+	return action{kind: doMoved, from: uint8(before), to: uint8(next)}
 }
 
 // Step takes one event and says what to do, in this order.
@@ -105,18 +107,18 @@ func (n *newSide) toldToStop() []action {
 
 func (n *newSide) greeted(e event) []action {
 	switch {
-	case e.kind == evGone:
+	case e.kind == evGone && e.dead:
 		return n.leave(1, because("the old process died before it gave anything", e.reason))
+	case e.kind == evGone:
+		return n.fail(because("the old process is not understood", e.reason))
 	case e.kind != evMessage:
 		return nil
 	case n.state == newGreeting && e.message == handoff.KindOffer && e.reason == "":
-		n.become(newListening)
-		return nil
+		return []action{n.become(newListening)}
 	case n.state == newGreeting && e.message == handoff.KindOffer:
 		return n.fail(e.reason)
 	case n.state == newListening && e.message == handoff.KindListeners:
-		n.become(newBuilding)
-		return []action{{kind: doBuild}}
+		return []action{n.become(newBuilding), {kind: doBuild}}
 	}
 	return n.fail(outOfTurn(e.message))
 }
@@ -128,18 +130,15 @@ func (n *newSide) built(e event) []action {
 	case e.kind == evDone && e.reason != "":
 		return n.fail(e.reason)
 	case e.kind == evDone && n.state == newBuilding:
-		n.become(newWarming)
-		return []action{{kind: doWarm}}
+		return []action{n.become(newWarming), {kind: doWarm}}
 	case e.kind == evDone && n.state == newWarming:
-		n.become(newTaking)
+		return []action{n.become(newTaking)}
 	case e.kind == evDone && n.state == newPreparing && e.counts != n.counts:
 		return n.fail(fmt.Sprintf("%+v were sent, and %+v rebuilt", n.counts, e.counts))
 	case e.kind == evDone && n.state == newPreparing:
-		n.become(newAnswering)
-		return []action{{kind: doPrepared, counts: e.counts}}
+		return []action{n.become(newAnswering), {kind: doPrepared, counts: e.counts}}
 	case e.kind == evMute && e.dead, e.kind == evGone && e.dead:
-		n.become(newOwner)
-		return []action{{kind: doForget}, {kind: doOwn, outcome: Orphaned, step: StepState, reason: reasonOrphaned}}
+		return []action{n.become(newOwner), {kind: doForget}, {kind: doOwn, outcome: Orphaned, step: StepState, reason: reasonOrphaned}}
 	case e.kind == evMute:
 		return n.leave(1, because("the old process does not listen", e.reason))
 	case e.kind == evGone:
@@ -162,9 +161,8 @@ func (n *newSide) took(e event) []action {
 	case handoff.KindConns, handoff.KindExchanges:
 		return []action{{kind: doTake}}
 	case handoff.KindEnd:
-		n.become(newPreparing)
 		n.counts = e.counts
-		return []action{{kind: doPrepare}}
+		return []action{n.become(newPreparing), {kind: doPrepare}}
 	default:
 		return n.fail(outOfTurn(e.message))
 	}
@@ -174,21 +172,17 @@ func (n *newSide) took(e event) []action {
 func (n *newSide) decided(e event) []action {
 	switch {
 	case e.kind == evGone && e.dead, e.kind == evMute && e.dead:
-		reason := reasonWidowed
-		n.become(newOwner)
-		return []action{{kind: doOwn, outcome: Done, reason: reason}}
+		return []action{n.become(newOwner), {kind: doOwn, outcome: Done, reason: reasonWidowed}}
 	case e.kind == evMute: // nobody has heard it, so nobody gives anything away
 		return n.leave(1, because("the old process does not listen", e.reason))
 	case e.kind == evGone:
 		return n.fail(because("the old process is not understood", e.reason))
 	case e.kind == evDone && n.state == newAnswering:
-		n.become(newPrepared)
+		return []action{n.become(newPrepared)}
 	case e.kind == evDone && n.state == newStarting:
-		n.become(newOwner)
-		return []action{{kind: doOwn, outcome: Done}}
+		return []action{n.become(newOwner), {kind: doOwn, outcome: Done}}
 	case e.kind == evMessage && n.state == newPrepared && e.message == handoff.KindCommit:
-		n.become(newStarting)
-		return []action{{kind: doStarted}}
+		return []action{n.become(newStarting), {kind: doStarted}}
 	case e.kind == evMessage:
 		return n.fail(outOfTurn(e.message))
 	}
@@ -202,8 +196,7 @@ func (n *newSide) fail(reason string) []action {
 }
 
 func (n *newSide) leave(status int, reason string) []action {
-	n.become(newLeft)
-	return []action{{kind: doExit, status: status, reason: reason}}
+	return []action{n.become(newLeft), {kind: doExit, status: status, reason: reason}}
 }
 
 func outOfTurn(k handoff.Kind) string {

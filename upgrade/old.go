@@ -81,20 +81,23 @@ type oldSide struct {
 	child   bool // it may be alive
 	warm    bool // WARM has come
 	ready   bool // tableflip says ready, so the child's end is seen as the end of the socket and nowhere else
-	gone    bool // nothing more comes from the child
-	started bool // STARTED has come, too late
+	gone    bool // nothing more comes from the child: its end is closed, or it is not understood
+	dead    bool // its end is closed
+	started bool // STARTED has come, too late; or something that is not understood, which may have been that
 	mute    bool // something could not be said because the child has ended: why it did is the better reason
 	counts  handoff.Counts
 	step    string // where it went wrong, while it is judged or rolled back
 	reason  string
 }
 
-// become is the one place that assigns state.
-func (o *oldSide) become(next oldState) {
-	if !slices.Contains(oldMoves[o.state], next) {
-		panic(fmt.Sprintf("upgrade: the old side went from %v to %v", o.state, next))
+// become is the one place that assigns state. What it returns tells of the transition: it is the caller's to return, too.
+func (o *oldSide) become(next oldState) action {
+	before := o.state
+	if !slices.Contains(oldMoves[before], next) {
+		panic(fmt.Sprintf("upgrade: the old side went from %v to %v", before, next))
 	}
 	o.state = next
+	return action{kind: doMoved, from: uint8(before), to: uint8(next)}
 }
 
 // Step takes one event and says what to do, in this order. Events that mean nothing in a state are passed over.
@@ -136,14 +139,14 @@ func (o *oldSide) note(e event) {
 	case evReady:
 		o.ready = true
 	case evGone:
-		o.gone = true
+		o.gone, o.dead = true, e.dead
 	case evTimer:
 		if e.timer == timerReap { // killed, and yet it does not end: it will not run another instruction
 			o.child = false
 		}
 	default:
 	}
-	if o.ready && o.gone {
+	if o.ready && o.dead {
 		o.child = false
 	}
 }
@@ -151,12 +154,10 @@ func (o *oldSide) note(e event) {
 func (o *oldSide) idle(e event) []action {
 	switch e.kind {
 	case evStop:
-		o.become(oldStopped)
-		return []action{{kind: doLetStop}}
+		return []action{o.become(oldStopped), {kind: doLetStop}}
 	case evAsked:
 		*o = oldSide{state: oldIdle, busy: true}
-		o.become(oldPreflight)
-		return []action{{kind: doReport, outcome: Running}, {kind: doPreflight}}
+		return []action{{kind: doReport, outcome: Running}, o.become(oldPreflight), {kind: doPreflight}}
 	default:
 		return nil
 	}
@@ -175,9 +176,8 @@ func (o *oldSide) preflight(e event) []action {
 		}
 		return o.rest(action{kind: doReport, outcome: Refused, step: StepPreflight, reason: reason})
 	}
-	o.become(oldStarting)
 	o.busy, o.child = true, true
-	return []action{{kind: doArm, timer: timerReady}, {kind: doStart}}
+	return []action{o.become(oldStarting), {kind: doArm, timer: timerReady}, {kind: doStart}}
 }
 
 const reasonStop = "the process was told to stop"
@@ -232,28 +232,24 @@ func (o *oldSide) errandDone(e event) []action {
 		if o.warm {
 			return o.settle()
 		}
-		o.become(oldWarming)
+		return []action{o.become(oldWarming)}
 	case oldSettling:
-		o.become(oldPausing)
 		o.busy, o.paused = true, true
-		return []action{{kind: doArm, timer: timerHandover}, {kind: doPause}}
+		return []action{o.become(oldPausing), {kind: doArm, timer: timerHandover}, {kind: doPause}}
 	case oldPausing:
-		o.become(oldSending)
 		o.busy = true
-		return []action{{kind: doSend}}
+		return []action{o.become(oldSending), {kind: doSend}}
 	case oldSending:
-		o.become(oldPreparing)
 		o.counts = e.counts
-		return []action{{kind: doEnd, counts: e.counts}}
+		return []action{o.become(oldPreparing), {kind: doEnd, counts: e.counts}}
 	default:
 	}
 	return nil
 }
 
 func (o *oldSide) settle() []action {
-	o.become(oldSettling)
 	o.busy = true
-	return []action{{kind: doArm, timer: timerNone}, {kind: doSettle}}
+	return []action{o.become(oldSettling), {kind: doArm, timer: timerNone}, {kind: doSettle}}
 }
 
 func (o *oldSide) heard(e event) []action {
@@ -267,10 +263,9 @@ func (o *oldSide) heard(e event) []action {
 	case e.message == handoff.KindPrepared && o.state == oldPreparing && e.counts != o.counts:
 		return o.rollBack(fmt.Sprintf("the new process has rebuilt %+v of %+v", e.counts, o.counts))
 	case e.message == handoff.KindPrepared && o.state == oldPreparing:
-		o.become(oldCommitted)
 		again := o.again
 		o.again = false
-		return []action{{kind: doArm, timer: timerStarted}, {kind: doCommit, again: again}}
+		return []action{o.become(oldCommitted), {kind: doArm, timer: timerStarted}, {kind: doCommit, again: again}}
 	default:
 		return o.rollBack(fmt.Sprintf("the new process said %v out of turn", e.message))
 	}
@@ -280,20 +275,20 @@ func (o *oldSide) heard(e event) []action {
 // rollBack undoes the upgrade. The order is the law: ABORT, SIGKILL, reap, and only then the gates.
 func (o *oldSide) rollBack(reason string) []action {
 	o.step, o.reason = oldSteps[o.state], reason
-	var do []action
+	// An errand that is in the middle of a message leaves no room for another one.
+	room := !o.busy || o.state != oldStarting && o.state != oldSending
+	do := []action{o.become(oldRolling)}
 	if o.busy {
 		do = append(do, action{kind: doCancel})
 	}
 	if o.child {
-		// An errand that is in the middle of a message leaves no room for another one.
-		if !o.busy || o.state != oldStarting && o.state != oldSending {
+		if room {
 			do = append(do, action{kind: doAbort, reason: reason})
 		}
 		do = append(do, action{kind: doKill}, action{kind: doArm, timer: timerReap})
 	} else {
 		do = append(do, action{kind: doArm, timer: timerNone})
 	}
-	o.become(oldRolling)
 	return append(do, o.rolled()...)
 }
 
@@ -324,13 +319,10 @@ func (o *oldSide) rolled() []action {
 
 // rest ends an upgrade that came to nothing, and goes on with what was asked for meanwhile.
 func (o *oldSide) rest(report action) []action {
-	do := []action{report}
 	if o.stop {
-		o.become(oldStopped)
-		return append(do, action{kind: doLetStop})
+		return []action{o.become(oldStopped), report, {kind: doLetStop}}
 	}
-	again := o.again
-	o.become(oldIdle)
+	do, again := []action{o.become(oldIdle), report}, o.again
 	*o = oldSide{}
 	if again {
 		do = append(do, o.Step(event{kind: evAsked})...)

@@ -12,9 +12,8 @@ import (
 func (o *oldSide) committed(e event) []action {
 	switch {
 	case e.kind == evMessage && e.message == handoff.KindStarted:
-		o.become(oldGiven)
 		o.busy = true
-		return []action{{kind: doArm, timer: timerArrive}, {kind: doFarewell}}
+		return []action{o.become(oldGiven), {kind: doArm, timer: timerArrive}, {kind: doFarewell}}
 	case e.kind == evTimer && e.timer == timerStarted:
 		return o.judge("the new process did not start within its time")
 	case e.kind == evMute:
@@ -22,6 +21,7 @@ func (o *oldSide) committed(e event) []action {
 	case e.kind == evMessage:
 		return o.judge(because(fmt.Sprintf("the new process said %v out of turn", e.message), e.reason))
 	case e.kind == evGone && !e.dead:
+		o.started = true
 		return o.judge(because("the new process is not understood", e.reason))
 	case e.kind == evExited:
 		return o.judge(because("the new process ended", e.reason))
@@ -32,8 +32,7 @@ func (o *oldSide) committed(e event) []action {
 // judge makes sure that the child is dead, and lets what it has said decide who owns the state.
 func (o *oldSide) judge(reason string) []action {
 	o.step, o.reason = StepCommit, reason
-	o.become(oldJudging)
-	do := []action{{kind: doArm, timer: timerReap}}
+	do := []action{o.become(oldJudging), {kind: doArm, timer: timerReap}}
 	if o.child {
 		do = append(do, action{kind: doKill})
 	}
@@ -41,7 +40,7 @@ func (o *oldSide) judge(reason string) []action {
 }
 
 func (o *oldSide) judging(e event) []action {
-	if e.kind == evMessage && e.message == handoff.KindStarted {
+	if e.kind == evMessage && e.message == handoff.KindStarted || e.kind == evGone && !e.dead {
 		o.started = true
 	}
 	if e.kind == evTimer && e.timer == timerReap && !o.gone {
@@ -57,13 +56,13 @@ func (o *oldSide) judged() []action {
 	case o.started:
 		return o.exit(1, Failed, o.step, o.reason)
 	}
-	o.become(oldRolling)
-	return o.rolled()
+	return append([]action{o.become(oldRolling)}, o.rolled()...)
 }
 
-// given is behind STARTED. This process owns nothing any more and passes on what is asked of it.
+// given is behind STARTED. This process owns nothing any more and passes on what is asked of it. What it does not understand
+// is no death: it only sees none any more.
 func (o *oldSide) given(e event) []action {
-	if !o.child || o.gone {
+	if !o.child || o.dead {
 		return o.died(e)
 	}
 	if e.kind == evMessage && e.message == handoff.KindFollow && e.stop {
@@ -77,15 +76,14 @@ func (o *oldSide) given(e event) []action {
 	}
 	do := o.passOn()
 	if o.state == oldGiven && o.ready {
-		o.become(oldLingering)
-		do = append(do, action{kind: doArm, timer: timerLinger})
+		do = append(do, o.become(oldLingering), action{kind: doArm, timer: timerLinger})
 	}
 	return do
 }
 
 func (o *oldSide) lingering(e event) []action {
 	switch {
-	case !o.child || o.gone:
+	case !o.child || o.dead:
 		return o.died(e)
 	case e.kind == evTimer && e.timer == timerLinger:
 		return o.exit(0, Done, "", "")
@@ -113,8 +111,7 @@ func (o *oldSide) died(e event) []action {
 }
 
 func (o *oldSide) exit(status int, outcome Outcome, step, reason string) []action {
-	o.become(oldExited)
-	do := []action{{kind: doArm, timer: timerNone}}
+	do := []action{o.become(oldExited), {kind: doArm, timer: timerNone}}
 	if outcome != Done { // what is done is for the new owner to report
 		do = append(do, action{kind: doReport, outcome: outcome, step: step, reason: reason})
 	}

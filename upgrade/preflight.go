@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -49,8 +50,9 @@ func (g *Generation) preflight(ctx context.Context, program string) error {
 	if err := g.sys.awaitParent(wait); err != nil && wait.Err() != nil {
 		return fmt.Errorf("the process before this one has not ended yet: %w", err)
 	}
-	if len(g.opts.Check) > 0 {
-		if err := g.sys.check(ctx, program, g.opts.Check); err != nil {
+	if g.opts.Check != nil {
+		args, input := g.opts.Check()
+		if err := g.sys.check(ctx, program, args, input); err != nil {
 			return err
 		}
 	}
@@ -66,7 +68,7 @@ func (g *Generation) preflight(ctx context.Context, program string) error {
 }
 
 // runCheck runs the program that the next generation will be, as it is on disk now.
-func runCheck(ctx context.Context, dir, program string, args []string) error {
+func runCheck(ctx context.Context, dir, program string, args []string, input []byte) error {
 	path, err := exec.LookPath(program) // as tableflip does
 	if err != nil {
 		return fmt.Errorf("looking for the new program: %w", err)
@@ -77,7 +79,7 @@ func runCheck(ctx context.Context, dir, program string, args []string) error {
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Dir = dir
 	cmd.Env = checkEnvironment(os.Environ())
-	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), output, output
 	cmd.WaitDelay = time.Second // whoever inherits its output does not hold us
 	err = cmd.Run()
 	what := strings.Join(append([]string{path}, args...), " ")

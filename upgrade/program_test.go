@@ -72,7 +72,8 @@ func runProgram(dir string) int {
 	defer cancel()
 	linger, _ := time.ParseDuration(os.Getenv(asLinger))
 	g, err := New(Options{
-		Log: log, Release: "test", RuntimeDir: dir, Check: []string{"check"}, Linger: linger,
+		Log: log, Release: "test", RuntimeDir: dir, Linger: linger,
+		Check:        func() ([]string, []byte) { return []string{"check"}, nil },
 		ReadyTimeout: 5 * time.Second, HandoverTimeout: 2 * time.Second,
 	})
 	if err != nil {

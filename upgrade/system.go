@@ -33,7 +33,7 @@ type system struct {
 	awaitParent func(ctx context.Context) error
 	kill        func(pid int, since int64) error // SIGKILL to our child; of pid 0, to what was started since
 	ticks       func() int64                     // now, as the kernel writes down when a process was started
-	check       func(ctx context.Context, program string, args []string) error
+	check       func(ctx context.Context, program string, args []string, input []byte) error
 	descriptors func() (open int, limit uint64, err error)
 	makeRoom    func(descriptors int) // for so many more
 	collect     func()                // lets go of what tableflip has dropped
@@ -95,8 +95,8 @@ func newSystem(longest time.Duration) (*system, error) {
 		awaitParent: up.WaitForParent,
 		kill:        killChild,
 		ticks:       bootTicks,
-		check: func(ctx context.Context, program string, args []string) error {
-			return runCheck(ctx, dir, program, args)
+		check: func(ctx context.Context, program string, args []string, input []byte) error {
+			return runCheck(ctx, dir, program, args, input)
 		},
 		descriptors: countDescriptors,
 		makeRoom:    makeRoom,

@@ -89,18 +89,18 @@ func script(t *testing.T, text string) {
 func TestCheckSaysWhy(t *testing.T) {
 	t.Setenv("TABLEFLIP_HAS_PARENT_7DIU3", "yes")
 	script(t, `test -z "$TABLEFLIP_HAS_PARENT_7DIU3" || exit 9
-echo "in $PWD: $*"; exit 78`)
+echo "in $PWD: $* $(cat)"; exit 78`)
 	dir := t.TempDir()
-	err := runCheck(t.Context(), dir, os.Args[0], []string{"check", "-c", "x.yaml"})
-	if err == nil || !strings.Contains(err.Error(), "exit status 78: in "+dir+": check -c x.yaml") {
+	err := runCheck(t.Context(), dir, os.Args[0], []string{"check", "-c", "x.yaml"}, []byte("its input"))
+	if err == nil || !strings.Contains(err.Error(), "exit status 78: in "+dir+": check -c x.yaml its input") {
 		t.Errorf("the check says %v", err)
 	}
 	script(t, "head -c 1000000 /dev/zero | tr '\\0' x; exit 1")
-	if err := runCheck(t.Context(), dir, os.Args[0], nil); err == nil || len(err.Error()) > maxOutput+1000 || len(err.Error()) < maxOutput {
+	if err := runCheck(t.Context(), dir, os.Args[0], nil, nil); err == nil || len(err.Error()) > maxOutput+1000 || len(err.Error()) < maxOutput {
 		t.Errorf("the check says %.100v, want the first %d bytes", err, maxOutput)
 	}
 	script(t, "exit 0")
-	if err := runCheck(t.Context(), dir, os.Args[0], nil); err != nil {
+	if err := runCheck(t.Context(), dir, os.Args[0], nil, nil); err != nil {
 		t.Errorf("the check says %v", err)
 	}
 }
@@ -110,7 +110,7 @@ func TestCheckEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	begun := time.Now()
-	if err := runCheck(ctx, t.TempDir(), os.Args[0], nil); err == nil || time.Since(begun) > 20*time.Second {
+	if err := runCheck(ctx, t.TempDir(), os.Args[0], nil, nil); err == nil || time.Since(begun) > 20*time.Second {
 		t.Errorf("the check says %v after %v", err, time.Since(begun))
 	}
 }

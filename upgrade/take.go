@@ -57,6 +57,10 @@ type taker struct {
 	message handoff.Message
 	files   []*os.File
 	again   bool
+
+	// What has come of listeners of which more follow.
+	listeners []handoff.Listener
+	sockets   []*os.File
 }
 
 // next waits for the next event.
@@ -104,6 +108,13 @@ func (d *taker) heard(m handoff.Message, files []*os.File) (event, bool) {
 		}
 		d.descriptors = m.Descriptors
 		d.g.sys.makeRoom(m.Descriptors)
+	case *handoff.Listeners: // the machine sees one message
+		d.listeners, d.sockets, d.files = append(d.listeners, m.List...), append(d.sockets, files...), nil
+		if m.More {
+			return e, false
+		}
+		m.List, d.files = d.listeners, d.sockets
+		d.listeners, d.sockets = nil, nil
 	case *handoff.End:
 		e.counts = m.Counts
 	case *handoff.Commit:
@@ -123,18 +134,15 @@ func (d *taker) owned() []*os.File {
 }
 
 func (d *taker) step(ctx context.Context, e event) {
-	before := d.machine.state
-	do := d.machine.Step(e)
-	if now := d.machine.state; now != before {
-		d.g.log.Info("upgrade", zap.Uint64("upgrade", d.report.ID), zap.Stringer("from", before), zap.Stringer("to", now))
-	}
-	for _, a := range do {
+	for _, a := range d.machine.Step(e) {
 		d.do(ctx, a)
 	}
 }
 
 func (d *taker) do(ctx context.Context, a action) {
 	switch a.kind {
+	case doMoved:
+		d.g.moved(d.report.ID, newState(a.from), newState(a.to))
 	case doBuild:
 		list, _ := d.message.(*handoff.Listeners) // the machine lets no other message lead here
 		d.done(handoff.Counts{}, d.hooks.Build(ctx, list, d.owned(), d.descriptors))
@@ -158,7 +166,7 @@ func (d *taker) do(ctx context.Context, a action) {
 	case doFail:
 		_ = d.g.parent.send(time.Now().Add(sayTimeout), &handoff.Failed{Step: a.step, Reason: cut(a.reason, maxReason)}) // this process ends anyway
 	case doExit:
-		closeFiles(d.owned())
+		closeFiles(append(d.owned(), d.sockets...))
 		if a.status == 0 {
 			d.left = ErrAborted
 		} else {

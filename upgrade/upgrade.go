@@ -31,8 +31,9 @@ type Options struct {
 	Release string
 	// RuntimeDir is where the pid file and the report are. Empty: there are none.
 	RuntimeDir string
-	// Check are the arguments with which the new binary checks the configuration that it would load. Empty: no check.
-	Check []string
+	// Check says with which arguments the new binary checks the configuration that it would load, and what it reads from standard
+	// input. Nil: no check.
+	Check func() (args []string, input []byte)
 	// ReadyTimeout is from the start of the new process until it is warm, HandoverTimeout from the beginning of the barrier
 	// until the state is given away. Zero: 30 s and 2 s.
 	ReadyTimeout, HandoverTimeout time.Duration
@@ -45,6 +46,8 @@ type Options struct {
 	// process that owns the state then. An heir is told first of the one that made it, before its gates open. It must not
 	// wait, and may be nil.
 	Observe func(Report)
+	// Moved is told of every transition of this process's side of an upgrade, in order. It must not wait, and may be nil.
+	Moved func(from, to string)
 	// Tap is a seam for tests, which kill processes at an exact point of a hand-over. It is nil in production.
 	Tap Tap
 }
@@ -363,6 +366,14 @@ func (g *Generation) remember(r Report) {
 		g.past = append([]Report{g.last}, g.past[:min(len(g.past), maxReports-2)]...)
 	}
 	g.last = r
+}
+
+// moved tells of a transition.
+func (g *Generation) moved(id uint64, from, to fmt.Stringer) {
+	g.log.Info("upgrade", zap.Uint64("upgrade", id), zap.Stringer("from", from), zap.Stringer("to", to))
+	if g.opts.Moved != nil {
+		g.opts.Moved(from.String(), to.String())
+	}
 }
 
 // spend says why no upgrade can be made any more.

@@ -49,7 +49,7 @@ func TestDocumentListsEveryKey(t *testing.T) {
 	for _, k := range kinds(t) {
 		fields := row(reflect.TypeOf(newMessage(k)).Elem())
 		found := false
-		for _, from := range []string{"old", "new"} {
+		for _, from := range []string{"old", "new", "both"} {
 			found = found || strings.Contains(document, fmt.Sprintf("| %d | %s | %s | %s |\n", k, k, from, fields))
 		}
 		if !found {

@@ -29,7 +29,7 @@ const (
 	KindAbort     Kind = 10 // old: leave
 	KindFailed    Kind = 11 // new: it cannot be, at which step and why
 	KindCounters  Kind = 12 // old: what it has counted, behind STARTED
-	KindFollow    Kind = 13 // old: a signal that came to the wrong process, behind STARTED
+	KindFollow    Kind = 13 // both: a signal that the other one has to know of, behind STARTED
 )
 
 // Message is one of the structs below.
@@ -56,12 +56,14 @@ type Listener struct {
 	Kept    bool   `cbor:"5,keyasint,omitempty"` // systemd listens there for itself: a socket's file is not ours to remove
 }
 
-// Listeners are listening sockets; the descriptors of the message are theirs, in the same order.
+// Listeners are listening sockets; the descriptors of the message are theirs, in the same order. Where one message cannot take
+// all of them there are several, and all but the last one have nothing but a List and More.
 type Listeners struct {
 	List      []Listener `cbor:"1,keyasint,omitempty"`
 	Revisions []byte     `cbor:"2,keyasint,omitempty"` // of the configuration, as the program writes them; none where both read them from a folder
 	LogLevel  []byte     `cbor:"3,keyasint,omitempty"` // that somebody has asked for, as the program writes it; none where the configured one holds
 	Discovery []byte     `cbor:"4,keyasint,omitempty"` // the endpoints that were found, as the program writes them; none where all are configured
+	More      bool       `cbor:"5,keyasint,omitempty"` // another LISTENERS follows
 }
 
 // Warm says that the new process waits for the state.
@@ -312,7 +314,8 @@ type Series struct {
 	Sum     uint64   `cbor:"6,keyasint,omitempty"`
 }
 
-// Follow passes on what a signal asked of the old process, which does not own the state any more.
+// Follow passes on what a signal asked of the old process, which does not own the state any more. The new one says it of a
+// stop, so that its end is not taken for a crash.
 type Follow struct {
 	Again bool `cbor:"1,keyasint,omitempty"` // upgrade
 	Stop  bool `cbor:"2,keyasint,omitempty"` // drain and end

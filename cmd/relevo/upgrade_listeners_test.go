@@ -1,0 +1,79 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/relevo-proxy/relevo/forwarder/wire/bolt"
+)
+
+// There are more listeners than the kernel takes descriptors in one message: all go over, with who is connected.
+func TestUpgradeWithManyListeners(t *testing.T) {
+	const many = 300
+	dir := t.TempDir()
+	socket := func(i int) string { return filepath.Join(dir, fmt.Sprint(i)) }
+	var text strings.Builder
+	text.WriteString("listeners:\n")
+	for i := range many {
+		fmt.Fprintf(&text, "  - {name: l%d, address: %q, protocol: bolt, routes: rpc}\n", i, "unix:"+socket(i))
+	}
+	text.WriteString(strings.SplitN(goodConfig, "\n", 3)[2])
+	p := newChain(t, os.Args[0], patientUpgrades, text.String())
+
+	beat := func(c net.Conn) error {
+		if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		if _, err := c.Write(bolt.Codec{}.AppendHeartbeat(nil, 7)); err != nil {
+			return err
+		}
+		ack := make([]byte, 20)
+		if _, err := io.ReadFull(c, ack); err != nil {
+			return err
+		}
+		if !bytes.Equal(ack[5:9], []byte{0, 0, 0, 7}) {
+			return fmt.Errorf("the heartbeat is answered %x", ack)
+		}
+		return nil
+	}
+	var clients [many]net.Conn
+	for i := range clients {
+		c, err := net.Dial("unix", socket(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		clients[i] = c
+	}
+	for n := range 2 {
+		p.upgrade(t)
+		p.until(t, func(m reading) error { // each counts on along the chain
+			return m.is(uint64(n+1), "relevo_upgrade_transitions_total", "from=committed", "to=given")
+		})
+		for i, c := range clients {
+			if err := beat(c); err != nil {
+				t.Fatalf("behind upgrade %d, on the connection of listener %d: %v", n+1, i, err)
+			}
+		}
+	}
+	for i := range many {
+		c, err := net.Dial("unix", socket(i))
+		if err == nil {
+			err = beat(c)
+			c.Close()
+		}
+		if err != nil {
+			t.Fatalf("behind both upgrades, on a new connection to listener %d: %v", i, err)
+		}
+	}
+	p.stop(t)
+}
