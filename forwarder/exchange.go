@@ -450,7 +450,7 @@ func (b *batch) sendOn(u *upstream, out frame) bool {
 	default: // conn.Refused, conn.Full
 	}
 	if x.kind == wire.Request {
-		if _, mine := u.table.Take(id); !mine {
+		if !u.table.Take(id, x) {
 			return true // the connection's end took it, and answers it
 		}
 		x.phase = phaseSend
@@ -472,7 +472,7 @@ func (b *batch) enter(u *upstream, until int64) (id uint32, timeout int32, ok bo
 	if x.kept != nil {
 		x.kept.sent = b.now // here, because behind the insert it may be somebody else's
 	}
-	id, earlier, ok := u.table.Insert(*x, until)
+	id, earlier, ok := u.table.Insert(x, until)
 	if !ok {
 		x.phase = phaseSend
 		return 0, 0, false

@@ -23,7 +23,7 @@ func TestBytesOfAStream(t *testing.T) {
 	base := heap()
 	table := stream.New[exchange](2 * slots)
 	insert := func() {
-		if _, _, ok := table.Insert(exchange{}, math.MaxInt64); !ok {
+		if _, _, ok := table.Insert(new(exchange), math.MaxInt64); !ok {
 			t.Fatal("the table refuses a stream, and has room for more")
 		}
 	}

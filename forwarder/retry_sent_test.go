@@ -316,8 +316,8 @@ func TestResetIncludesTheOneBeforeTheSend(t *testing.T) {
 	onStage(t, only, func(t *testing.T, s *stage) {
 		id := s.ask(5000)
 		first, _ := s.one()
-		x, ok := first.u.table.Take(1)
-		if !ok {
+		var x exchange
+		if !first.u.table.Take(1, &x) {
 			t.Fatal("the request is not in the table")
 		}
 		b := s.f.batch() // as the end of a connection that the kernel has not taken its frame on

@@ -273,7 +273,7 @@ func (up *upload) sendHead(b *batch, u *upstream) bool {
 	default: // closed
 	}
 	if x.kind == wire.Request {
-		if _, mine := u.table.Take(up.id); !mine {
+		if !u.table.Take(up.id, x) {
 			b.x.phase = phaseWaitNotify // the connection's end took it, and answers it
 			return true
 		}
@@ -303,10 +303,7 @@ func (up *upload) end(err error) {
 	}
 	x, mine := up.x, true
 	if x.kind == wire.Request {
-		x, mine = exchange{}, false
-		if !up.u.conn.Closed() { // else its end tells why
-			x, mine = up.u.table.Take(up.id)
-		}
+		mine = !up.u.conn.Closed() && up.u.table.Take(up.id, &x) // else its end tells why
 	}
 	if mine {
 		b.conclude(x, up.id, status, reason)

@@ -198,16 +198,16 @@ func (b *batch) outbound(u *upstream) {
 	cs := u.endpoint.cluster().stats
 	switch b.msg.Kind {
 	case wire.Reply:
-		x, ok := u.table.Take(b.msg.ID)
-		if !ok {
+		x := &b.x
+		if !u.table.Take(b.msg.ID, x) {
 			cs.dropped.add(ReasonNoStream, 1)
 			return
 		}
 		if r := u.endpoint.record.Load(); r != nil {
 			b.judge(r, u.endpoint)
 		}
-		b.x, b.upstreamID = x, b.msg.ID
-		b.x.phase = phaseUpFilter
+		b.upstreamID = b.msg.ID
+		x.phase = phaseUpFilter
 		if b.msg.Status == wire.Busy && x.target.retryOn&RetryBusy != 0 {
 			b.fail(ReasonUpstreamBusy)
 		}
@@ -327,13 +327,12 @@ func (b *batch) unsent(u *upstream, m *wire.Message) {
 	defer b.rescue()
 	switch m.Kind {
 	case wire.Request:
-		x, ok := u.table.Take(m.ID)
-		if !ok {
+		if !u.table.Take(m.ID, &b.x) {
 			return // its deadline has passed meanwhile
 		}
-		b.x, b.msg, b.frame, b.upstreamID = x, *m, frame{bytes: m.Frame}, 0
+		b.msg, b.frame, b.upstreamID = *m, frame{bytes: m.Frame}, 0
 		b.fail(ReasonResetBeforeSend)
-		if b.now >= x.deadline {
+		if b.now >= b.x.deadline {
 			b.hijack(wire.Timeout, ReasonTimeout)
 		}
 		b.resume()

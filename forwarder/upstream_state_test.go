@@ -128,8 +128,8 @@ func TestExportAndRollback(t *testing.T) {
 			was := stateReady
 			if drains {
 				was = stateDraining
-				id, _, _ := u.table.Insert(exchange{}, never) // it has something to wait for
-				defer u.table.Take(id)
+				id, _, _ := u.table.Insert(new(exchange), never) // it has something to wait for
+				defer u.table.Take(id, new(exchange))
 				u.drain(ReasonGoAway)
 			}
 			in := func(s state) func() bool { return func() bool { return state(u.state.Load()) == s } }
@@ -199,7 +199,7 @@ func TestSettleLosesNothing(t *testing.T) {
 		done := make(chan struct{})
 		go func() { // ends with its insert
 			defer close(done)
-			id, _, ok = u.table.Insert(exchange{}, never)
+			id, _, ok = u.table.Insert(new(exchange), never)
 		}()
 		u.drain(ReasonMaxAge)
 		<-done
@@ -207,7 +207,7 @@ func TestSettleLosesNothing(t *testing.T) {
 			if u.settle(); u.conn.Closed() {
 				t.Fatal("the connection closed with a stream on it")
 			}
-			u.table.Take(id)
+			u.table.Take(id, new(exchange))
 			u.settle()
 		}
 		until(t, "the end of the connection", func() bool { return len(*p.conns.Load()) == 0 })

@@ -88,7 +88,7 @@ func New[T any](max int) *Table[T] {
 // Insert stores v until deadline and returns its id. Earlier says that no deadline that the table remembers is
 // before this one, so that the sweeper, if it sleeps until Earliest, must be woken. Not ok means that the
 // table is full or closed, and that nothing was stored.
-func (t *Table[T]) Insert(v T, deadline int64) (id uint32, earlier, ok bool) {
+func (t *Table[T]) Insert(v *T, deadline int64) (id uint32, earlier, ok bool) {
 	t.mu.Lock()
 	if t.used >= t.room && !t.grow() {
 		t.mu.Unlock()
@@ -101,7 +101,7 @@ func (t *Table[T]) Insert(v T, deadline int64) (id uint32, earlier, ok bool) {
 	}
 	t.last = id
 	t.keys[id&mask] = key{deadline: deadline, id: id}
-	*t.value(int(id & mask)) = v
+	*t.value(int(id & mask)) = *v
 	t.used++
 	// A scan under way may be past this slot already; what it will remember must not be later than this.
 	t.next = min(t.next, deadline)
@@ -128,15 +128,16 @@ func (t *Table[T]) Draw() uint32 {
 }
 
 // Take removes the entry with this id and returns its value. Of several calls one gets it.
-func (t *Table[T]) Take(id uint32) (v T, ok bool) {
+func (t *Table[T]) Take(id uint32, to *T) (ok bool) {
 	t.mu.Lock()
 	// Without slots the mask has every bit set, and no id is below a length of 0. A peer may well send the
 	// id 0, which is that of a free slot.
 	if i := uint(id) & uint(len(t.keys)-1); i < uint(len(t.keys)) && t.keys[i].id == id && id != 0 {
-		v, ok = t.free(int(i)), true
+		t.free(int(i), to)
+		ok = true
 	}
 	t.mu.Unlock()
-	return v, ok
+	return ok
 }
 
 // Len is the number of entries.
@@ -146,15 +147,13 @@ func (t *Table[T]) Len() int {
 	return t.used
 }
 
-// free empties slot i and returns its value, which is cleared there, so that what it points to can be collected.
-func (t *Table[T]) free(i int) T {
+// free empties slot i, whose value goes to where to points. It is cleared here, so that what it points to can be collected.
+func (t *Table[T]) free(i int, to *T) {
 	var zero T
 	at := t.value(i)
-	v := *at
-	*at = zero
+	*to, *at = *at, zero
 	t.keys[i] = key{deadline: never}
 	t.used--
-	return v
 }
 
 // grow makes room for one more entry, or reports that there is none to be had.

@@ -59,7 +59,8 @@ func (t *Table[T]) scan(p int, now int64, out []Entry[T]) (int, []Entry[T], bool
 		if len(out) == cap(out) {
 			break
 		}
-		out = append(out, Entry[T]{ID: k.id, Deadline: k.deadline, Value: t.free(p)})
+		out = append(out, Entry[T]{ID: k.id, Deadline: k.deadline})
+		t.free(p, &out[len(out)-1].Value)
 	}
 	t.next = next
 	return p, out, p >= len(t.keys)

@@ -25,7 +25,7 @@ func TestEachEntryLeavesOnce(t *testing.T) {
 		inserting.Go(func() {
 			for i := range each {
 				deadline := clock.Add(1) + int64(i%3000)
-				id, _, ok := table.Insert(g*each+i, deadline)
+				id, _, ok := insert(table, g*each+i, deadline)
 				if !ok {
 					continue
 				}
@@ -40,7 +40,7 @@ func TestEachEntryLeavesOnce(t *testing.T) {
 		working.Go(func() {
 			for id := range ids {
 				for range 2 { // the second finds nothing
-					if v, ok := table.Take(id); ok {
+					if v, ok := take(table, id); ok {
 						left[v].Add(1)
 						taken.Add(1)
 					}
@@ -107,7 +107,7 @@ func TestCloseWhileInserting(t *testing.T) {
 		for range 2 {
 			wg.Go(func() {
 				for i := range 20000 {
-					if _, _, ok := table.Insert(i, int64(i)); !ok {
+					if _, _, ok := insert(table, i, int64(i)); !ok {
 						return
 					}
 					accepted.Add(1)

@@ -14,9 +14,9 @@ func TestRestore(t *testing.T) {
 		from := New[int](0)
 		from.last = rapid.SampledFrom([]uint32{0, 1000, lastID - 100}).Draw(t, "last")
 		for i := range rapid.IntRange(0, 300).Draw(t, "inserts") {
-			id, _, _ := from.Insert(i, rapid.Int64Range(1, 100).Draw(t, "deadline"))
+			id, _, _ := insert(from, i, rapid.Int64Range(1, 100).Draw(t, "deadline"))
 			if rapid.IntRange(0, 3).Draw(t, "keep") > 0 {
-				from.Take(id)
+				take(from, id)
 			}
 			from.last = (from.last + rapid.Uint32Range(0, 5).Draw(t, "draws")) % lastID
 		}
@@ -42,7 +42,7 @@ func TestRestore(t *testing.T) {
 				t.Fatalf("got the earliest deadline %d, want none behind %d", to.Earliest(), e.Deadline)
 			}
 		}
-		id, _, ok := to.Insert(-1, 1000)
+		id, _, ok := insert(to, -1, 1000)
 		if want := len(held) < most; ok != want {
 			t.Fatalf("got inserted %v with %d of at most %d entries, want %v", ok, len(held), most, want)
 		}
@@ -54,11 +54,11 @@ func TestRestore(t *testing.T) {
 			t.Fatalf("got the id %d behind %d, want %d, the next one whose slot is free", id, from.Last(), want)
 		}
 		if ok {
-			to.Take(id)
+			take(to, id)
 		}
 		for _, e := range entries {
 			if e.Deadline%2 == 0 {
-				if v, ok := to.Take(e.ID); !ok || v != e.Value {
+				if v, ok := take(to, e.ID); !ok || v != e.Value {
 					t.Fatalf("got %d, %v for the id %d, want %d", v, ok, e.ID, e.Value)
 				}
 				delete(held, e.ID)
@@ -90,7 +90,7 @@ func TestRestoreRefuses(t *testing.T) {
 		}
 	}
 	used := New[int](0)
-	used.Insert(1, 1)
+	insert(used, 1, 1)
 	if used.Restore(9, nil) == nil {
 		t.Error("got a table restored that is in use, want an error")
 	}

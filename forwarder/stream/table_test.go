@@ -10,6 +10,16 @@ import (
 	"pgregory.net/rapid"
 )
 
+// insert and take are the table's, with values instead of places for them.
+func insert[T any](t *Table[T], v T, deadline int64) (id uint32, earlier, ok bool) {
+	return t.Insert(&v, deadline)
+}
+
+func take[T any](t *Table[T], id uint32) (v T, ok bool) {
+	ok = t.Take(id, &v)
+	return v, ok
+}
+
 type value struct {
 	serial int64
 	_      [7]int64 // as large as what the road keeps for a request
@@ -57,7 +67,7 @@ func TestTableAgainstModel(t *testing.T) {
 				serial++
 				deadline := now + rapid.Int64Range(-5, 50).Draw(t, "timeout")
 				before := table.Earliest()
-				id, earlier, ok := table.Insert(serial, deadline)
+				id, earlier, ok := insert(table, serial, deadline)
 				if want := !closed && len(live) < most; ok != want {
 					t.Fatalf("Insert with %d of %d entries, closed %v: got ok %v, want %v", len(live), most, closed, ok, want)
 				}
@@ -77,7 +87,7 @@ func TestTableAgainstModel(t *testing.T) {
 			"draw": func(t *rapid.T) {
 				id := table.Draw()
 				newID(t, id)
-				if v, ok := table.Take(id); ok {
+				if v, ok := take(table, id); ok {
 					t.Fatalf("Take of the drawn id %d found %d, want nothing", id, v)
 				}
 			},
@@ -86,7 +96,7 @@ func TestTableAgainstModel(t *testing.T) {
 				if !ok {
 					return
 				}
-				if v, ok := table.Take(id); !ok || v != live[id].Value {
+				if v, ok := take(table, id); !ok || v != live[id].Value {
 					t.Fatalf("Take(%d): got %d, %v, want %d", id, v, ok, live[id].Value)
 				}
 				delete(live, id)
@@ -102,7 +112,7 @@ func TestTableAgainstModel(t *testing.T) {
 				if _, isLive := live[id]; isLive {
 					return
 				}
-				if v, ok := table.Take(id); ok {
+				if v, ok := take(table, id); ok {
 					t.Fatalf("Take(%d) found %d, want nothing: no such request is under way", id, v)
 				}
 			},
@@ -111,7 +121,7 @@ func TestTableAgainstModel(t *testing.T) {
 					if _, isLive := live[id]; isLive {
 						continue
 					}
-					if v, ok := table.Take(id); ok {
+					if v, ok := take(table, id); ok {
 						t.Fatalf("Take(%d) found %d, want nothing: that request has ended", id, v)
 					}
 				}
@@ -172,7 +182,7 @@ func TestIDsGoAround(t *testing.T) {
 	table.last = lastID - 3
 	var got []uint32
 	for i := range 6 {
-		id, _, ok := table.Insert(i, never)
+		id, _, ok := insert(table, i, never)
 		if !ok {
 			t.Fatalf("Insert %d was refused, want an id", i)
 		}
@@ -184,7 +194,7 @@ func TestIDsGoAround(t *testing.T) {
 		t.Errorf("ids around the end of the id space (-want +got):\n%s", diff)
 	}
 	for i, id := range want[:6] {
-		if v, ok := table.Take(id); !ok || v != i {
+		if v, ok := take(table, id); !ok || v != i {
 			t.Errorf("Take(%d): got %d, %v, want %d", id, v, ok, i)
 		}
 	}
@@ -192,32 +202,32 @@ func TestIDsGoAround(t *testing.T) {
 
 func TestIDInUseIsSkipped(t *testing.T) {
 	table := New[string](0)
-	long, _, _ := table.Insert("long", never)
+	long, _, _ := insert(table, "long", never)
 
 	table.last = long - 1 // as after one turn of the counter
 	if id := table.Draw(); id == long {
 		t.Errorf("Draw gave out %d, the id of a request under way", id)
 	}
 	table.last = long - 1
-	if id, _, _ := table.Insert("new", never); id == long {
+	if id, _, _ := insert(table, "new", never); id == long {
 		t.Errorf("Insert gave out %d, the id of a request under way", id)
 	}
 	table.last = long + minSlots - 1 // the next id wants the slot of the long one
-	if id, _, _ := table.Insert("other", never); id&(minSlots-1) == long&(minSlots-1) {
+	if id, _, _ := insert(table, "other", never); id&(minSlots-1) == long&(minSlots-1) {
 		t.Errorf("Insert gave out %d, whose slot is taken by %d", id, long)
 	}
-	if v, ok := table.Take(long); !ok || v != "long" {
+	if v, ok := take(table, long); !ok || v != "long" {
 		t.Errorf("Take(%d): got %q, %v, want the value inserted first", long, v, ok)
 	}
 }
 
 func TestTakeOfIDZero(t *testing.T) {
 	table := New[int](0)
-	if _, ok := table.Take(0); ok {
+	if _, ok := take(table, 0); ok {
 		t.Error("Take(0) found something in a table without slots")
 	}
-	table.Insert(1, never)
-	if _, ok := table.Take(0); ok {
+	insert(table, 1, never)
+	if _, ok := take(table, 0); ok {
 		t.Error("Take(0) found something: the free slot 0 is no request")
 	}
 }
@@ -226,11 +236,11 @@ func TestMaxCountsEntries(t *testing.T) {
 	for _, most := range []int{1, 56, 57, 64, 1000, DefaultMax} {
 		table := New[int](most)
 		for i := range most {
-			if _, _, ok := table.Insert(i, never); !ok {
+			if _, _, ok := insert(table, i, never); !ok {
 				t.Fatalf("max %d: entry %d was refused", most, i)
 			}
 		}
-		if _, _, ok := table.Insert(0, never); ok {
+		if _, _, ok := insert(table, 0, never); ok {
 			t.Errorf("max %d: one more was taken", most)
 		}
 		if used, slots := table.Len(), len(table.keys); used*8 > slots*7 {
@@ -242,12 +252,12 @@ func TestMaxCountsEntries(t *testing.T) {
 func TestNothingIsAllocatedBeforeTheFirstInsert(t *testing.T) {
 	table := New[value](0)
 	table.Draw()
-	table.Take(1)
+	take(table, 1)
 	table.Expire(math.MaxInt64, nil)
 	if table.keys != nil || table.values != nil {
 		t.Errorf("got %d slots, want none", len(table.keys))
 	}
-	table.Insert(value{}, 1)
+	insert(table, value{}, 1)
 	if len(table.keys) != minSlots {
 		t.Errorf("got %d slots after the first insert, want %d", len(table.keys), minSlots)
 	}
@@ -260,7 +270,7 @@ func TestEmptyTableShrinks(t *testing.T) {
 	}{{keepSlots / 2, false}, {keepSlots * 2, true}} {
 		table := New[int](0)
 		for i := range c.entries {
-			table.Insert(i, int64(i))
+			insert(table, i, int64(i))
 		}
 		last := table.last
 		slots := len(table.keys)
@@ -271,7 +281,7 @@ func TestEmptyTableShrinks(t *testing.T) {
 		if got := len(table.keys) == 0; got != c.shrinks {
 			t.Errorf("after a peak of %d slots: got %d slots, want shrunk %v", slots, len(table.keys), c.shrinks)
 		}
-		if id, earlier, ok := table.Insert(7, 7); !ok || !earlier || id != last+1 {
+		if id, earlier, ok := insert(table, 7, 7); !ok || !earlier || id != last+1 {
 			t.Errorf("Insert after the peak: got %d, %v, %v, want %d, true, true", id, earlier, ok, last+1)
 		}
 	}
@@ -281,10 +291,10 @@ func TestEmptyTableShrinks(t *testing.T) {
 func TestTakenTableShrinks(t *testing.T) {
 	table := New[int](0)
 	for i := range 10 * keepSlots {
-		table.Insert(i, int64(1000+i))
+		insert(table, i, int64(1000+i))
 	}
 	for id := range uint32(10 * keepSlots) {
-		table.Take(id + 1)
+		take(table, id+1)
 	}
 	if out := table.Expire(1000, nil); len(out) != 0 || table.keys != nil || table.Earliest() != math.MaxInt64 {
 		t.Errorf("got %d expired, %d slots, earliest %d, want none of them", len(out), len(table.keys), table.Earliest())
@@ -296,20 +306,20 @@ func TestInsertDuringScan(t *testing.T) {
 	fill := func() *Table[int] {
 		table := New[int](0)
 		for range 2 * chunk {
-			table.Insert(0, 1000)
+			insert(table, 0, 1000)
 		}
-		table.Insert(0, 10)
+		insert(table, 0, 10)
 		return table
 	}
 	t.Run("a slot already passed", func(t *testing.T) {
 		table := fill()
 		table.last = lastID // the next id is 1: go back to the first slots
 		for id := range uint32(chunk / 2) {
-			table.Take(id + 1)
+			take(table, id+1)
 		}
 		table.beginScan()
 		p, out, _ := table.scan(0, 10, make([]Entry[int], 0, 8))
-		id, _, _ := table.Insert(1, 500)
+		id, _, _ := insert(table, 1, 500)
 		if int(id) >= p {
 			t.Fatalf("the id %d is not behind the scan at %d: the test proves nothing", id, p)
 		}
@@ -327,7 +337,7 @@ func TestInsertDuringScan(t *testing.T) {
 		p, out, _ := table.scan(0, 10, make([]Entry[int], 0, 8))
 		slots := len(table.keys)
 		for len(table.keys) == slots {
-			table.Insert(1, 2000)
+			insert(table, 1, 2000)
 		}
 		for done := false; !done; {
 			p, out, done = table.scan(p, 10, out)
@@ -359,11 +369,11 @@ func TestInsertDuringScan(t *testing.T) {
 
 func TestClosedTableRefuses(t *testing.T) {
 	table := New[int](0)
-	table.Insert(1, 5)
+	insert(table, 1, 5)
 	if out := table.Close(nil); len(out) != 1 {
 		t.Fatalf("Close: got %d entries, want 1", len(out))
 	}
-	if _, _, ok := table.Insert(2, 5); ok {
+	if _, _, ok := insert(table, 2, 5); ok {
 		t.Error("Insert into a closed table was taken")
 	}
 	if out := table.Close(nil); len(out) != 0 {
@@ -377,7 +387,7 @@ func TestClosedTableRefuses(t *testing.T) {
 func TestAllStopsEarly(t *testing.T) {
 	table := New[int](0)
 	for i := range 3000 {
-		table.Insert(i, never)
+		insert(table, i, never)
 	}
 	n := 0
 	for range table.All() {
@@ -392,8 +402,8 @@ func TestAllStopsEarly(t *testing.T) {
 
 func TestTakeClearsTheValue(t *testing.T) {
 	table := New[*int](0)
-	id, _, _ := table.Insert(new(5), never)
-	table.Take(id)
+	id, _, _ := insert(table, new(5), never)
+	take(table, id)
 	for i, v := range slices.Concat(table.values...) {
 		if v != nil {
 			t.Errorf("slot %d still points to a value that was taken", i)
@@ -407,9 +417,9 @@ func TestGrowthLeavesNothingBehind(t *testing.T) {
 	taken := map[uint32]bool{}
 	for i := range uint32(5000) {
 		v := new(uint32)
-		*v, _, _ = table.Insert(v, never)
+		*v, _, _ = insert(table, v, never)
 		if taken[*v] = i%3 == 0; taken[*v] {
-			table.Take(*v)
+			take(table, *v)
 		}
 	}
 	left := 0
@@ -434,14 +444,14 @@ func TestNoAllocationAtSteadyState(t *testing.T) {
 	out := make([]Entry[value], 0, 16)
 	now := int64(0)
 	for range 1000 { // reach the size that 1000 in flight need
-		table.Insert(value{}, never)
+		insert(table, value{}, never)
 	}
 	got := testing.AllocsPerRun(1000, func() {
 		now++
-		id, _, _ := table.Insert(value{serial: now}, now+5)
-		table.Insert(value{}, now)
+		id, _, _ := insert(table, value{serial: now}, now+5)
+		insert(table, value{}, now)
 		table.Draw()
-		table.Take(id)
+		take(table, id)
 		out = table.Expire(now, out[:0])
 	})
 	if got != 0 {
@@ -452,22 +462,22 @@ func TestNoAllocationAtSteadyState(t *testing.T) {
 // TestSeal: only an empty table can be sealed, and then nothing gets in.
 func TestSeal(t *testing.T) {
 	tab := New[int](10)
-	tab.Insert(1, 100)
+	insert(tab, 1, 100)
 	if tab.Seal() {
 		t.Error("a table with an entry was sealed")
 	}
-	if _, _, ok := tab.Insert(2, 100); !ok {
+	if _, _, ok := insert(tab, 2, 100); !ok {
 		t.Error("a table that could not be sealed takes nothing, want it to go on")
 	}
 	tab = New[int](10)
-	id, _, _ := tab.Insert(1, 100)
-	tab.Take(id)
+	id, _, _ := insert(tab, 1, 100)
+	take(tab, id)
 	for range 2 {
 		if !tab.Seal() {
 			t.Error("an empty table was not sealed")
 		}
 	}
-	if _, _, ok := tab.Insert(3, 100); ok || tab.Len() != 0 {
+	if _, _, ok := insert(tab, 3, 100); ok || tab.Len() != 0 {
 		t.Errorf("got %d entries in a sealed table, want none", tab.Len())
 	}
 	if tab.Draw() == 0 {
