@@ -47,6 +47,11 @@ func (g *Generation) preflight(ctx context.Context, program string) error {
 	if err := g.sys.awaitParent(wait); err != nil && wait.Err() != nil {
 		return fmt.Errorf("the process before this one has not ended yet: %w", err)
 	}
+	if dir := g.opts.RuntimeDir; dir != "" { // nobody would learn what came of it, nor who has followed this process
+		if err := Writable(dir); err != nil {
+			return err
+		}
+	}
 	if len(g.opts.Check) > 0 {
 		if err := g.sys.check(ctx, program, g.opts.Check); err != nil {
 			return err
