@@ -115,9 +115,9 @@ func (p plan) carryOut(parent int) {
 		os.Exit(4) // nobody has killed it
 	case "delay": // longer than the quick bounds allow
 		time.Sleep(1500 * time.Millisecond)
-	case "ask": // for another upgrade, and be heard
+	case "ask": // for another upgrade, and be heard; the other process waits for COUNTERS for longer
 		_ = syscall.Kill(os.Getpid(), syscall.SIGHUP)
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(500 * time.Millisecond)
 	case "kill":
 		killSelf()
 	case "kill-other-late": // when the other one has said all that it can

@@ -116,7 +116,7 @@ func newFaults() []cell {
 	}{
 		{"old after STARTED kill-other", "behind STARTED", false},
 		{"old before COUNTERS kill-other", "before COUNTERS", true},
-		{"old after STARTED ask\nold before FOLLOW kill-other", "behind COUNTERS, before FOLLOW", true},
+		{"old before COUNTERS ask\nold before FOLLOW kill-other", "behind COUNTERS, before FOLLOW", true},
 	} {
 		list = append(list, cell{
 			row: "is killed", moment: k.moment, plan: k.plan, seldom: k.seldom,
@@ -148,8 +148,8 @@ func oldFaults() (list []cell) {
 		{"new before STARTED kill-other", "before STARTED", "done", false},
 		{"old after STARTED kill", "behind STARTED", "done", false},
 		{"old before COUNTERS kill", "before COUNTERS", "done", true},
-		{"old after STARTED ask\nold before FOLLOW kill", "behind COUNTERS, before FOLLOW", "done", false},
-		{"old after STARTED ask\nnew after FOLLOW kill-other", "behind FOLLOW", "done", true},
+		{"old before COUNTERS ask\nold before FOLLOW kill", "behind COUNTERS, before FOLLOW", "done", false},
+		{"old before COUNTERS ask\nnew after FOLLOW kill-other", "behind FOLLOW", "done", true},
 		{"new before FAILED kill-other", "before FAILED", "", true},
 		{"old after FAILED kill", "behind FAILED", "", true},
 		{"old after PREPARED delay\nold before ABORT kill", "behind SIGKILL, before ABORT", "", false},

@@ -22,8 +22,8 @@ import (
 
 // What one process has half written, the next one goes on with: at every byte of a small frame, in both directions.
 //
-// How many bytes a socket takes whose other end reads nothing depends on the kernel, and is nearly always the same. So a small
-// frame behind a large one, the filler, is cut where the filler's size says, and the table of sockets says whether it was.
+// How many bytes a socket takes whose other end reads nothing depends on the kernel, and is nearly always the same. So one of many
+// small frames behind a large one, the filler, is cut where the filler's size says, and the table of sockets says whether it was.
 
 // holding keeps what is to be read from being read.
 type holding struct {
@@ -52,13 +52,15 @@ func (r *heldReader) Read(b []byte) (int, error) {
 }
 
 // narrow has a socket, and the other end's, take little.
-func narrow(_, _ string, raw syscall.RawConn) (err error) {
-	return errors.Join(raw.Control(func(fd uintptr) {
-		err = errors.Join(
+func narrow(_, _ string, raw syscall.RawConn) error {
+	var set error
+	err := raw.Control(func(fd uintptr) {
+		set = errors.Join(
 			unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 2<<10),
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, 536),
 		)
-	}), err)
+	})
+	return errors.Join(err, set)
 }
 
 // halves are frames of one kind, each behind a filler on a connection of its own, cut one at each byte.
@@ -71,7 +73,7 @@ type halves struct {
 
 	callers []*caller
 	silent  []string // who reads nothing, by connection: its address
-	starts  []int    // of the small frame, by connection
+	starts  []int    // of the first small frame, by connection
 	room    int      // what the sockets of a connection took last
 	missing []int    // bytes at which none is cut
 }
