@@ -226,6 +226,7 @@ func (s *faultScene) upgrade(t *testing.T, c *cell) (o outcome) {
 		o.reported = p.report(t)
 		switch o.reported.Outcome {
 		case "done", "orphaned":
+			<-old.gone // the plan may be for its last words
 			p.succeeded(t, o.reported)
 			o.owner = "new"
 		default:
