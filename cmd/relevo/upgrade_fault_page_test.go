@@ -30,8 +30,8 @@ another upgrade follows, which must succeed. To be killed is SIGKILL.
 undone, from when the old process had learned of the failure until every client that asks all the time had its next reply: 100 ms at most.
 
 Each process is killed before each message and behind each. Where two such moments are one and the same, there is one line: a moment before a
-message is the one behind the message before it, unless both have a line. ABORT comes behind SIGKILL, so for the new process it is no moment at all. What
-comes behind STARTED is the same for the new process, FOLLOW too: it owns everything.
+message is the one behind the message before it, unless both have a line. ABORT comes behind SIGKILL, so for the new process it is no moment at all, and
+for the old one before and behind it are the same. FOLLOW is said when the new process owns everything: for it, behind FOLLOW is as behind STARTED.
 
 Nothing is lost as long as a process is left that has the whole state. The old one has it until it says COMMIT, the new one
 from END on; what is lost is lost where one of them is killed and the other has not got it:
