@@ -55,8 +55,8 @@ torture-config: ## Changes over REST, at random (CONFIG_ROUNDS, 100), with kills
 .PHONY: upgrade-faults
 upgrade-faults: ## All that can go wrong with an upgrade, with the race detector and without, writes docs/upgrade-faults.md
 	@.ci/need gcc:gcc+libc6-dev
-	RELEVO_TEST_FAULT_PAGE=/dev/null CGO_ENABLED=1 go test -race -count=1 -run='^TestUpgradeFaults$$' ./cmd/relevo
-	RELEVO_TEST_FAULT_PAGE=$(CURDIR)/docs/upgrade-faults.md go test -count=1 -v -run='^TestUpgradeFaults$$' ./cmd/relevo
+	RELEVO_TEST_FAULT_PAGE=/dev/null CGO_ENABLED=1 go test -race -count=1 -timeout=30m -run='^TestUpgradeFaults$$' ./cmd/relevo
+	RELEVO_TEST_FAULT_PAGE=$(CURDIR)/docs/upgrade-faults.md go test -count=1 -timeout=30m -v -run='^TestUpgradeFaults$$' ./cmd/relevo
 
 .PHONY: chaos
 chaos: ## Twenty servers fail at random for CHAOS_TIME (2m) under half load, then the same with upgrades (CHAOS_SEED: the faults of a run before)

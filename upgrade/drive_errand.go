@@ -193,14 +193,14 @@ func (d *driver) say(limit time.Duration, m handoff.Message) {
 	}
 }
 
-// abort tries to say ABORT. Where another message is on its way there is no room, and SIGKILL says the same.
+// abort tries to say ABORT, for a child that is not killed. Where another message is on its way there is no room.
 func (d *driver) abort(reason string) {
 	a := d.attempt
 	if a.link == nil || !a.saying.TryLock() {
 		return
 	}
 	defer a.saying.Unlock()
-	_ = a.link.send(time.Now().Add(abortTimeout), &handoff.Abort{Reason: reason}) // the kill follows anyway
+	_ = a.link.send(time.Now().Add(abortTimeout), &handoff.Abort{Reason: reason}) // as a rule nobody is left to hear it
 }
 
 // farewell is behind STARTED: nothing here can be undone, and nothing that fails matters much.

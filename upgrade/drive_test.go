@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -580,6 +579,7 @@ func TestUpgradesAreRefused(t *testing.T) {
 		"has not ended yet": func(r *rig) {
 			r.old.sys.awaitParent = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 		},
+		"cannot be written: no such file": func(r *rig) { r.old.opts.RuntimeDir += "/gone" },
 		"counting descriptors:": func(r *rig) {
 			r.old.sys.descriptors = func() (int, uint64, error) { return 0, 0, errors.New("no proc") }
 		},
@@ -809,13 +809,12 @@ func TestHeirOfADeadProcess(t *testing.T) {
 	}
 }
 
-// A folder that cannot be written costs the files and nothing else.
+// A folder that cannot be written any more costs the files and nothing else.
 func TestUpgradesDoWithoutFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		defer r.end()
-		r.dir = filepath.Join(r.dir, "missing")
-		r.old.opts.RuntimeDir = r.dir
+		r.during["old.listeners"] = func() { _ = os.RemoveAll(r.dir) }
 		if end := r.run(); end.Owner || end.Status != 0 {
 			t.Errorf("Run ended with %+v, want status 0", end)
 		}

@@ -55,7 +55,7 @@ type actionKind uint8
 
 const (
 	// Of both sides.
-	doAbort  actionKind = iota + 1 // old: try to say ABORT with reason
+	doAbort  actionKind = iota + 1 // old: try to say ABORT with reason, behind doKill
 	doFail                         // new: try to say FAILED with step and reason
 	doExit                         // end, with status
 	doFollow                       // say what again and stop ask for: FOLLOW

@@ -158,9 +158,7 @@ func (w world) oldEdges(add func(string, bool, ...world)) {
 		return
 	}
 	if w.crashes > 0 && w.old.state != oldExited {
-		x := w
-		x.crashes, x.oldAlive, x.gates, x.errand, x.armed, x.hurt = x.crashes-1, false, false, 0, timerNone, true
-		add("the old process is killed", true, x)
+		add("the old process is killed", true, w.killOld())
 	}
 	if !w.oldRuns() {
 		return
@@ -214,6 +212,11 @@ func (w world) oldEdges(add func(string, bool, ...world)) {
 		x.doubt = w.old.state == oldCommitted || w.old.state == oldJudging
 		add("the old side does not understand what it hears", true, x.oldStep(event{kind: evGone, reason: "no frame"})...)
 	}
+}
+
+func (w world) killOld() world {
+	w.crashes, w.oldAlive, w.gates, w.errand, w.armed, w.hurt = w.crashes-1, false, false, 0, timerNone, true
+	return w
 }
 
 func (w world) errandEdges(add func(string, bool, ...world)) {
@@ -380,32 +383,25 @@ func reached(at uint8, do []action) uint8 {
 	return at
 }
 
-// oldStep steps the old side and does what it says. There are several worlds where it can go one way or the other.
+// oldStep steps the old side and does what it says. There are several worlds where it can go one way or the other, and where
+// it is killed between one thing that it does and the next.
 func (w world) oldStep(e event) []world {
-	worlds := []world{w}
+	worlds, cutShort := []world{w}, []world(nil)
 	do := worlds[0].old.Step(e)
 	if at := reached(uint8(w.old.state), do); at != uint8(worlds[0].old.state) {
 		panic(fmt.Sprintf("the old side is %v, and has told of going to %v", worlds[0].old.state, oldState(at)))
 	}
-	aborted, killed := -1, -1
 	for i, a := range do {
-		switch a.kind {
-		case doAbort:
-			aborted = i
-		case doKill:
-			killed = i
-		default:
-		}
 		var after []world
 		for _, x := range worlds {
+			if i > 0 && x.crashes > 0 {
+				cutShort = append(cutShort, x.killOld())
+			}
 			after = append(after, x.oldDo(a)...)
 		}
 		worlds = after
 	}
-	if aborted > killed {
-		panic(fmt.Sprintf("ABORT is not said before SIGKILL: %v", do))
-	}
-	return worlds
+	return append(worlds, cutShort...)
 }
 
 func (w world) oldDo(a action) []world {
@@ -487,7 +483,7 @@ func (w world) newStep(e event) []world {
 		panic(fmt.Sprintf("the new side is %v, and has told of going to %v", worlds[0].next.state, newState(at)))
 	}
 	whole := w.next.state == newAnswering || w.next.state == newPrepared || w.next.state == newStarting
-	if whole && worlds[0].next.state == newLeft && !w.oldAlive && e.message != handoff.KindAbort && (e.kind != evMute || e.dead) {
+	if whole && worlds[0].next.state == newLeft && !w.oldAlive && w.process == alive && (e.kind != evMute || e.dead) {
 		panic("the new process leaves with the whole state, and the old one is dead")
 	}
 	if w.next.state > newListening && worlds[0].next.state == newLeft && e.dead {

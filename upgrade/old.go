@@ -272,7 +272,8 @@ func (o *oldSide) heard(e event) []action {
 	return nil
 }
 
-// rollBack undoes the upgrade. The order is the law: ABORT, SIGKILL, reap, and only then the gates.
+// rollBack undoes the upgrade. The order is the law: SIGKILL, reap, and only then the gates. ABORT is for a child that SIGKILL
+// does not reach, so it comes behind it: before, a child with the whole state would leave although this process may die in between.
 func (o *oldSide) rollBack(reason string) []action {
 	o.step, o.reason = oldSteps[o.state], reason
 	// An errand that is in the middle of a message leaves no room for another one.
@@ -282,10 +283,11 @@ func (o *oldSide) rollBack(reason string) []action {
 		do = append(do, action{kind: doCancel})
 	}
 	if o.child {
+		do = append(do, action{kind: doKill})
 		if room {
 			do = append(do, action{kind: doAbort, reason: reason})
 		}
-		do = append(do, action{kind: doKill}, action{kind: doArm, timer: timerReap})
+		do = append(do, action{kind: doArm, timer: timerReap})
 	} else {
 		do = append(do, action{kind: doArm, timer: timerNone})
 	}

@@ -50,6 +50,11 @@ func (g *Generation) preflight(ctx context.Context, program string) error {
 	if err := g.sys.awaitParent(wait); err != nil && wait.Err() != nil {
 		return fmt.Errorf("the process before this one has not ended yet: %w", err)
 	}
+	if dir := g.opts.RuntimeDir; dir != "" { // nobody would learn what came of it, nor who has followed this process
+		if err := Writable(dir); err != nil {
+			return err
+		}
+	}
 	if g.opts.Check != nil {
 		args, input := g.opts.Check()
 		if err := g.sys.check(ctx, program, args, input); err != nil {

@@ -179,6 +179,25 @@ func readSmall(name string, limit int64) ([]byte, error) {
 	return data, err
 }
 
+// roomForReports is enough for reports of the usual size and for the pid file, while they are replaced.
+const roomForReports = 16 << 10
+
+// Writable says why nothing can be written to runtime_dir, as on a full disk. nil: it can, and there is room.
+func Writable(dir string) error {
+	name := filepath.Join(dir, fmt.Sprintf(".room.%d", os.Getpid()))
+	err := replaceFile(name, make([]byte, roomForReports))
+	if err == nil {
+		err = os.Remove(name)
+	}
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err // whose name says nothing
+	}
+	if err != nil {
+		return fmt.Errorf("runtime_dir, %s, cannot be written: %w", dir, err)
+	}
+	return nil
+}
+
 // replaceFile writes a file so that readers see the old content or the new one.
 func replaceFile(name string, data []byte) (err error) {
 	dir, base := filepath.Split(name)

@@ -334,7 +334,7 @@ func (g *Generation) awaitParent() {
 	}
 }
 
-// publish makes r the last report, in memory and in the file. A file that cannot be written stops no upgrade.
+// publish makes r the last report, in memory and in the file. A file that cannot be written stops no upgrade that is under way.
 func (g *Generation) publish(r Report) {
 	r.bound()
 	r = r.clone()

@@ -16,6 +16,9 @@ import (
 // pollEvery is how often the files of another process are looked at.
 const pollEvery = 20 * time.Millisecond
 
+// aWhile is how often they are looked at before it is asked why there is nothing to see.
+const aWhile = 50
+
 func upgradeVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "upgrade",
@@ -68,7 +71,7 @@ func upgradeVerb() *cobra.Command {
 // awaitReport waits for the final report of an upgrade with a greater number. pid was asked for it; whoever follows it goes
 // on with the numbers.
 func awaitReport(ctx context.Context, dir string, pid int, before uint64) (upgrade.Report, error) {
-	gone := 0
+	gone, silent := 0, 0
 	for {
 		r, err := upgrade.ReadReport(dir)
 		switch {
@@ -77,12 +80,20 @@ func awaitReport(ctx context.Context, dir string, pid int, before uint64) (upgra
 		case r.ID > before && r.Outcome.Final():
 			return r, nil
 		}
+		if r.ID <= before {
+			silent++
+		}
+		if silent == aWhile { // else it has begun to report long before
+			if err := upgrade.Writable(dir); err != nil {
+				return r, fmt.Errorf("pid %d was asked, cannot report, and so refuses the upgrade: %w", pid, err)
+			}
+		}
 		if now, err := owner(dir); err == nil && now == 0 {
 			gone++ // once may be between two generations
 		} else {
 			gone = 0
 		}
-		if gone > 50 {
+		if gone > aWhile {
 			return r, fmt.Errorf("the process that was asked, pid %d, has ended, and no other runs in its place", pid)
 		}
 		if err := pause(ctx); err != nil {

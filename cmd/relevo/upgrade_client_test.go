@@ -41,6 +41,7 @@ type kind struct {
 
 	window int           // of the socket for what is to be read, an eighth of which is read at once; 0 for what is usual
 	rest   time.Duration // behind each such read
+	held   *holding      // what nothing is read before; nil for nothing
 }
 
 // The reasons for which a connection's life can end. Whichever comes first is counted, and it ends with it.
@@ -117,7 +118,10 @@ func (w *crew) dial(k kind) *caller {
 		c.version = bolt.Version(c.number % 3)
 	}
 
-	d := net.Dialer{Timeout: patience, Control: func(_, _ string, raw syscall.RawConn) (err error) {
+	d := net.Dialer{Timeout: patience, Control: func(network, address string, raw syscall.RawConn) (err error) {
+		if k.held != nil {
+			return narrow(network, address, raw)
+		}
 		if k.window == 0 {
 			return nil
 		}
@@ -213,8 +217,10 @@ func (c *caller) send() {
 }
 
 // next enters the next request in the books and returns its frame, which is then to be sent.
-func (c *caller) next() []byte {
-	k := &c.kind
+func (c *caller) next() []byte { return c.nextLike(&c.kind) }
+
+// nextLike is next for a request as this kind sends them.
+func (c *caller) nextLike(k *kind) []byte {
 	a := asked{stamp: stamp{caller: c.number, wait: k.wait, reply: uint32(k.reply)}, size: max(k.size, stampSize), beat: k.beat}
 	if k.size == 0 {
 		a.size = 100
@@ -270,7 +276,7 @@ func (c *caller) write(frame []byte) error {
 // read takes what comes until the connection ends.
 func (c *caller) read() {
 	defer close(c.done)
-	in := inbox{from: c.nc}
+	in := inbox{from: c.kind.held.reader(c.nc)}
 	if c.kind.window > 0 {
 		in.from = &dawdler{c.nc, c.kind.window / 8, c.kind.rest}
 	}

@@ -3,8 +3,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,7 +25,7 @@ const faultPlan = "RELEVO_TEST_FAULT_PLAN"
 // heirMark is the variable by which tableflip tells a process that another one has started it.
 const heirMark = "TABLEFLIP_HAS_PARENT_7DIU3"
 
-// plan says what goes wrong in which process, and when:
+// plan says what goes wrong in which process, and when; there may be several, one a line:
 //
 //	new start exit              the new process, before it is the program
 //	old before COMMIT kill      the old one, when it is about to send it
@@ -34,61 +37,95 @@ type plan struct {
 	what   string
 }
 
-func readPlan(name string) plan {
+func readPlans(name string) []plan {
 	text, _ := os.ReadFile(name) // without one, nothing goes wrong
-	return readWords(string(text))
+	return parsePlans(string(text))
 }
 
-func readWords(text string) (p plan) {
-	switch words := strings.Fields(text); len(words) {
-	case 3:
-		p = plan{side: words[0], moment: words[1], what: words[2]}
-	case 4:
-		p = plan{side: words[0], moment: words[1], kind: words[2], what: words[3]}
+func parsePlans(text string) (list []plan) {
+	for line := range strings.Lines(text) {
+		switch words := strings.Fields(line); len(words) {
+		case 3:
+			list = append(list, plan{side: words[0], moment: words[1], what: words[2]})
+		case 4:
+			list = append(list, plan{side: words[0], moment: words[1], kind: words[2], what: words[3]})
+		}
 	}
-	return p
+	return list
 }
 
-// misbehave makes this process follow the plan, if it has one. It is called before anything of the program runs.
+// misbehave makes this process follow the plans, if it has any. It is called before anything of the program runs.
 func misbehave() {
-	name := os.Getenv(faultPlan)
+	name, parent := os.Getenv(faultPlan), os.Getppid()
 	if name == "" || len(os.Args) < 4 || os.Args[1] != "run" {
 		return
 	}
+	mountSmall()
 	side := "old"
 	if os.Getenv(heirMark) != "" {
 		side = "new"
 	}
+	follow := func(moment, kind string) {
+		for _, p := range readPlans(name) {
+			if p.side == side && p.moment == moment && p.kind == kind {
+				p.carryOut(parent)
+			}
+		}
+	}
 	tap = func(sent bool, kind handoff.Kind) {
-		moment := "after"
 		if sent {
-			moment = "before"
-		}
-		if p := readPlan(name); p.side == side && p.moment == moment && p.kind == kind.String() {
-			p.carryOut()
+			follow("before", kind.String())
+		} else {
+			follow("after", kind.String())
 		}
 	}
-	if p := readPlan(name); p.side == side && p.moment == "start" {
-		p.carryOut()
+	follow("start", "")
+}
+
+// smallFolders is the variable that names those folders of the configuration that are to be file systems of their own, seen by
+// the processes of a chain only, on which there is little room.
+const smallFolders = "RELEVO_TEST_SMALL_FOLDERS"
+
+// mountSmall mounts them. A thread has its mounts from whoever starts the program on it, so this one starts itself anew.
+func mountSmall() {
+	names := strings.Fields(os.Getenv(smallFolders))
+	if len(names) == 0 {
+		return
 	}
+	text, err := os.ReadFile(os.Args[3])
+	runtime.LockOSThread()
+	err = errors.Join(err, os.Unsetenv(smallFolders), unix.Unshare(unix.CLONE_NEWNS), unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, ""))
+	for _, name := range names {
+		at := regexp.MustCompile(`(?m)^` + name + `: "(.+)"$`).FindStringSubmatch(string(text))
+		err = errors.Join(err, unix.Mount("small", at[1], "tmpfs", 0, "size=256k,mode=700"))
+	}
+	if err == nil {
+		err = unix.Exec("/proc/self/exe", os.Args, os.Environ())
+	}
+	panic(err)
 }
 
 // carryOut is what goes wrong.
-func (p plan) carryOut() {
+func (p plan) carryOut(parent int) {
 	switch p.what {
 	case "exit":
 		os.Exit(3)
 	case "hang":
 		time.Sleep(patience)
 		os.Exit(4) // nobody has killed it
+	case "delay": // longer than the quick bounds allow
+		time.Sleep(1500 * time.Millisecond)
+	case "ask": // for another upgrade, and be heard; the other process waits for COUNTERS for longer
+		_ = syscall.Kill(os.Getpid(), syscall.SIGHUP)
+		time.Sleep(500 * time.Millisecond)
 	case "kill":
 		killSelf()
 	case "kill-other-late": // when the other one has said all that it can
 		time.Sleep(200 * time.Millisecond)
-		killParent()
+		killParent(parent)
 	case "kill-other":
 		if p.side == "new" {
-			killParent()
+			killParent(parent)
 		} else {
 			killChildren()
 		}
@@ -97,10 +134,9 @@ func (p plan) carryOut() {
 			panic(err)
 		}
 	case "few-files":
-		limit := unix.Rlimit{Cur: fewFiles, Max: fewFiles}
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-			panic(err)
-		}
+		setLimit(unix.RLIMIT_NOFILE, fewFiles, fewFiles)
+	case "no-file-grows":
+		setLimit(unix.RLIMIT_FSIZE, 0, unix.RLIM_INFINITY)
 	default:
 		talk(p.what)
 	}
@@ -113,16 +149,21 @@ const (
 	fewFiles = 32
 )
 
+func setLimit(what int, to, most uint64) {
+	if err := unix.Setrlimit(what, &unix.Rlimit{Cur: to, Max: most}); err != nil {
+		panic(err)
+	}
+}
+
 func killSelf() {
 	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	time.Sleep(patience) // it is a matter of microseconds
 }
 
-// killParent returns when the parent is dead, and not only about to be.
-func killParent() {
-	pid := os.Getppid()
-	_ = syscall.Kill(pid, syscall.SIGKILL)
+// killParent returns when the parent is dead, and not only about to be. It may have ended by itself.
+func killParent(pid int) {
 	for os.Getppid() == pid {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
 		time.Sleep(100 * time.Microsecond)
 	}
 }

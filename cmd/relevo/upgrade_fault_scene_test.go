@@ -3,10 +3,12 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +23,7 @@ type faultScene struct {
 	server            *keeper
 	plan              string   // its file
 	program           string   // the file that the chain runs
+	small             []string // folders that are small file systems
 	undo              []func() // what a cell has done
 }
 
@@ -42,6 +45,15 @@ func faultClients() []kind {
 
 const faultConnections = 40 // of them
 
+// faultCrowd are so many more, for what takes longer the more there are. The clock goes by those that connect last, too.
+func faultCrowd(count int) []kind {
+	clocks := min(count, 2)
+	return []kind{
+		{name: "crowd", count: count - clocks, listener: "client", every: time.Second},
+		{name: "clock of the crowd", count: clocks, listener: "client", every: 2 * time.Millisecond, noted: true},
+	}
+}
+
 // quickExit has a process with the race detector not wait for a second before it ends, checks of configurations included.
 const quickExit = "GORACE=atexit_sleep_ms=50"
 
@@ -50,21 +62,34 @@ func faultVisitor(listener string) kind {
 	return kind{name: "visitor of " + listener, listener: listener, every: 20 * time.Millisecond}
 }
 
-func newFaultScene(t *testing.T, program, bounds string) *faultScene {
+func newFaultScene(t *testing.T, program string, c *cell) *faultScene {
 	t.Helper()
 	s := &faultScene{requests: newLedger(), oneways: newLedger(), plan: filepath.Join(t.TempDir(), "plan"), program: program}
 	s.server = newKeeper(t, "127.0.0.1:0", s.requests, s.oneways, nil)
 	addresses := map[string]string{"client": steadyAddress(t), "worker": steadyAddress(t)}
-	s.chain = newChain(t, program, bounds, fmt.Sprintf(`
+	environ := []string{faultPlan + "=" + s.plan, quickExit, smallFolders + "=" + c.small}
+	var state, text string
+	if strings.Contains(c.small, "state_dir") {
+		state = t.TempDir()
+		text = fmt.Sprintf("state_dir: %q\n", state)
+	}
+	s.chain = newChain(t, program, cmp.Or(c.bounds, patient), fmt.Sprintf(`
 listeners:
 - {name: client, address: %q, protocol: bolt}
 - {name: worker, address: %q, protocol: bolt, forwarding: worker}
 routes: [{name: rpc, rules: [{cluster: echo, timeout: 20s}]}]
 clusters: [{name: echo, protocol: bolt, endpoints: [{address: %q}]}]
 stop_timeout: 20s
-`, addresses["client"], addresses["worker"], s.server.address()), faultPlan+"="+s.plan, quickExit)
+`, addresses["client"], addresses["worker"], s.server.address())+text, environ...)
+	if strings.Contains(c.small, "runtime_dir") {
+		s.chain.runtime = s.seen(t, s.chain.runtime)
+		s.small = append(s.small, s.chain.runtime)
+	}
+	if state != "" {
+		s.small = append(s.small, s.seen(t, state))
+	}
 	s.crew = newCrew(t, addresses)
-	for _, k := range faultClients() {
+	for _, k := range append(faultClients(), faultCrowd(c.crowd)...) {
 		s.crew.hire(k)
 	}
 	for name := range addresses {
@@ -96,6 +121,17 @@ func (s *faultScene) answered(t *testing.T, kind string, n uint32) {
 			t.Fatalf("not all clients have got %d replies after %v", n+1, patience)
 		}
 	}
+}
+
+// seen is the path by which this process sees a folder that is a file system of the chain's own.
+func (s *faultScene) seen(t *testing.T, folder string) string {
+	t.Helper()
+	f, err := os.Open(fmt.Sprintf("/proc/%d/root%s", s.chain.now.process.Pid, folder))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), f.Fd())
 }
 
 // install makes another program the one on disk, as a package manager does.
@@ -138,11 +174,28 @@ func (s *faultScene) upgrade(t *testing.T, c *cell) (o outcome) {
 	p := s.chain
 	old := p.now
 	old.killed = c.killsOld()
-	p.ask(t)
+	if c.verb {
+		began := time.Now()
+		status, _, text := relevo(t, "", "upgrade", "--runtime-dir", p.runtime)
+		if took := time.Since(began); status != exitFailed || !regexp.MustCompile(c.reason).MatchString(text) || took > patience/2 {
+			t.Errorf("relevo upgrade: exit status %d after %v, and %q; want %d soon, and %q", status, took, text, exitFailed, c.reason)
+		}
+	} else {
+		p.ask(t)
+	}
 	switch {
 	case c.unreported: // neither is there a report, nor a pid file
-		o.reported.Outcome = p.err.find(t, `"msg":"upgraded"[^\n]*"outcome":"([^"]+)"`)
 		p.err.find(t, `"msg":"the report of the upgrade is in memory only"`)
+		o.reported.ID = p.last + 1
+		if c.outcome != "done" {
+			said := func(field string) string {
+				return p.err.find(t, `"msg":"the upgrade did not succeed"[^\n]*"`+field+`":"([^"]+)"`)
+			}
+			o.reported.Outcome, o.reported.Step, o.reported.Reason = said("outcome"), said("step"), said("reason")
+			p.last, o.owner = o.reported.ID, "old"
+			break
+		}
+		o.reported.Outcome = p.err.find(t, `"msg":"upgraded"[^\n]*"outcome":"([^"]+)"`)
 		p.err.find(t, `"msg":"the pid file [^\n]*"error":`)
 		<-old.gone
 		for _, other := range processes() {
@@ -150,7 +203,6 @@ func (s *faultScene) upgrade(t *testing.T, c *cell) (o outcome) {
 				o.reported.To = other.pid
 			}
 		}
-		o.reported.ID = p.last + 1
 		p.succeeded(t, o.reported)
 		o.owner = "new"
 	case c.owner == "none":
@@ -163,10 +215,18 @@ func (s *faultScene) upgrade(t *testing.T, c *cell) (o outcome) {
 		if text, err := os.ReadFile(filepath.Join(p.runtime, "upgrade.json")); err == nil && strings.Contains(string(text), `"failed"`) {
 			o.reported = p.report(t)
 		}
+	case c.follows:
+		o.reported = p.reportOf(t, p.last+2)
+		<-old.gone
+		old.killed = old.state.ExitCode() != exitDone // else it has ended by itself before that
+		p.succeeded(t, upgraded{ID: p.last + 1, To: o.reported.From})
+		p.succeeded(t, o.reported)
+		o.owner = "new"
 	default:
 		o.reported = p.report(t)
 		switch o.reported.Outcome {
 		case "done", "orphaned":
+			<-old.gone // the plan may be for its last words
 			p.succeeded(t, o.reported)
 			o.owner = "new"
 		default:
@@ -239,7 +299,11 @@ func (s *faultScene) readsAgain(t *testing.T) (slowest time.Duration) {
 func (s *faultScene) goOn(t *testing.T, c *cell) {
 	t.Helper()
 	const replies = 5
-	s.chain.until(t, func(m reading) error { return m.is(1, "relevo_upgrades_total", "outcome="+c.outcome) })
+	upgrades := uint64(1)
+	if c.follows {
+		upgrades++
+	}
+	s.chain.until(t, func(m reading) error { return m.is(upgrades, "relevo_upgrades_total", "outcome="+c.outcome) })
 	s.chain.until(t, func(m reading) error { return m.is(0, "relevo_upgrade_running") })
 	fastest := patience
 	for range 3 {
@@ -257,8 +321,8 @@ func (s *faultScene) goOn(t *testing.T, c *cell) {
 		s.answered(t, "afterwards", replies)
 	}
 	r := s.chain.upgrade(t)
-	if r.Carried.Downstreams < faultConnections && !c.lost {
-		t.Errorf("the next upgrade carried %d client connections, want all %d", r.Carried.Downstreams, faultConnections)
+	if all := faultConnections + c.crowd; r.Carried.Downstreams < uint64(all) && !c.lost {
+		t.Errorf("the next upgrade carried %d client connections, want all %d", r.Carried.Downstreams, all)
 	}
 	if c.lost {
 		s.answered(t, "afterwards", 2*replies)

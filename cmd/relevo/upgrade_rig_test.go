@@ -248,14 +248,20 @@ func (p *chain) succeeded(t testing.TB, r upgraded) {
 // report waits until the next upgrade has ended.
 func (p *chain) report(t testing.TB) upgraded {
 	t.Helper()
+	return p.reportOf(t, p.last+1)
+}
+
+// reportOf waits until this upgrade has ended, or a later one.
+func (p *chain) reportOf(t testing.TB, id uint64) upgraded {
+	t.Helper()
 	deadline := time.Now().Add(2 * patience)
 	for {
 		r, err := p.reported()
-		if err == nil {
+		if err == nil && r.ID >= id {
 			return r
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("upgrade %d has no end after %v: %v", p.last+1, 2*patience, err)
+			t.Fatalf("upgrade %d has no end after %v: %v", id, 2*patience, err)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

@@ -19,6 +19,7 @@ type keeper struct {
 	listener          net.Listener
 	requests, oneways *ledger // shared by those that serve the same callers
 	crooked           crooked
+	held              *holding       // what nothing is read before; nil for nothing
 	wg                sync.WaitGroup // accept loop, connections, replies that wait
 
 	// Atomic.
@@ -37,11 +38,20 @@ type crooked func(c *kept, m *wire.Message, reply []byte) bool
 // newKeeper starts a server, which ends with the test.
 func newKeeper(t testing.TB, address string, requests, oneways *ledger, c crooked) *keeper {
 	t.Helper()
-	l, err := net.Listen("tcp", address)
-	if err != nil {
+	return (&keeper{requests: requests, oneways: oneways, crooked: c}).open(t, address)
+}
+
+func (k *keeper) open(t testing.TB, address string) *keeper {
+	t.Helper()
+	var config net.ListenConfig
+	if k.held != nil {
+		config.Control = narrow
+	}
+	var err error
+	if k.listener, err = config.Listen(t.Context(), "tcp", address); err != nil {
 		t.Fatal(err)
 	}
-	k := &keeper{listener: l, requests: requests, oneways: oneways, crooked: c, conns: map[*kept]struct{}{}}
+	k.conns = map[*kept]struct{}{}
 	k.wg.Go(k.accept) // ends when the listener is closed
 	t.Cleanup(k.close)
 	return k
@@ -102,7 +112,7 @@ func (c *kept) serve() {
 		delete(c.keeper.conns, c)
 		c.keeper.mu.Unlock()
 	}()
-	c.in = inbox{from: c.nc, empty: func() error { return c.write(nil) }}
+	c.in = inbox{from: c.keeper.held.reader(c.nc), empty: func() error { return c.write(nil) }}
 	for {
 		m, err := c.in.next()
 		if err != nil {

@@ -24,11 +24,10 @@ type split struct {
 	caller *caller
 }
 
-// splits cuts requests and replies of both layouts at every byte, and large ones here and there. All bytes before may mean
+// splits cuts requests and replies of all layouts at every byte, and large ones here and there. All bytes before may mean
 // none and all.
 func splits() (list []split) {
-	versions := []bolt.Version{bolt.V1, bolt.V2CRC}
-	for _, v := range versions {
+	for _, v := range []bolt.Version{bolt.V1, bolt.V2, bolt.V2CRC} {
 		for _, reply := range []bool{false, true} {
 			small := kind{name: fmt.Sprintf("%v, reply %v", v, reply), listener: "client", service: "echo", size: stampSize, versions: []bolt.Version{v}}
 			large := small
