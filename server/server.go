@@ -63,6 +63,7 @@ type Server struct {
 	unit        *unit               // nil: nobody is told anything
 	started     time.Time
 	maxBuffered int64
+	overrun     time.Duration // stopOverrun, but in tests
 	meter       *meter
 	counted     chan struct{} // closed by countedOnce; nil: nothing is to come
 	countedOnce func()
@@ -119,7 +120,7 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // left open. It is a *ConfigError for what no other process or permission could mend, else what the operating
 // system said, wrapped.
 func New(o Options) (*Server, error) {
-	s := &Server{log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir}
+	s := &Server{log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir, overrun: stopOverrun}
 	s.events = admin.NewEvents(cmp.Or(o.generation, 1), s.started)
 	s.level = newLogLevel(o.Log, o.Level, s.events, o.Config.Log.Level)
 	s.finder = newFinder(o.Log, s.reg)
@@ -287,8 +288,30 @@ func (s *Server) Start() {
 // closes everything. A server that belongs to a Generation also makes the upgrades that are asked for, and returns when this
 // process has handed over. The error says what could not finish in time, which door failed, or that the new process has died
 // with the state.
+//
+// It returns in time whatever is stuck. What that is keeps its goroutines then, so the process has to end behind it.
 func (s *Server) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)                // never closed; holds the one answer
+	go func() { ended <- s.run(ctx, cancel) }() // ends within stopLimit behind ctx, or is given up
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(s.stopLimit() - lookTime)
+	defer late.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-late.C:
+		return s.giveUp()
+	}
+}
+
+// run is Run without its bound. However it comes to its end, it ends ctx first.
+func (s *Server) run(ctx context.Context, cancel context.CancelFunc) error {
 	returned := make(chan struct{})
 	go func() { // ends with ctx; waited for below
 		returnMemory(ctx, s.collectsNot)
@@ -340,6 +363,7 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		}
 	}
+	cancel()
 	errs := []error{broken}
 	if ending.Owner {
 		s.stage.Store(int32(stageStopping))
@@ -366,20 +390,6 @@ func (s *Server) Run(ctx context.Context) error {
 // collectsNot says that no memory is to be given back: a collection amid a hand-over would be a part of the pause.
 func (s *Server) collectsNot() bool {
 	return s.live.held.Load() || stage(s.stage.Load()) != stageServing
-}
-
-// drain ends the road within stop_timeout.
-func (s *Server) drain() error {
-	limit := s.config().StopTimeout.D()
-	s.log.Info("stopping: no new connections, requests in flight finish", zap.Duration("stop_timeout", limit))
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	err := s.road.Drain(ctx)
-	s.road.Close()
-	if err != nil {
-		return fmt.Errorf("stop_timeout (%v) has passed: %w", limit, err)
-	}
-	return nil
 }
 
 // limitMemory lets the garbage collector know the machine's limit, unless somebody has told it already.
