@@ -64,6 +64,7 @@ type Server struct {
 	started     time.Time
 	maxBuffered int64
 	overrun     time.Duration // stopOverrun, but in tests
+	number      uint64        // of its generation, from 1 on
 	meter       *meter
 	counted     chan struct{} // closed by countedOnce; nil: nothing is to come
 	countedOnce func()
@@ -120,8 +121,11 @@ func (e *ConfigError) Unwrap() error { return e.Err }
 // left open. It is a *ConfigError for what no other process or permission could mend, else what the operating
 // system said, wrapped.
 func New(o Options) (*Server, error) {
-	s := &Server{log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir, overrun: stopOverrun}
-	s.events = admin.NewEvents(cmp.Or(o.generation, 1), s.started)
+	s := &Server{
+		log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir,
+		overrun: stopOverrun, number: cmp.Or(o.generation, 1),
+	}
+	s.events = admin.NewEvents(s.number, s.started)
 	s.level = newLogLevel(o.Log, o.Level, s.events, o.Config.Log.Level)
 	s.finder = newFinder(o.Log, s.reg)
 	if err := s.build(o); err != nil {
@@ -383,7 +387,7 @@ func (s *Server) run(ctx context.Context, cancel context.CancelFunc) error {
 	if err != nil {
 		log = s.log.Warn
 	}
-	log("stopped", zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Bool("handed_over", !ending.Owner), zap.Error(err))
+	log("stopped", zap.Uint64("generation", s.number), zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Bool("handed_over", !ending.Owner), zap.Error(err))
 	return err
 }
 
@@ -411,7 +415,7 @@ func (s *Server) logStart() {
 	for _, w := range s.config().Warnings() {
 		s.log.Warn("configuration", zap.String("path", w.Path), zap.String("warning", w.Message))
 	}
-	s.log.Info("serving", zap.Stringer("max_buffered", config.Size(s.maxBuffered)))
+	s.log.Info("serving", zap.Uint64("generation", s.number), zap.Stringer("max_buffered", config.Size(s.maxBuffered)))
 }
 
 // Addresses are the addresses of the listeners, as bound, by name.

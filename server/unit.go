@@ -282,11 +282,11 @@ func (s *Server) statusLine() string {
 	if stage(s.stage.Load()) == stageStopping {
 		b.WriteString("stopping: ")
 	}
-	generation, last := uint64(1), upgrade.Report{}
+	var last upgrade.Report
 	if s.generation != nil {
-		generation, last = s.generation.Number(), s.generation.Last()
+		last = s.generation.Last()
 	}
-	fmt.Fprintf(&b, "generation %d, %d client connections", generation, s.road.Connections())
+	fmt.Fprintf(&b, "generation %d, %d client connections", s.number, s.road.Connections())
 	b.WriteString(upgradeLine(last))
 	return b.String()
 }

@@ -12,10 +12,13 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
 	"github.com/relevo-proxy/relevo/cmd/relevo/call"
 	"github.com/relevo-proxy/relevo/server"
 	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/systemd"
 )
 
 func TestWrongUsageIsOneLineThatNamesTheHelp(t *testing.T) {
@@ -132,6 +135,27 @@ func TestStatusOfErrors(t *testing.T) {
 		if got := statusOf(err); got != c.want {
 			t.Errorf("statusOf(%v) is %d, want %d", err, got, c.want)
 		}
+	}
+}
+
+// Why a process ends is an error in the journal, an entry a line.
+func TestComplaintsInTheJournal(t *testing.T) {
+	var got []systemd.Entry
+	j := systemd.NewJournal(func(m string, p systemd.Priority, vars map[string]string) error {
+		got = append(got, systemd.Entry{Message: m, Priority: p, Vars: vars})
+		return nil
+	})
+	if err := complainTo(j, []string{"one", "two"}, exitConfig); err != nil {
+		t.Fatal(err)
+	}
+	var want []systemd.Entry
+	for _, line := range []string{"one", "two"} {
+		want = append(want, systemd.Entry{Message: line, Priority: systemd.Error, Vars: map[string]string{
+			"SYSLOG_IDENTIFIER": "relevo", "RELEVO_ERROR": line, "RELEVO_EXIT_STATUS": "78",
+		}})
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the entries differ (-want +got):\n%s", diff)
 	}
 }
 
