@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -117,9 +118,20 @@ func (e *ConfigError) Error() string { return e.Err.Error() }
 // Unwrap is the cause.
 func (e *ConfigError) Unwrap() error { return e.Err }
 
+// lasting makes a *ConfigError of what the operating system said of a file or folder where no time mends it: it is not there, it is
+// something else, or this process may write nowhere near it.
+func lasting(err error) error {
+	for _, e := range []error{syscall.ENOENT, syscall.ENOTDIR, syscall.EISDIR, syscall.EROFS} {
+		if errors.Is(err, e) {
+			return &ConfigError{err}
+		}
+	}
+	return err
+}
+
 // New builds the road and binds all addresses; nothing is accepted before Run. An error means that nothing is
-// left open. It is a *ConfigError for what no other process or permission could mend, else what the operating
-// system said, wrapped.
+// left open. It is a *ConfigError for what does not mend itself, nor with more permission, else what the
+// operating system said, wrapped.
 func New(o Options) (*Server, error) {
 	s := &Server{
 		log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir,

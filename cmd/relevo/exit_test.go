@@ -234,6 +234,26 @@ func TestUnreadableFile(t *testing.T) {
 	}
 }
 
+// A folder that is not there refuses the configuration, which is not tried again, and check finds it where a start would.
+func TestMissingFolder(t *testing.T) {
+	missing := t.TempDir() + "/missing"
+	for _, c := range []struct {
+		line, args string
+		want       int
+	}{
+		{"state_dir: " + missing, "run", exitConfig},
+		{"state_dir: " + missing, "check --as-started", exitConfig},
+		{"state_dir: " + missing, "check", exitDone}, // it may be meant for another machine
+		{"access_log: {path: " + missing + "/access.log}", "check --as-started", exitConfig},
+		{"access_log: {path: " + missing + "/access.log}", "check", exitDone},
+	} {
+		status, _, errOut := relevo(t, "", append(strings.Fields(c.args), "-c", fileWith(t, goodConfig+c.line+"\n"))...)
+		if status != c.want || status != exitDone && !strings.Contains(errOut, missing+"/revisions: no such file") && !strings.Contains(errOut, missing+": no such file") {
+			t.Errorf("%s with %s: exit status %d, stderr %q; want %d, and a line with the folder where that is not 0", c.args, c.line, status, errOut, c.want)
+		}
+	}
+}
+
 func TestVersion(t *testing.T) {
 	status, out, _ := relevo(t, "", "version")
 	if status != exitDone || !strings.HasPrefix(out, "relevo ") || !strings.Contains(out, runtime.GOOS+"/"+runtime.GOARCH) {
