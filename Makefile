@@ -170,7 +170,7 @@ packages-twice: ## Make the packages twice, in different surroundings, and compa
 
 .PHONY: packages-lint
 packages-lint: ## Lintian and rpmlint on packages that are made for it: no error, no warning that has no reason
-	@.ci/need lintian:lintian rpmlint:rpmlint man:man-db promtool:prometheus
+	@.ci/need lintian:lintian rpmlint:rpmlint rpm:rpm man:man-db promtool:prometheus
 	packaging/lint
 
 .PHONY: test-systemd

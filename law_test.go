@@ -27,6 +27,7 @@ var mayImport = map[string][]string{
 	"cmd/relevo": {
 		"cmd/relevo/bench", "cmd/relevo/call", "cmd/relevo/demo", "cmd/relevo/echo", "cmd/relevo/man",
 		"server", "server/config", "server/revision", "admin", "upgrade", "forwarder/wire", "forwarder/wire/bolt",
+		"systemd", // whose journal hears why a process ends
 	},
 	"cmd/relevo/bench":         {"forwarder/wire", "forwarder/wire/bolt"},
 	"cmd/relevo/bench/compare": {"cmd/relevo/bench", "cmd/relevo/bench/yard", "forwarder/wire/bolt"},

@@ -18,6 +18,7 @@ type Watch struct {
 	f      *Forwarder
 	rounds uint64
 	poked  bool
+	closed bool            // the road was, at the look before
 	seen   map[*busy]int64 // the batches that were under way at the look before
 }
 
@@ -26,18 +27,18 @@ func NewWatch(f *Forwarder) *Watch { return &Watch{f: f} }
 
 // Stuck says what has not moved since the call before: read loops that carry the same batch still, and the sweeper if it has
 // not come round although it was asked to. It may be called every few seconds: no batch and no round takes that long. An idle
-// road moves when it is asked to, and one that rests, or is closed, need not.
+// road moves when it is asked to, and one that rests need not. On a road that is closed it also says whether workers are left.
 //
 // It takes the locks of the road. When one of them is held for ever, it does not return; the sweeper takes them all, too.
 func (w *Watch) Stuck() []string {
 	f := w.f
-	if !f.begun.Load() || f.resting.Load() || f.ctx.Err() != nil {
+	if !f.begun.Load() || f.resting.Load() {
 		w.poked, w.seen = false, nil
 		return nil
 	}
 	var stuck []string
 	rounds := f.sweep.rounds.Load()
-	if w.poked && rounds == w.rounds {
+	if w.poked && rounds == w.rounds && f.sweeping.Len() > 0 { // else it has ended, as the road has
 		stuck = append(stuck, "the sweeper")
 	}
 	w.rounds, w.poked = rounds, true
@@ -66,6 +67,12 @@ func (w *Watch) Stuck() []string {
 		})
 	})
 	w.seen = seen
+
+	closed := f.ctx.Err() != nil // what filters wait for has ended, too
+	if n := f.busyWorkers(); n > 0 && closed && w.closed {
+		stuck = append(stuck, fmt.Sprintf("workers, %d of them", n))
+	}
+	w.closed = closed
 	return stuck
 }
 

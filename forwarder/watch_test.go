@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/forwarder/filter"
 	"github.com/relevo-proxy/relevo/forwarder/stats"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
@@ -109,4 +110,38 @@ func TestIdleRoadIsNotStuck(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A closed road whose read loops and workers have not ended is stuck: nothing is left for them to wait for.
+func TestClosedRoadThatDoesNotEndIsStuck(t *testing.T) {
+	s := spec(serveEach(t, echoEach).address)
+	inside, locked := make(chan struct{}), make(chan struct{})
+	once := sync.OnceFunc(func() { close(inside); <-locked })
+	s.Routes[0].Rules[0].Filters = blockingIn("after", func(context.Context, *filter.Exchange) filter.Verdict {
+		once() // it does not look at its context
+		return filter.Continue
+	})
+	f, address, _ := start(t, s)
+	free := sync.OnceFunc(func() { close(locked) })
+	t.Cleanup(free) // before start's own, which waits for the road's end
+	c := dial(t, address)
+	c.send(frameOf(t, 1, "hello"))
+	<-inside
+	w := forwarder.NewWatch(f)
+	for range 3 {
+		if got := w.Stuck(); contains(got, "worker") {
+			t.Errorf("while the road runs %q are stuck; want none, as a filter may take its time", got)
+		}
+	}
+	closed := make(chan struct{})
+	go func() { defer close(closed); f.Close() }() // ends behind locked
+	eventually(t, func() bool { return contains(w.Stuck(), "workers, 1 of them") }, say("a worker that keeps a road from its end is not found"))
+	eventually(t, func() bool { return !contains(w.Stuck(), "the sweeper") }, say("a sweeper that has ended is said to be stuck"))
+	free()
+	<-closed
+	for range 2 {
+		if got := w.Stuck(); len(got) != 0 {
+			t.Errorf("behind the end %q are stuck", got)
+		}
+	}
 }

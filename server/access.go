@@ -3,6 +3,9 @@ package server
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
 
 	"go.uber.org/zap"
 
@@ -38,9 +41,26 @@ func (s *Server) openAccess(spec *forwarder.Spec) error {
 	}
 	l, err := accesslog.New(c, s.reg, s.log)
 	if err != nil {
-		return fmt.Errorf("starting: %w", err)
+		return lasting(fmt.Errorf("starting: %w", err))
 	}
 	s.access, spec.Access = l, l
+	return nil
+}
+
+// CheckFolders says what of a configuration a start would stumble over on this machine, beside CheckFiles: the access log's folder.
+func CheckFolders(c *config.Config) error {
+	a := c.AccessLog
+	if a == nil || a.Path == accesslog.PathStderr || a.Path == accesslog.PathJournal {
+		return nil
+	}
+	folder := filepath.Dir(a.Path)
+	info, err := os.Stat(folder)
+	if err == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if err != nil {
+		return lasting(fmt.Errorf("access_log.path: the folder %s: %w", folder, err))
+	}
 	return nil
 }
 

@@ -197,8 +197,8 @@ func TestAccessLogThatCannotBeOpened(t *testing.T) {
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), path) || strings.Contains(err.Error(), "\n") {
 		t.Errorf("a folder that is missing: got %v, want one line that names it", err)
 	}
-	if _, ok := errors.AsType[*server.ConfigError](err); ok {
-		t.Error("a folder that is missing refuses the configuration, and anybody could make it")
+	if _, ok := errors.AsType[*server.ConfigError](err); !ok {
+		t.Errorf("a folder that is missing: got %v, want a ConfigError, as trying again does not make it", err)
 	}
 	c.AccessLog.Format, c.AccessLog.Template = config.FormatText, "{servic}"
 	_, err = server.New(server.Options{Config: c, Log: zap.NewNop()})

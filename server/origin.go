@@ -25,7 +25,8 @@ type Origin struct {
 
 // OpenOrigin decides which configuration a process starts with: that of data, the content of the file with this name, or the
 // newest revision of it. ignore is for the file whatever the revisions say. A file that is standard input has revisions in
-// memory only. The error is a *config.Errors, or what the operating system said of the revisions.
+// memory only. The error is a *config.Errors, a *ConfigError where there is no such folder, or what the operating system said of the
+// revisions.
 func OpenOrigin(name string, data []byte, ignore bool) (*Origin, error) {
 	file, err := revision.NewFile(data)
 	if err != nil {
@@ -43,7 +44,7 @@ func OpenOrigin(name string, data []byte, ignore bool) (*Origin, error) {
 	}
 	store, err := revision.Open(o)
 	if err != nil {
-		return nil, fmt.Errorf("state_dir %s: %w", o.State, err)
+		return nil, lasting(fmt.Errorf("state_dir %s: %w", o.State, err))
 	}
 	d, err := revision.Decide(file, store, ignore)
 	if err != nil {

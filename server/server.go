@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -63,6 +64,8 @@ type Server struct {
 	unit        *unit               // nil: nobody is told anything
 	started     time.Time
 	maxBuffered int64
+	overrun     time.Duration // stopOverrun, but in tests
+	number      uint64        // of its generation, from 1 on
 	meter       *meter
 	counted     chan struct{} // closed by countedOnce; nil: nothing is to come
 	countedOnce func()
@@ -115,12 +118,26 @@ func (e *ConfigError) Error() string { return e.Err.Error() }
 // Unwrap is the cause.
 func (e *ConfigError) Unwrap() error { return e.Err }
 
+// lasting makes a *ConfigError of what the operating system said of a file or folder where no time mends it: it is not there, it is
+// something else, or this process may write nowhere near it.
+func lasting(err error) error {
+	for _, e := range []error{syscall.ENOENT, syscall.ENOTDIR, syscall.EISDIR, syscall.EROFS} {
+		if errors.Is(err, e) {
+			return &ConfigError{err}
+		}
+	}
+	return err
+}
+
 // New builds the road and binds all addresses; nothing is accepted before Run. An error means that nothing is
-// left open. It is a *ConfigError for what no other process or permission could mend, else what the operating
-// system said, wrapped.
+// left open. It is a *ConfigError for what does not mend itself, nor with more permission, else what the
+// operating system said, wrapped.
 func New(o Options) (*Server, error) {
-	s := &Server{log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir}
-	s.events = admin.NewEvents(cmp.Or(o.generation, 1), s.started)
+	s := &Server{
+		log: o.Log, reg: cmp.Or(o.reg, stats.NewRegistry()), started: time.Now(), inherited: o.inherited, heir: o.heir,
+		overrun: stopOverrun, number: cmp.Or(o.generation, 1),
+	}
+	s.events = admin.NewEvents(s.number, s.started)
 	s.level = newLogLevel(o.Log, o.Level, s.events, o.Config.Log.Level)
 	s.finder = newFinder(o.Log, s.reg)
 	if err := s.build(o); err != nil {
@@ -287,9 +304,31 @@ func (s *Server) Start() {
 // closes everything. A server that belongs to a Generation also makes the upgrades that are asked for, and returns when this
 // process has handed over. The error says what could not finish in time, which door failed, or that the new process has died
 // with the state.
+//
+// It returns in time whatever is stuck. What that is keeps its goroutines then, so the process has to end behind it.
 func (s *Server) Run(ctx context.Context) error {
 	told := ctx // the one below ends with this function, too
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, 1)                // never closed; holds the one answer
+	go func() { ended <- s.run(ctx, cancel) }() // ends within stopLimit behind ctx, or is given up
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(s.stopLimit() - lookTime)
+	defer late.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-late.C:
+		return s.giveUp()
+	}
+}
+
+// run is Run without its bound. However it comes to its end, it ends ctx first.
+func (s *Server) run(ctx context.Context, cancel context.CancelFunc) error {
 	returned := make(chan struct{})
 	go func() { // ends with ctx; waited for below
 		returnMemory(ctx, s.collectsNot)
@@ -341,6 +380,7 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		}
 	}
+	cancel()
 	errs := []error{broken}
 	if ending.Owner {
 		s.stage.Store(int32(stageStopping))
@@ -362,27 +402,13 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		log = s.log.Warn
 	}
-	log("stopped", zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Bool("handed_over", !ending.Owner), zap.Error(err))
+	log("stopped", zap.Uint64("generation", s.number), zap.Duration("ran", time.Since(s.started).Round(time.Millisecond)), zap.Bool("handed_over", !ending.Owner), zap.Error(err))
 	return err
 }
 
 // collectsNot says that no memory is to be given back: a collection amid a hand-over would be a part of the pause.
 func (s *Server) collectsNot() bool {
 	return s.live.held.Load() || stage(s.stage.Load()) != stageServing
-}
-
-// drain ends the road within stop_timeout.
-func (s *Server) drain() error {
-	limit := s.config().StopTimeout.D()
-	s.log.Info("stopping: no new connections, requests in flight finish", zap.Duration("stop_timeout", limit))
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	err := s.road.Drain(ctx)
-	s.road.Close()
-	if err != nil {
-		return fmt.Errorf("stop_timeout (%v) has passed: %w", limit, err)
-	}
-	return nil
 }
 
 // limitMemory lets the garbage collector know the machine's limit, unless somebody has told it already.
@@ -404,7 +430,7 @@ func (s *Server) logStart() {
 	for _, w := range s.config().Warnings() {
 		s.log.Warn("configuration", zap.String("path", w.Path), zap.String("warning", w.Message))
 	}
-	s.log.Info("serving", zap.Stringer("max_buffered", config.Size(s.maxBuffered)))
+	s.log.Info("serving", zap.Uint64("generation", s.number), zap.Stringer("max_buffered", config.Size(s.maxBuffered)))
 }
 
 // Addresses are the addresses of the listeners, as bound, by name.

@@ -86,11 +86,16 @@ func reopen(log *zap.Logger, s *Server) {
 
 // dump is what SIGQUIT does.
 func dump(log *zap.Logger, s *Server) {
-	for stack := range bytes.SplitSeq(stacks(), []byte("\n\n")) { // a line each
-		log.Warn("stack", zap.ByteString("goroutine", stack))
-	}
+	logStacks(log)
 	if s != nil {
 		s.logFailures(log)
+	}
+}
+
+// logStacks writes the stacks of all goroutines to the log, a line each.
+func logStacks(log *zap.Logger) {
+	for stack := range bytes.SplitSeq(stacks(), []byte("\n\n")) {
+		log.Warn("stack", zap.ByteString("goroutine", stack))
 	}
 }
 

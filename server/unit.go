@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,19 +29,21 @@ type unit struct {
 
 	mu sync.Mutex
 	// Guarded by mu.
-	left  bool // another process speaks
-	stops bool // it was said that the process stops
-	warn  bool // that systemd could not be told was logged
+	left  bool      // another process speaks
+	until time.Time // when a process that stops has ended, whatever is stuck; zero: it does not stop
+	warn  bool      // that systemd could not be told was logged
 }
 
 const (
 	statusEvery = 5 * time.Second
-	// extension is how much time a process that drains asks for, each time that it tells its status.
+	// extension is how much time a process that stops asks for, each time that it tells its status.
 	extension = 3 * statusEvery
 	// pings is how many of them there are in the time that systemd waits for one.
 	pings = 3
 	// lastCheck bounds the wait for a check that is under way at the end.
 	lastCheck = time.Second
+
+	lockHeld = "the check itself: a lock is held"
 )
 
 func newUnit(log *zap.Logger) *unit {
@@ -144,14 +145,14 @@ func (u *unit) stopping(s *Server) {
 		return
 	}
 	u.mu.Lock()
-	u.stops = true
+	u.until = time.Now().Add(s.stopLimit())
 	u.mu.Unlock()
 	u.say(func(n systemd.Notifier) error {
 		var errs []error
 		for _, p := range places(s.config()) {
 			errs = append(errs, n.Forget(p.storeName()))
 		}
-		return errors.Join(append(errs, n.Stopping(s.statusLine()), n.Extend(extension))...)
+		return errors.Join(append(errs, n.Stopping(s.statusLine()), n.Extend(min(extension, s.stopLimit())))...)
 	})
 }
 
@@ -197,15 +198,15 @@ func (u *unit) loop(ctx context.Context, s *Server) {
 }
 
 // refresh tells the status. A process that stops and is not stuck asks for more time with it: how long it may take is
-// stop_timeout's to say.
+// stop_timeout's to say. It asks for none beyond its own bound, so that systemd ends a process that does not.
 func (u *unit) refresh(s *Server, moves bool) {
 	u.mu.Lock()
-	extend := u.stops && moves
+	more := min(extension, time.Until(u.until))
 	u.mu.Unlock()
 	u.say(func(n systemd.Notifier) error {
 		err := n.Status(s.statusLine())
-		if extend {
-			err = errors.Join(err, n.Extend(extension))
+		if moves && more > 0 {
+			err = errors.Join(err, n.Extend(more))
 		}
 		return err
 	})
@@ -231,7 +232,7 @@ func newWatchman(u *unit, check func() []string) *watchman {
 // before has not ended, that is the finding.
 func (w *watchman) begin() {
 	if w.checking {
-		w.alarm([]string{"the check itself: a lock is held"})
+		w.alarm([]string{lockHeld})
 		return
 	}
 	w.checking = true
@@ -259,9 +260,7 @@ func (w *watchman) alarm(stuck []string) {
 		return
 	}
 	w.alarmed = true
-	for stack := range bytes.SplitSeq(stacks(), []byte("\n\n")) { // a line each
-		w.unit.log.Warn("stack", zap.ByteString("goroutine", stack))
-	}
+	logStacks(w.unit.log)
 }
 
 // end waits for a check that is under way; one that is stuck is left to the end of the process.
@@ -283,11 +282,11 @@ func (s *Server) statusLine() string {
 	if stage(s.stage.Load()) == stageStopping {
 		b.WriteString("stopping: ")
 	}
-	generation, last := uint64(1), upgrade.Report{}
+	var last upgrade.Report
 	if s.generation != nil {
-		generation, last = s.generation.Number(), s.generation.Last()
+		last = s.generation.Last()
 	}
-	fmt.Fprintf(&b, "generation %d, %d client connections", generation, s.road.Connections())
+	fmt.Fprintf(&b, "generation %d, %d client connections", s.number, s.road.Connections())
 	b.WriteString(upgradeLine(last))
 	return b.String()
 }

@@ -116,7 +116,6 @@ func TestLifeOfAUnit(t *testing.T) {
 	}
 }
 
-// A process that has handed over says nothing more.
 // systemd keeps the socket of a listener that is added while the process runs, and forgets that of one that is taken away.
 func TestUnitKeepsSocketsThatChange(t *testing.T) {
 	next := listenNotify(t)
@@ -153,6 +152,7 @@ func TestUnitKeepsSocketsThatChange(t *testing.T) {
 	}
 }
 
+// A process that has handed over says nothing more.
 func TestUnitThatHasLeftIsSilent(t *testing.T) {
 	next := listenNotify(t)
 	s := newTestServer(t, zap.NewNop())

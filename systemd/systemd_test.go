@@ -358,3 +358,40 @@ func TestFields(t *testing.T) {
 		}
 	}
 }
+
+// The journal has taken what was sent when it has read as far.
+func TestSettleWaitsForTheJournal(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	j := Journal{socket: path}
+	if err := j.Settle(20 * time.Millisecond); err == nil {
+		t.Error("nobody reads, and all was taken")
+	}
+	read := make(chan string, 8) // closed with the socket
+	go func() {                  // ends with the socket
+		defer close(read)
+		for buf := make([]byte, 64); ; {
+			n, err := c.Read(buf)
+			if err != nil {
+				return
+			}
+			read <- string(buf[:n])
+		}
+	}()
+	if err := j.Settle(10 * time.Second); err != nil {
+		t.Errorf("the journal reads: %v", err)
+	}
+	_ = c.Close()
+	for m := range read {
+		if m != "\n" {
+			t.Errorf("the journal reads %q, want what is no entry", m)
+		}
+	}
+	if err := NewJournal(nil).Settle(0); err != nil {
+		t.Errorf("a journal that is a function: %v", err)
+	}
+}

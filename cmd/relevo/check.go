@@ -34,7 +34,7 @@ func checkVerb() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	file := configFlag(cmd, "file to check, - for standard input")
-	asStarted := cmd.Flags().Bool("as-started", false, "check what a process would start with: the newest revision, or the file where that has changed")
+	asStarted := cmd.Flags().Bool("as-started", false, "check what a process would start with here: the newest revision, or the file if that has changed, and its folders")
 	cmd.RunE = verb(func(cmd *cobra.Command) error {
 		c, err := checked(*file, cmd.InOrStdin(), *asStarted, cmd.OutOrStdout())
 		if err != nil {
@@ -42,6 +42,11 @@ func checkVerb() *cobra.Command {
 		}
 		if err := server.CheckFiles(c); err != nil {
 			return from(*file, err)
+		}
+		if *asStarted {
+			if err := server.CheckFolders(c); err != nil {
+				return err
+			}
 		}
 		out, name := cmd.OutOrStdout(), *file
 		if name == stdinName {

@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
 	"github.com/relevo-proxy/relevo/cmd/relevo/call"
 	"github.com/relevo-proxy/relevo/server"
 	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/systemd"
 )
 
 // The exit statuses. Those above 2 have the numbers of sysexits.h, which systemd and scripts know.
@@ -67,11 +71,34 @@ func statusOf(err error) int {
 	return exitFailed
 }
 
-// complain writes the error to w: one line, but for a configuration's faults, of which each has its own.
+// complain writes the error to w: one line, but for a configuration's faults, of which each has its own. Where w is standard error
+// and leads to the journal, each is an entry with a priority and fields, as those of the log are.
 func complain(w io.Writer, err error) {
-	for line := range strings.Lines(strings.TrimRight(err.Error(), "\n")) {
-		fmt.Fprintf(w, "relevo: %s\n", strings.TrimRight(line, "\n"))
+	lines := strings.Split(strings.TrimRight(err.Error(), "\n"), "\n")
+	if w == os.Stderr && systemd.StderrIsJournal() {
+		if j, ok := systemd.OpenJournal(); ok && complainTo(j, lines, statusOf(err)) == nil {
+			return
+		}
 	}
+	for _, line := range lines {
+		fmt.Fprintf(w, "relevo: %s\n", line)
+	}
+}
+
+// settleTimeout bounds the wait for the journal.
+const settleTimeout = time.Second
+
+// complainTo is complain where the journal is.
+func complainTo(j systemd.Journal, lines []string, status int) error {
+	for _, line := range lines {
+		if err := j.Send(systemd.Entry{Message: line, Priority: systemd.Error, Vars: map[string]string{
+			systemd.Field("error"): line, systemd.Field("exit_status"): strconv.Itoa(status),
+		}}); err != nil {
+			return err
+		}
+	}
+	_ = j.Settle(settleTimeout) // at worst the journal does not know whose words these are
+	return nil
 }
 
 // oneLine is the text of an error that may have been joined from several.

@@ -12,10 +12,13 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/relevo-proxy/relevo/cmd/relevo/bench"
 	"github.com/relevo-proxy/relevo/cmd/relevo/call"
 	"github.com/relevo-proxy/relevo/server"
 	"github.com/relevo-proxy/relevo/server/config"
+	"github.com/relevo-proxy/relevo/systemd"
 )
 
 func TestWrongUsageIsOneLineThatNamesTheHelp(t *testing.T) {
@@ -135,6 +138,27 @@ func TestStatusOfErrors(t *testing.T) {
 	}
 }
 
+// Why a process ends is an error in the journal, an entry a line.
+func TestComplaintsInTheJournal(t *testing.T) {
+	var got []systemd.Entry
+	j := systemd.NewJournal(func(m string, p systemd.Priority, vars map[string]string) error {
+		got = append(got, systemd.Entry{Message: m, Priority: p, Vars: vars})
+		return nil
+	})
+	if err := complainTo(j, []string{"one", "two"}, exitConfig); err != nil {
+		t.Fatal(err)
+	}
+	var want []systemd.Entry
+	for _, line := range []string{"one", "two"} {
+		want = append(want, systemd.Entry{Message: line, Priority: systemd.Error, Vars: map[string]string{
+			"SYSLOG_IDENTIFIER": "relevo", "RELEVO_ERROR": line, "RELEVO_EXIT_STATUS": "78",
+		}})
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the entries differ (-want +got):\n%s", diff)
+	}
+}
+
 const goodConfig = `
 listeners: [{name: client, address: "127.0.0.1:0", protocol: bolt}]
 routes: [{name: rpc, rules: [{cluster: order}, {cluster: order}]}]
@@ -206,6 +230,26 @@ func TestUnreadableFile(t *testing.T) {
 			if status != want || strings.Count(errOut, "\n") != 1 || !strings.Contains(errOut, file) {
 				t.Errorf("%s -c %s: exit status %d, stderr %q; want %d and one line", verb, file, status, errOut, want)
 			}
+		}
+	}
+}
+
+// A folder that is not there refuses the configuration, which is not tried again, and check finds it where a start would.
+func TestMissingFolder(t *testing.T) {
+	missing := t.TempDir() + "/missing"
+	for _, c := range []struct {
+		line, args string
+		want       int
+	}{
+		{"state_dir: " + missing, "run", exitConfig},
+		{"state_dir: " + missing, "check --as-started", exitConfig},
+		{"state_dir: " + missing, "check", exitDone}, // it may be meant for another machine
+		{"access_log: {path: " + missing + "/access.log}", "check --as-started", exitConfig},
+		{"access_log: {path: " + missing + "/access.log}", "check", exitDone},
+	} {
+		status, _, errOut := relevo(t, "", append(strings.Fields(c.args), "-c", fileWith(t, goodConfig+c.line+"\n"))...)
+		if status != c.want || status != exitDone && !strings.Contains(errOut, missing+"/revisions: no such file") && !strings.Contains(errOut, missing+": no such file") {
+			t.Errorf("%s with %s: exit status %d, stderr %q; want %d, and a line with the folder where that is not 0", c.args, c.line, status, errOut, c.want)
 		}
 	}
 }
