@@ -307,11 +307,11 @@ func (s *Server) Start() {
 //
 // It returns in time whatever is stuck. What that is keeps its goroutines then, so the process has to end behind it.
 func (s *Server) Run(ctx context.Context) error {
-	told := ctx // the one below ends with this function, too
+	told := ctx // by whoever stops it; the one below ends with this function, too
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, 1)                // never closed; holds the one answer
-	go func() { ended <- s.run(ctx, cancel) }() // ends within stopLimit behind ctx, or is given up
+	ended := make(chan error, 1)                      // never closed; holds the one answer
+	go func() { ended <- s.run(told, ctx, cancel) }() // ends within stopLimit behind ctx, or is given up
 	select {
 	case err := <-ended:
 		return err
@@ -328,7 +328,7 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // run is Run without its bound. However it comes to its end, it ends ctx first.
-func (s *Server) run(ctx context.Context, cancel context.CancelFunc) error {
+func (s *Server) run(told, ctx context.Context, cancel context.CancelFunc) error {
 	returned := make(chan struct{})
 	go func() { // ends with ctx; waited for below
 		returnMemory(ctx, s.collectsNot)
