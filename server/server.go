@@ -59,7 +59,7 @@ type Server struct {
 	doors       []*door
 	inherited   []inherited         // that nobody has claimed yet
 	heir        bool                // it is made to take over from another process
-	bound       []stored            // the sockets that were opened here
+	stored      []stored            // the sockets that systemd is to keep
 	generation  *upgrade.Generation // nil: it makes no upgrades
 	unit        *unit               // nil: nobody is told anything
 	started     time.Time
@@ -190,7 +190,7 @@ func (s *Server) build(o Options) (err error) {
 		s.closeAccess()
 		return fmt.Errorf("starting: %w", err)
 	}
-	s.noteBound(spec)
+	s.noteStored(spec)
 	if err = s.openDoors(o); err != nil {
 		s.closeDoors()
 		s.road.Close()
@@ -252,8 +252,8 @@ func (s *Server) open(name string, address config.Address, file admin.SocketFile
 	d := &door{name, address, l, admin.NewServer(l, handler, log), came, kept}
 	if kept {
 		d.server.Keep()
-	} else if !came {
-		s.bound = append(s.bound, stored{place{name, network, at, true}, d.server})
+	} else {
+		s.stored = append(s.stored, stored{place{name, network, at, true}, d.server})
 	}
 	s.doors = append(s.doors, d)
 	return d.server, nil

@@ -132,7 +132,7 @@ func (u *unit) ready(s *Server) {
 		for _, p := range s.dropped { // first: the names may be the same
 			errs = append(errs, n.Forget(p.storeName()))
 		}
-		for _, b := range s.bound {
+		for _, b := range s.stored {
 			errs = append(errs, n.Store(b.storeName(), b.socket))
 		}
 		return errors.Join(append(errs, n.Ready(s.statusLine()))...)

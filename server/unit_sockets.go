@@ -65,13 +65,14 @@ func (p place) storeName() string {
 	return systemd.StoreName(key)
 }
 
-// noteBound notes the sockets that the road has opened. Others are in the store already, or are systemd's own.
-func (s *Server) noteBound(spec *forwarder.Spec) {
+// noteStored notes the road's sockets but those that are systemd's own. Some may be in the store already, and systemd knows them
+// again; but it forgets all when the unit is masked, and takes them again from the next process behind that.
+func (s *Server) noteStored(spec *forwarder.Spec) {
 	sockets := s.road.Sockets()
 	for i := range spec.Listeners {
 		l := &spec.Listeners[i]
-		if socket := sockets[l.Name]; socket != nil && l.Socket == nil {
-			s.bound = append(s.bound, stored{place{l.Name, l.Network, l.Address, false}, socket})
+		if socket := sockets[l.Name]; socket != nil && !l.Kept {
+			s.stored = append(s.stored, stored{place{l.Name, l.Network, l.Address, false}, socket})
 		}
 	}
 }
