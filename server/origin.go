@@ -115,7 +115,7 @@ func (o *Options) inherit(revisions []byte) error {
 // where revisions are in a folder. One that is in memory it is given.
 func (o *Origin) check(name string) (args []string, input []byte) {
 	args = []string{"check", "--as-started", "-c", name}
-	if o.store.Folder() != "" {
+	if o == nil || o.store.Folder() != "" { // nil: revisions belong to no file
 		return args, nil
 	}
 	data, err := config.ReadFile(o.path)
