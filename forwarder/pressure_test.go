@@ -87,7 +87,7 @@ func TestClientNeverReads(t *testing.T) {
 // TestClientThatNeverReadsIsClosed after write_timeout.
 func TestClientThatNeverReadsIsClosed(t *testing.T) {
 	s := spec(serveEach(t, echoEach).address)
-	s.Listeners[0].WriteTimeout = 100 * time.Millisecond
+	s.Listeners[0].WriteTimeout = 500 * time.Millisecond
 	p := startProxy(t, s, 512<<20)
 	others := startNeighbours(t, p.address, service)
 	flood(t, p.address, 500, nil)
