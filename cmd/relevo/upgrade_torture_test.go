@@ -59,7 +59,8 @@ func everything() []kind {
 		{name: "upload", count: 4, listener: "client", service: "upload", every: time.Second, size: 2048 * kib, pieces: 16, gap: 30 * time.Millisecond},
 		{name: "download", count: 2, listener: "client", service: "large", every: time.Second, reply: 2048 * kib},
 		{name: "delayed", count: 20, listener: "client", service: "delayed", every: 200 * time.Millisecond, inFlight: 2},
-		{name: "retried", count: 10, listener: "client", service: "retried", every: 100 * time.Millisecond},
+		{name: "retried", count: 20, listener: "client", service: "retried", every: 50 * time.Millisecond, inFlight: 2},
+		{name: "retried late", count: 10, listener: "client", service: "retried", every: 100 * time.Millisecond, inFlight: 2, wait: 5 * time.Second},
 	}
 	idle := kind{name: "idle", service: "echo", count: connections, listener: "client", every: 4 * time.Second}
 	for i := range list {
@@ -81,6 +82,7 @@ type scene struct {
 	requests, oneways *ledger
 	servers           map[string]*keeper // by cluster
 	most              map[string]int64   // connections that each may get
+	reluctant         *reluctant         // the servers of cluster retried; its third endpoint is nobody's
 	visitor           kind
 }
 
@@ -88,11 +90,12 @@ func newScene(t *testing.T) *scene {
 	t.Helper()
 	s := &scene{
 		requests: newLedger(), oneways: newLedger(), servers: map[string]*keeper{},
-		most: map[string]int64{"echo": 1, "large": 1, "retried": 1, "upload": uploaders},
+		most: map[string]int64{"echo": 1, "large": 1, "upload": uploaders},
 	}
 	for cluster := range s.most {
 		s.servers[cluster] = newKeeper(t, "127.0.0.1:0", s.requests, s.oneways, nil)
 	}
+	s.reluctant = newReluctant(t, s.requests, s.oneways)
 	addresses := map[string]string{
 		"client": steadyAddress(t), "worker": steadyAddress(t), "unix": filepath.Join(t.TempDir(), "s"),
 	}
@@ -107,16 +110,21 @@ routes:
   rules:
   - {match: {service: large}, cluster: large, timeout: 1m}
   - {match: {service: upload}, cluster: upload, timeout: 1m}
-  - {match: {service: retried}, cluster: retried, timeout: 1m}
+  - match: {service: retried}
+    cluster: retried
+    timeout: 1m
+    idempotent: true
+    retry: {attempts: 10, on: [connect-failure, reset-before-send, reset, busy], back_off: {base: 400ms, max: 400ms}}
   - {match: {service: delayed}, cluster: echo, timeout: 1m, filters: [{fault: {delay: {time: 300ms}}}]}
   - {match: {service: echo}, cluster: echo, timeout: 1m}
 clusters:
 - {name: echo, protocol: bolt, endpoints: [{address: %q}]}
 - {name: large, protocol: bolt, endpoints: [{address: %q}]}
 - {name: upload, protocol: bolt, endpoints: [{address: %q}]}
-- {name: retried, protocol: bolt, endpoints: [{address: %q}, {address: %q}]}
+- {name: retried, protocol: bolt, retry_budget: {percent: 100%%}, endpoints: [{address: %q}, {address: %q}, {address: %q}]}
 stop_timeout: 1m
-`, addresses["client"], addresses["worker"], addresses["unix"], at("echo"), at("large"), at("upload"), at("retried"), steadyAddress(t)))
+`, addresses["client"], addresses["worker"], addresses["unix"], at("echo"), at("large"), at("upload"),
+		s.reluctant.servers[0].address(), s.reluctant.servers[1].address(), steadyAddress(t)))
 	s.crew = newCrew(t, addresses)
 	for _, k := range everything() {
 		s.crew.hire(k)
@@ -154,12 +162,23 @@ func (s *scene) warm(t *testing.T) {
 	}
 }
 
+// check goes through the books of clients and servers.
+func (s *scene) check() error {
+	errs := []error{s.crew.check(s.requests, s.oneways)}
+	for _, c := range s.crew.all() {
+		if c.kind.service == "retried" {
+			errs = append(errs, s.reluctant.refusals.check(c.number, c.requests))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // finish has all clients end, and goes through everybody's books.
 func (s *scene) finish(t *testing.T) {
 	t.Helper()
 	s.crew.end()
 	s.crew.arrived(s.oneways)
-	if err := s.crew.check(s.requests, s.oneways); err != nil {
+	if err := s.check(); err != nil {
 		t.Error(err)
 	}
 	for cluster, k := range s.servers {
@@ -194,7 +213,11 @@ func (s *scene) finish(t *testing.T) {
 			m.is(0, "relevo_listener_local_replies_total"),
 			m.is(0, "relevo_listener_dropped_total"),
 			m.is(0, "relevo_cluster_dropped_total"),
-			m.is(0, "relevo_endpoint_closes_total"),
+			m.is(uint64(s.reluctant.partings.Load()), "relevo_endpoint_closes_total"),
+			m.is(0, "relevo_cluster_retry_refusals_total"),
+			m.is(0, "relevo_cluster_retries_in_flight"),
+			m.is(0, "relevo_cluster_retries_waiting"),
+			m.is(0, "relevo_cluster_retry_bytes"),
 			m.is(0, "relevo_listener_in_flight"),
 			m.is(0, "relevo_endpoint_in_flight"),
 			m.is(0, "relevo_recovered_panics_total"),
@@ -255,6 +278,13 @@ func (w weight) within(base weight) error {
 	return errors.Join(errs...)
 }
 
+// retries is how many further tries there were, and how many of them by processes that do not know why: those of requests that
+// waited for it over an upgrade.
+func retries(m reading) (all, handed uint64) {
+	all = m.sum("relevo_route_retries_total", "cluster=retried")
+	return all, all - m.sum("relevo_cluster_retries_total", "cluster=retried")
+}
+
 // The same without an upgrade: what fails here is not the upgrade's doing.
 func TestTortureWithoutUpgrades(t *testing.T) {
 	if canUpgrade && os.Getenv(upgradesWanted) == "" {
@@ -284,11 +314,7 @@ func TestTortureOfUpgrades(t *testing.T) {
 	var base weight
 	var all upgraded // what was carried, all upgrades together, and the longest pause
 	for i := range n {
-		r := s.chain.upgrade(t)
-		if r.Carried.Downstreams < connections {
-			t.Errorf("upgrade %d carried %d client connections, want all %d", i+1, r.Carried.Downstreams, connections)
-		}
-		all.add(r)
+		all.add(s.upgrade(t))
 		if i == 0 {
 			base = s.weight(t)
 		}
@@ -300,6 +326,10 @@ func TestTortureOfUpgrades(t *testing.T) {
 		if err := m.monotonic(before); err != nil {
 			t.Errorf("behind upgrade %d counters are less than before:\n%v", i+1, err)
 		}
+		was, _ := retries(before)
+		if is, _ := retries(m); is <= was {
+			t.Errorf("behind upgrade %d there were %d retries, and %d before; want more", i+1, is, was)
+		}
 		before = m
 		if a := s.crew.account(); len(a.failures) > 0 || t.Failed() {
 			t.Errorf("behind upgrade %d", i+1)
@@ -309,7 +339,26 @@ func TestTortureOfUpgrades(t *testing.T) {
 	if err := errors.Join(s.weight(t).within(base), all.some()); err != nil {
 		t.Error(err)
 	}
+	again, handed := retries(before)
+	s.crew.end()
+	copies, ended := s.reluctant.carried.Load(), s.reluctant.partings.Load()
+	if !t.Failed() && (handed == 0 || copies == 0 || ended == 0) { // else it did not go on
+		t.Errorf("over an upgrade %d requests waited to be sent again and %d for their refusal, and %d connections ended; want some of each", handed, copies, ended)
+	}
 	s.finish(t)
 	s.crew.close()
+	t.Logf("%d retries; over an upgrade %d requests waited for theirs and %d for their refusal; %d connections of servers ended", again, handed, copies, ended)
 	t.Logf("%d upgrades, the longest pause was %.3f s, and the slowest old process lived on for %v", n, all.Pause, s.chain.stop(t))
+}
+
+// upgrade is one upgrade, which takes all connections along.
+func (s *scene) upgrade(t *testing.T) upgraded {
+	t.Helper()
+	s.reluctant.begun.Add(1)
+	r := s.chain.upgrade(t)
+	s.reluctant.done.Add(1)
+	if r.Carried.Downstreams < connections {
+		t.Errorf("upgrade %d carried %d client connections, want all %d", r.ID, r.Carried.Downstreams, connections)
+	}
+	return r
 }
