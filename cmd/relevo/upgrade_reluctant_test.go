@@ -4,6 +4,7 @@ package main
 
 import (
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,9 +24,10 @@ type reluctant struct {
 	refused  atomic.Int64 // requests
 	partings atomic.Int64 // those of them that were refused by the end of their connection
 
-	// Atomic. What the test tells of upgrades, so that it is known of which requests copies must have gone along.
-	begun, done atomic.Int64
-	carried     atomic.Int64 // requests that came before an upgrade and were refused behind it
+	// Which requests are refused behind an upgrade before which they came: copies of them must have gone along.
+	upgrading   sync.RWMutex // held by an upgrade, whose end is waited for with a refusal that takes its time
+	begun, done atomic.Int64 // upgrades
+	carried     atomic.Int64 // such requests
 }
 
 // partEvery is how many requests are refused before one is by the end of its connection.
@@ -55,11 +57,17 @@ func (r *reluctant) take(c *kept, m *wire.Message, reply []byte) bool {
 			return true
 		}
 		busy, begun := bolt.Codec{}.AppendReply(nil, m.Tag, m.ID, wire.Busy), r.begun.Load()
-		c.keeper.wg.Go(func() { // ends with a write, which a closed connection ends
+		if s.wait == 0 {
+			c.queue(busy)
+			return true
+		}
+		c.keeper.wg.Go(func() { // ends behind the wait and an upgrade with a write, which a closed connection ends
 			time.Sleep(s.wait)
+			r.upgrading.RLock()
 			if r.done.Load() > begun {
 				r.carried.Add(1)
 			}
+			r.upgrading.RUnlock()
 			_ = c.write(busy) // else the connection was given up, which is a refusal, too
 		})
 	}
