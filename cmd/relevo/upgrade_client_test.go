@@ -278,7 +278,7 @@ func (c *caller) read() {
 	defer close(c.done)
 	in := inbox{from: c.kind.held.reader(c.nc)}
 	if c.kind.window > 0 {
-		in.from = &dawdler{c.nc, c.kind.window / 8, c.kind.rest}
+		in.from = &dawdler{c, c.kind.window / 8}
 	}
 	for {
 		m, err := in.next()
@@ -298,16 +298,15 @@ func (c *caller) read() {
 	}
 }
 
-// dawdler is a reader that takes little, and then rests.
+// dawdler is a reader that takes little, and then rests, until it is time to stop.
 type dawdler struct {
-	from net.Conn
-	most int
-	rest time.Duration
+	caller *caller
+	most   int
 }
 
 func (d *dawdler) Read(b []byte) (int, error) {
-	time.Sleep(d.rest)
-	return d.from.Read(b[:min(len(b), d.most)])
+	rest(d.caller.crew.stop, d.caller.kind.rest)
+	return d.caller.nc.Read(b[:min(len(b), d.most)])
 }
 
 // take finds the request that a frame answers, and says what is wrong if it does not.

@@ -47,6 +47,30 @@ func (w *crew) hire(k kind) {
 	}
 }
 
+// greet adds clients of these kinds, each of which sends one request, and waits for the replies.
+func (w *crew) greet(kinds []kind) {
+	var greeting sync.WaitGroup
+	for _, k := range kinds {
+		for range k.count {
+			if c := w.dial(k); c != nil {
+				greeting.Go(c.send)
+			}
+		}
+	}
+	greeting.Wait()
+	deadline := time.Now().Add(patience)
+	for _, c := range w.all() {
+		c.await(deadline)
+	}
+}
+
+// work has all send that there are.
+func (w *crew) work() {
+	for _, c := range w.all() {
+		w.senders.Go(c.work) // ends with stop, or when the connection fails
+	}
+}
+
 // visit adds one that connects, calls and closes, again and again: a new connection each time.
 func (w *crew) visit(k kind) {
 	w.senders.Go(func() { // ends with stop

@@ -32,7 +32,8 @@ type keeper struct {
 	shut  bool
 }
 
-// crooked has a server do something else than to answer, so that tests can see who notices. It reports whether it did.
+// crooked has a server do something else than to answer, so that tests can see who notices. It reports whether it did: then the
+// request is in nobody's books but its own.
 type crooked func(c *kept, m *wire.Message, reply []byte) bool
 
 // newKeeper starts a server, which ends with the test.
@@ -144,16 +145,20 @@ func (c *kept) take(m *wire.Message) {
 		k.bad.Add(1)
 		return
 	}
-	k.requests.see(s.caller, s.number)
 	r := bolt.Response{
 		Version: bolt.VersionOf(m), Codec: bolt.CodecOf(m), ID: m.ID, Class: bolt.ClassResponse,
 		Content: s.content(nil, s.replySize(len(m.Content()))),
 	}
 	reply, err := r.Append(nil)
-	switch {
-	case err != nil:
+	if err != nil {
 		k.bad.Add(1)
-	case k.crooked != nil && k.crooked(c, m, reply):
+		return
+	}
+	if k.crooked != nil && k.crooked(c, m, reply) {
+		return
+	}
+	k.requests.see(s.caller, s.number)
+	switch {
 	case s.wait > 0:
 		k.wg.Add(1)
 		time.AfterFunc(s.wait, func() { // ends with a write, which a closed connection ends

@@ -105,6 +105,7 @@ func testSplit(t *testing.T, upgrade func(*chain)) {
 			t.Errorf("two replies that are cut come over one connection, which proves less than each alone")
 		}
 		c.held = true
+		requests.see(s.caller, s.number)
 		_ = c.write(reply[:at]) // else the reply is lost, which its client notices
 		c.keeper.wg.Go(func() { // ends with rest, which is closed whatever happens
 			<-rest

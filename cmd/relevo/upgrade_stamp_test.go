@@ -160,16 +160,27 @@ func (l *ledger) see(caller, number uint32) {
 		s = &row{}
 		l.rows[caller] = s
 	}
-	word, bit := int(number/64), uint64(1)<<(number%64)
-	for len(s.numbers) <= word {
-		s.numbers = append(s.numbers, 0)
-	}
-	if s.numbers[word]&bit != 0 {
+	if s.has(number) {
 		s.again = append(s.again, number)
 		return
 	}
-	s.numbers[word] |= bit
+	for len(s.numbers) <= int(number/64) {
+		s.numbers = append(s.numbers, 0)
+	}
+	s.numbers[number/64] |= 1 << (number % 64)
 	s.count++
+}
+
+// has says whether a request has been seen.
+func (l *ledger) has(caller, number uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.rows[caller]
+	return s != nil && s.has(number)
+}
+
+func (s *row) has(number uint32) bool {
+	return int(number/64) < len(s.numbers) && s.numbers[number/64]&(1<<(number%64)) != 0
 }
 
 // check says what is wrong unless the caller's requests 0 to n-1 have been seen, each once, and no others.
@@ -184,7 +195,7 @@ func (l *ledger) check(caller, n uint32) error {
 		return fmt.Errorf("the servers saw %d requests more than once, number %d the first", len(s.again), s.again[0])
 	}
 	for i := range n {
-		if int(i/64) >= len(s.numbers) || s.numbers[i/64]&(1<<(i%64)) == 0 {
+		if !s.has(i) {
 			return fmt.Errorf("the servers saw %d of %d requests, number %d is missing", s.count, n, i)
 		}
 	}
