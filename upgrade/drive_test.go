@@ -51,7 +51,8 @@ type rig struct {
 	heirs    sync.WaitGroup
 }
 
-// pipe is the hand-over socket. Like the kernel's, it takes what fits and tells an end behind what was said.
+// pipe is the hand-over socket. Like the kernel's, it takes what fits and tells an end behind what was said. To the new process
+// nil is a message with a payload that is wrong.
 type pipe struct {
 	toNew, toOld chan handoff.Message
 	oldGone      chan struct{} // closed with the old process
@@ -226,6 +227,9 @@ func (r *rig) upgrade() error {
 					mu.Unlock()
 					select {
 					case m := <-p.toNew:
+						if m == nil {
+							return nil, nil, &handoff.PayloadError{Kind: handoff.KindCounters, Err: errors.New("garbled")}
+						}
 						return m, nil, nil
 					case <-deadline:
 						return nil, nil, os.ErrDeadlineExceeded
@@ -686,6 +690,31 @@ func TestRequestsAreNotLost(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What the new process does not understand when it has the state costs that message: it hears the next one, and does not close the
+// socket, which would be its death to the old process.
+func TestAPayloadThatIsWrongEndsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.end()
+		r.during["old.counters"] = func() { r.pipe.toNew <- nil }
+		if end := r.run(); end.Owner || end.Status != 0 {
+			t.Fatalf("Run ended with %+v, want that it has handed over", end)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		r.old.PassOn(ctx)
+		synctest.Wait()
+		select {
+		case <-r.heir.alone:
+			t.Error("the new process has closed the socket, and the old one lives")
+		default:
+		}
+		if !told(r.heir) || !slices.Contains(r.did, "new.counters") {
+			t.Errorf("a stop reaches the new process: %t; hooks: %v; want it to hear what follows", told(r.heir), r.did)
+		}
+	})
 }
 
 func told(g *Generation) bool {

@@ -78,7 +78,7 @@ const (
 	doArm       // start timer in place of the one that runs; timerNone: stop it
 	doLetStop   // the owner, this process, stops as it does without upgrades
 
-	// Of the new side. All but doTake and doReady end with evDone or evMute.
+	// Of the new side. All up to doStarted end with evDone or evMute, but for doTake: that is an evDone where it fails, else nothing.
 	doBuild    // build from the configuration and the listeners
 	doWarm     // say WARM
 	doTake     // take what the message carries

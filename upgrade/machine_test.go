@@ -86,6 +86,10 @@ func TestTransitions(t *testing.T) {
 		{"committed, and asked again", "asked asked done done WARM done done sent PREPARED", "committed", "COMMIT again"},
 		{"no STARTED", "asked done done WARM done done sent PREPARED started-timer", "judging", "kill"},
 		{"it never started", "asked done done WARM done done sent PREPARED started-timer gone exited", "idle", "resume, report rolled-back"},
+		{
+			"it never started, and should have done another one", "asked asked done done WARM done done sent PREPARED started-timer gone exited",
+			"preflight", "resume, report rolled-back, report running, preflight",
+		},
 		{"it had started", "asked done done WARM done done sent PREPARED started-timer STARTED gone exited", "exited", "report failed, exit 1"},
 		{"it does not die", "asked done done WARM done done sent PREPARED started-timer reap-timer", "judging", "hang up"},
 		{"an answer to COMMIT that is not understood", "asked done done WARM done done sent PREPARED garbled exited", "exited", "report failed, exit 1"},

@@ -75,6 +75,7 @@ var oldSteps = map[oldState]string{
 type oldSide struct {
 	state   oldState
 	again   bool // another upgrade was asked for meanwhile
+	passed  bool // COMMIT has said so, and the new process has not started yet
 	stop    bool // told to stop meanwhile
 	busy    bool // an errand is under way
 	paused  bool // the barrier has begun: gates must be opened again
@@ -263,9 +264,8 @@ func (o *oldSide) heard(e event) []action {
 	case e.message == handoff.KindPrepared && o.state == oldPreparing && e.counts != o.counts:
 		return o.rollBack(fmt.Sprintf("the new process has rebuilt %+v of %+v", e.counts, o.counts))
 	case e.message == handoff.KindPrepared && o.state == oldPreparing:
-		again := o.again
-		o.again = false
-		return []action{o.become(oldCommitted), {kind: doArm, timer: timerStarted}, {kind: doCommit, again: again}}
+		o.passed, o.again = o.again, false
+		return []action{o.become(oldCommitted), {kind: doArm, timer: timerStarted}, {kind: doCommit, again: o.passed}}
 	default:
 		return o.rollBack(fmt.Sprintf("the new process said %v out of turn", e.message))
 	}

@@ -56,6 +56,7 @@ func (o *oldSide) judged() []action {
 	case o.started:
 		return o.exit(1, Failed, o.step, o.reason)
 	}
+	o.again = o.again || o.passed // to nobody
 	return append([]action{o.become(oldRolling)}, o.rolled()...)
 }
 

@@ -113,8 +113,12 @@ func endsWith(parent int, name string) string {
 	return name
 }
 
-// started says whether tableflip has started this process, without taking up what it has passed on.
-func started() bool { return os.Getenv("TABLEFLIP_HAS_PARENT_7DIU3") != "" }
+// IsHeir reports, before there is a Generation, whether another process has started this one to hand its state over. What that has
+// passed on stays where it is.
+func IsHeir() bool { return os.Getenv(heirVariable) != "" }
+
+// heirVariable is how tableflip tells a process that it has a parent.
+const heirVariable = "TABLEFLIP_HAS_PARENT_7DIU3"
 
 func clock(id int32) int64 {
 	var t unix.Timespec

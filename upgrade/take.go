@@ -237,10 +237,13 @@ func (h *heritage) listen() {
 		case *handoff.Follow:
 			h.follow(m)
 		}
+		_, wrong := errors.AsType[*handoff.PayloadError](err)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			h.settle() // without the old process's part
 			link.interrupt(time.Time{})
+		case wrong: // to the old process the end of the socket would be this one's
+			h.g.log.Warn("something that the old process says is lost", zap.Uint64("upgrade", h.report.ID), zap.Error(err))
 		case err != nil:
 			h.settle()
 			h.succeed()

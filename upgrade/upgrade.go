@@ -121,7 +121,7 @@ func New(o Options) (*Generation, error) {
 // GiveUp tells the process that has started this one to take over, if there is one, why it will not: for what goes wrong before
 // there are Options to make a Generation from. The process ends behind it.
 func GiveUp(step string, reason error) {
-	if !started() {
+	if !IsHeir() {
 		return // there is nobody to tell
 	}
 	sys, err := newSystem(0)
@@ -157,12 +157,6 @@ func newGeneration(o Options, sys *system) (*Generation, error) {
 	g.parent, err = sys.inherit()
 	return g, err
 }
-
-// IsHeir reports, before there is a Generation, whether another process has started this one to hand its state over.
-func IsHeir() bool { return os.Getenv(heirVariable) != "" }
-
-// heirVariable is how tableflip tells a process that it has a parent.
-const heirVariable = "TABLEFLIP_HAS_PARENT_7DIU3"
 
 // Heir reports whether another process has started this one to hand its state over.
 func (g *Generation) Heir() bool { return g.sys.heir }

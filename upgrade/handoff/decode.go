@@ -27,6 +27,17 @@ var decMode = must(cbor.DecOptions{
 	MaxNestedLevels:   maxNesting,
 }.DecMode())
 
+// PayloadError is what Receive returns of a payload that is wrong. It costs its message only.
+type PayloadError struct {
+	Kind Kind
+	Err  error
+}
+
+func (e *PayloadError) Error() string { return fmt.Sprintf("decoding %s: %v", e.Kind, e.Err) }
+
+// Unwrap is the cause.
+func (e *PayloadError) Unwrap() error { return e.Err }
+
 // Unknown is a message of a kind that this release does not know, and which it can do without.
 type Unknown struct{ Kind Kind }
 
@@ -63,10 +74,10 @@ func (f frame) decode(b []byte) (Message, error) {
 		return &Unknown{f.kind}, nil
 	}
 	if err := decMode.Unmarshal(b, m); err != nil {
-		return nil, fmt.Errorf("decoding %s: %w", f.kind, err)
+		return nil, &PayloadError{f.kind, err}
 	}
 	if want := filesOf(m); f.files != want {
-		return nil, fmt.Errorf("decoding %s: %d descriptors came with a message that names %d", f.kind, f.files, want)
+		return nil, &PayloadError{f.kind, fmt.Errorf("%d descriptors came with a message that names %d", f.files, want)}
 	}
 	return m, nil
 }

@@ -30,8 +30,8 @@ type descriptor struct {
 //
 // It is io.EOF when the peer's end is gone and all that it had sent was received, and io.ErrUnexpectedEOF when the stream
 // ends within a frame. It is os.ErrDeadlineExceeded at the deadline of SetReadDeadline; nothing is lost then, and the next
-// call goes on. After an error in a payload the next call returns the next message. Any other error is final: the next call
-// returns it again. Descriptors that are not returned are closed.
+// call goes on. After a *PayloadError the next call returns the next message. Any other error is final: the next call returns it
+// again. Descriptors that are not returned are closed.
 func (c *Conn) Receive() (Message, []*os.File, error) {
 	c.receiving.Lock()
 	defer c.receiving.Unlock()
