@@ -99,9 +99,11 @@ echo "in $PWD: $* $(cat)"; exit 78`)
 	if err := runCheck(t.Context(), dir, os.Args[0], nil, nil); err == nil || len(err.Error()) > maxOutput+1000 || len(err.Error()) < maxOutput {
 		t.Errorf("the check says %.100v, want the first %d bytes", err, maxOutput)
 	}
-	script(t, "exit 0")
-	if err := runCheck(t.Context(), dir, os.Args[0], nil, nil); err != nil {
-		t.Errorf("the check says %v", err)
+	for _, well := range []string{"exit 0", "sleep 2 & exit 0"} { // the latter leaves somebody behind who has its output
+		script(t, well)
+		if err := runCheck(t.Context(), dir, os.Args[0], nil, nil); err != nil {
+			t.Errorf("the check by %q says %v", well, err)
+		}
 	}
 }
 
