@@ -174,7 +174,7 @@ func TestFramesAreHalfWrittenAtAnUpgrade(t *testing.T) {
 		first[h] = n
 		for _, peer := range h.peers {
 			fmt.Fprintf(&rules, "  - {match: {service: %s}, cluster: %[1]s, timeout: 5m}\n", peerService(n))
-			fmt.Fprintf(&clusters, "- {name: %s, protocol: bolt, heartbeat_interval: none, read_timeout: 5m, write_timeout: 5m, endpoints: [{address: %q}]}\n", peerService(n), peer)
+			fmt.Fprintf(&clusters, "- {name: %s, protocol: bolt, heartbeat_interval: none, connect_timeout: 1m, read_timeout: 5m, write_timeout: 5m, endpoints: [{address: %q}]}\n", peerService(n), peer)
 			n++
 		}
 	}

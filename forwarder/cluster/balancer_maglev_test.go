@@ -156,10 +156,8 @@ func TestMaglevMovesItsShare(t *testing.T) {
 		weights := rapid.SliceOfN(rapid.IntRange(50, 150), 3, 100).Draw(t, "weights")
 		moves(t, weights, rapid.IntRange(0, len(weights)-1).Draw(t, "gone"))
 	})
-	for _, n := range []int{200, 500, 1000, fewEndpoints, fewEndpoints + 2, 5000, 23000} {
-		for _, gone := range []int{0, n / 3, n - 1} {
-			moves(t, slices.Repeat([]int{100}, n), gone)
-		}
+	for _, n := range []int{200, 500, 1000, fewEndpoints, fewEndpoints + 2, 23000} {
+		moves(t, slices.Repeat([]int{100}, n), n/3)
 	}
 }
 
