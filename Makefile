@@ -37,7 +37,7 @@ demo: build ## Build, then show what it does, step by step, in this terminal
 .PHONY: test
 test: ## All tests, with the race detector and in random order (needs gcc and curl; neither root nor systemd)
 	@.ci/need gcc:gcc+libc6-dev curl:curl
-	CGO_ENABLED=1 go test -race -shuffle=on -timeout=10m ./...
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout=15m ./...
 	go test -shuffle=on -run='Alloc' ./forwarder/... ./upgrade/... # the race detector itself allocates
 
 .PHONY: torture
