@@ -190,10 +190,11 @@ func (d *downstream) immovable() bool {
 func (f *Forwarder) Pauses() []time.Duration { return f.pauses }
 
 // How many copies of sockets are closed at once, and how long the processors are left to the other process then, which opens
-// its gates.
+// its gates; and for how long that is done. Behind it the other process waits for what this one has counted.
 const (
 	abandonAtOnce = 64
 	abandonPause  = time.Millisecond
+	abandonGently = 250 * time.Millisecond
 )
 
 // Abandon ends a road at rest whose state another process has: nothing is told to any peer, only this process's copies of
@@ -207,8 +208,9 @@ func (f *Forwarder) Abandon() {
 	for _, l := range snap.listeners {
 		l.stop()
 	}
+	gently := time.Now().Add(abandonGently)
 	for i, d := range snap.downstreams() {
-		if i%abandonAtOnce == abandonAtOnce-1 {
+		if i%abandonAtOnce == abandonAtOnce-1 && time.Now().Before(gently) {
 			time.Sleep(abandonPause)
 		}
 		d.conn.Close(ReasonHandedOver)

@@ -130,7 +130,7 @@ func (o *Origin) check(name string) (args []string, input []byte) {
 	if err != nil || d.FromFile || d.Document.Equal(file.Document) {
 		return args, nil
 	}
-	return []string{"check", "-c", stdin}, d.Document.JSON()
+	return []string{"check", "--as-started", "-c", stdin}, d.Document.JSON()
 }
 
 // appendTimeout bounds the wait for other processes that write revisions.

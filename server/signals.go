@@ -18,7 +18,7 @@ const maxStacks = 16 << 20
 // Signals returns a context that ends with the first SIGTERM or SIGINT; the second one ends the process at
 // once, with status 1. SIGHUP calls upgrade, but stops like SIGTERM where it comes because the terminal on standard input
 // is gone. SIGUSR1 has the access log opened anew. SIGQUIT writes the stacks of all goroutines and the last exchanges that
-// failed to the log and changes nothing. Until stop is called, which waits for the goroutine behind it, none of these has its
+// failed to the log and changes nothing. None waits for a log that nobody reads. Until stop is called, which waits for the goroutine behind it, none of these has its
 // default effect.
 //
 // server says whom SIGUSR1 and SIGQUIT are about; it is called when one of them comes, on a goroutine of its own, and
@@ -38,19 +38,21 @@ func Signals(log *zap.Logger, server func() *Server, upgrade func()) (ctx contex
 			case s := <-signals:
 				switch {
 				case s == syscall.SIGHUP && (!terminal || isTerminal(os.Stdin)):
-					log.Info("SIGHUP: asked for an upgrade")
+					within(lastWords, func() { log.Info("SIGHUP: asked for an upgrade") })
 					upgrade()
 				case s == syscall.SIGHUP && ctx.Err() != nil: // the kernel and the shell both say that the terminal is gone
 				case s == syscall.SIGUSR1:
-					reopen(log, server())
+					within(lastWords, func() { reopen(log, server()) })
 				case s == syscall.SIGQUIT:
-					dump(log, server())
+					within(lastWords, func() { dump(log, server()) })
 				case ctx.Err() == nil:
-					log.Info("signal: stopping", zap.Stringer("signal", s))
+					within(lastWords, func() { log.Info("signal: stopping", zap.Stringer("signal", s)) })
 					cancel()
 				default:
-					log.Warn("second signal: ending at once", zap.Stringer("signal", s))
-					_ = log.Sync() // the last thing there is to try
+					within(lastWords, func() {
+						log.Warn("second signal: ending at once", zap.Stringer("signal", s))
+						_ = log.Sync() // the last thing there is to try
+					})
 					os.Exit(1)
 				}
 			}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -18,12 +19,35 @@ const stopOverrun = 10 * time.Second
 // stopLimit bounds a stop, the look at what keeps it from its end included.
 func (s *Server) stopLimit() time.Duration { return s.config().StopTimeout.D() + s.overrun + lookTime }
 
+// ErrStuck says that a stop has not ended. What is stuck may be the log, which takes no word then.
+var ErrStuck = errors.New("stuck")
+
 // giveUp is the end of a stop that does not end: it says what is stuck.
 func (s *Server) giveUp() error {
 	stuck := s.look()
-	s.log.Error("the stop does not end: giving up", zap.Strings("stuck", stuck))
-	logStacks(s.log)
-	return fmt.Errorf("stop_timeout (%v) has passed, and %v more: stuck: %s", s.config().StopTimeout, s.overrun, strings.Join(stuck, ", "))
+	within(2*lastWords, func() { // the stacks may be many
+		s.log.Error("the stop does not end: giving up", zap.Strings("stuck", stuck))
+		logStacks(s.log)
+	})
+	return fmt.Errorf("stop_timeout (%v) has passed, and %v more: %w: %s", s.config().StopTimeout, s.overrun, ErrStuck, strings.Join(stuck, ", "))
+}
+
+// lastWords bounds the wait for a log that nobody may read.
+const lastWords = time.Second
+
+// within waits for say, which writes to the log, but for no longer than limit.
+func within(limit time.Duration, say func()) {
+	said := make(chan struct{})
+	go func() { // ends when the log has taken it, else with the process
+		defer close(said)
+		say()
+	}()
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-said:
+	case <-t.C:
+	}
 }
 
 // lookTime bounds look: the time between its two looks, and that for a lock.

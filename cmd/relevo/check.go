@@ -63,7 +63,7 @@ func checkVerb() *cobra.Command {
 
 // checked is the configuration in the file, or the one that a process would start with.
 func checked(file string, stdin io.Reader, asStarted bool, out io.Writer) (*config.Config, error) {
-	if !asStarted {
+	if !asStarted || file == stdinName { // of which there are no revisions
 		return load(file, stdin)
 	}
 	origin, err := openOrigin(file, stdin, false)

@@ -2,7 +2,9 @@ package main
 
 import (
 	"errors"
+	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -71,5 +73,9 @@ func runServer(cmd *cobra.Command, file string, origin *server.Origin) error {
 		return err
 	}
 	running.Store(srv)
-	return srv.Run(ctx)
+	err = srv.Run(ctx)
+	if errors.Is(err, server.ErrStuck) {
+		time.AfterFunc(settleTimeout, func() { os.Exit(statusOf(err)) }) // whatever still wants to be said
+	}
+	return err
 }
