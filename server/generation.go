@@ -177,6 +177,7 @@ func (h *heir) taker() upgrade.Taker {
 			if h.server, err = New(o); err != nil {
 				return err
 			}
+			h.server.limitMemory() // which holds although the collector rests
 			garbage.hold()
 			makeRoom(descriptors)
 			h.server.generation, h.server.unit, h.generation.server = h.generation.Generation, h.unit, h.server
