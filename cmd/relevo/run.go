@@ -75,7 +75,10 @@ func runServer(cmd *cobra.Command, file string, origin *server.Origin) error {
 	running.Store(srv)
 	err = srv.Run(ctx)
 	if errors.Is(err, server.ErrStuck) {
-		time.AfterFunc(settleTimeout, func() { os.Exit(statusOf(err)) }) // whatever still wants to be said
+		go func() { // ends with the process, which it bounds: whatever still wants to be said may be stuck, too
+			time.Sleep(settleTimeout)
+			os.Exit(statusOf(err))
+		}()
 	}
 	return err
 }
