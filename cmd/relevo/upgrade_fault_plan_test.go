@@ -4,7 +4,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"regexp"
 	"runtime"
@@ -197,11 +196,15 @@ func processes() (list []listed) {
 		}
 		stat, _ := os.ReadFile("/proc/" + entry.Name() + "/stat") // it may have gone meanwhile
 		p := listed{pid: pid}
-		var state string
-		if _, err := fmt.Sscan(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), &state, &p.parent, &p.group); err == nil {
-			p.dead = state == "Z" || state == "X"
-			list = append(list, p)
+		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:])) // from the third one on
+		if len(fields) < 18 {
+			continue
 		}
+		p.parent, _ = strconv.Atoi(fields[1])
+		p.group, _ = strconv.Atoi(fields[2])
+		// It has its descriptors until its last thread has ended, which a killed one does when it is its turn.
+		p.dead = (fields[0] == "Z" || fields[0] == "X") && fields[17] == "1"
+		list = append(list, p)
 	}
 	return list
 }
