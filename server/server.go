@@ -280,7 +280,9 @@ func (s *Server) closeDoors() {
 
 // Start accepts and forwards from now on; Run must follow. An heir is started by its Taker.
 func (s *Server) Start() {
-	s.limitMemory()
+	if !s.heir { // else its Taker has, before anybody waited
+		s.limitMemory()
+	}
 	s.dropInherited()
 	s.endAccess = s.runAccess()
 	s.road.Start()

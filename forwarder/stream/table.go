@@ -85,7 +85,7 @@ func New[T any](max int) *Table[T] {
 	return t
 }
 
-// Insert stores v until deadline and returns its id. Earlier says that no deadline that the table remembers is
+// Insert stores what v points to until deadline and returns its id. Earlier says that no deadline that the table remembers is
 // before this one, so that the sweeper, if it sleeps until Earliest, must be woken. Not ok means that the
 // table is full or closed, and that nothing was stored.
 func (t *Table[T]) Insert(v *T, deadline int64) (id uint32, earlier, ok bool) {
@@ -127,7 +127,8 @@ func (t *Table[T]) Draw() uint32 {
 	return id
 }
 
-// Take removes the entry with this id and returns its value. Of several calls one gets it.
+// Take removes the entry with this id and puts its value where to points, which is left as it is where there is none. Of several
+// calls one gets it.
 func (t *Table[T]) Take(id uint32, to *T) (ok bool) {
 	t.mu.Lock()
 	// Without slots the mask has every bit set, and no id is below a length of 0. A peer may well send the
