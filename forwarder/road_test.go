@@ -3,6 +3,7 @@ package forwarder_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"testing"
@@ -26,8 +27,9 @@ var mode forwarder.Forwarding
 type bothModes struct{ m *testing.M }
 
 func (b bothModes) Run() int {
-	if os.Getenv(descriptorsEnv) != "" {
-		return b.m.Run() // one test's child
+	flag.Parse()
+	if os.Getenv(descriptorsEnv) != "" || flag.Lookup("test.bench").Value.String() != "" {
+		return b.m.Run() // one test's child; or benchmarks, because only the first run can be profiled
 	}
 	for _, mode = range []forwarder.Forwarding{forwarder.ForwardAuto, forwarder.ForwardWorker} {
 		if code := b.m.Run(); code != 0 {
