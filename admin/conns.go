@@ -3,6 +3,7 @@ package admin
 import (
 	"container/list"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -51,8 +52,11 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		}
 	}
 	raw, err := l.Listener.Accept()
-	if err != nil {
+	switch {
+	case errors.Is(err, net.ErrClosed):
 		return nil, err
+	case err != nil:
+		return nil, passing{err}
 	}
 	c := &limitConn{Conn: raw, listener: l}
 	for _, old := range l.admit(c) {
@@ -60,6 +64,19 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	}
 	return c, nil
 }
+
+// passing is why one connection could not be accepted, in a form in which net/http says it and tries again behind a pause. By itself it
+// does so where descriptors run out, and ends the door where memory does, or where a policy of the kernel forbids this connection; and
+// a door that ends takes the process along.
+type passing struct{ error }
+
+// Timeout and Temporary make it a net.Error.
+func (passing) Timeout() bool { return false }
+
+// Temporary is explained at Timeout.
+func (passing) Temporary() bool { return true }
+
+func (p passing) Unwrap() error { return p.error }
 
 // room says whether another connection can be had, or else when to look again; 0: when something changes.
 func (l *limitListener) room() (wait time.Duration, ok bool) {

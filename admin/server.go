@@ -121,8 +121,8 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 }
 
 // Run serves until ctx ends or Leave or Close is called, and returns nil then. When ctx ends, or at Leave, requests
-// under way get 2 s to finish; then their connections are closed. An error means that the listener broke. Run is
-// called once.
+// under way get 2 s to finish; then their connections are closed. An error means that somebody else has
+// closed the listener, or that something could not be closed. Run is called once.
 func (s *Server) Run(ctx context.Context) error {
 	select {
 	case <-s.leaving: // nothing was accepted, and nothing is to be
