@@ -25,8 +25,8 @@ const (
 	maxCredentials = 1 << 20
 )
 
-// watched is what some files say. They are read anew when they have changed, which is looked at when somebody asks; what
-// cannot be used is logged, and what held before holds on.
+// watched is what some files say. They are read anew when they have changed, and as long as they cannot be used, which is looked at
+// when somebody asks; what cannot be used is logged, and what held before holds on.
 type watched[T any] struct {
 	// Static after watch.
 	files []string
@@ -66,7 +66,7 @@ func (w *watched[T]) look(now time.Time) {
 	w.looked = now
 	seen := stat(w.files)
 	changed := !same(w.seen, seen)
-	if !changed && w.isSettled() {
+	if !changed && w.fault == "" && w.isSettled() { // what could not be read may be readable now: descriptors may just have run out
 		return
 	}
 	w.seen, w.at = seen, now
