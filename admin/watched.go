@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -112,18 +113,18 @@ func stat(files []string) []fs.FileInfo {
 
 // readCredentials reads a file, which must be one, and none that is large.
 func readCredentials(path string) ([]byte, fs.FileInfo, error) {
-	info, err := os.Stat(path) // opening a pipe might wait for ever
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a pipe might wait for ever
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat() // of what is read, whatever takes its place meanwhile
 	if err != nil {
 		return nil, nil, err
 	}
 	if !info.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("%s is not a file", path)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxCredentials+1))
 	if err == nil && len(data) > maxCredentials {
 		err = fmt.Errorf("%s has more than %d bytes", path, maxCredentials)
