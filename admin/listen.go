@@ -27,7 +27,7 @@ const (
 // SocketFile says who may open a unix socket. The zero value means mode 0660 and the group of the process.
 type SocketFile struct {
 	Mode  fs.FileMode
-	Group string // a name or a number; empty leaves the group as it is
+	Group string // a name or a number; empty is that of the process
 }
 
 // Listen opens HOST:PORT, or unix:/PATH with the rights in file.
@@ -107,9 +107,13 @@ func bind(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// grant sets the group, then the mode. gid -1 leaves the group as it is.
+// grant sets the group, then the mode.
 func grant(path string, mode fs.FileMode, gid int) error {
-	if gid >= 0 && gid != os.Getegid() { // a sandbox may not allow what changes nothing
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if has, ok := info.Sys().(*syscall.Stat_t); !ok || int(has.Gid) != gid { // a sandbox may not allow what changes nothing
 		if err := os.Chown(path, -1, gid); err != nil {
 			return err
 		}
@@ -122,7 +126,7 @@ func grant(path string, mode fs.FileMode, gid int) error {
 
 func groupID(group string) (int, error) {
 	if group == "" {
-		return -1, nil
+		return os.Getegid(), nil
 	}
 	g, err := user.LookupGroup(group)
 	if err == nil {
