@@ -49,6 +49,12 @@ func Listen(address string, file SocketFile) (net.Listener, error) {
 	return net.Listen("tcp", address) // its error says what was being done, and where
 }
 
+// Check says why nobody could be given these rights on this host; nil: nothing is known against it.
+func (f SocketFile) Check() error {
+	_, err := groupID(f.Group)
+	return err
+}
+
 // Grant gives the file of a unix socket the rights in file, where another process has opened it. To any other address it does
 // nothing.
 func Grant(address string, file SocketFile) error {

@@ -150,6 +150,9 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 			return admin.Outcome{}, err
 		}
 	}
+	if err := CheckMachine(c); err != nil && CheckMachine(old.config) == nil { // what is amiss already keeps nobody from changing something else
+		return admin.Outcome{}, &admin.RefusedError{Reason: err.Error()}
+	}
 	giveWay()
 	spec, err := Spec(c)
 	if err != nil {
@@ -226,6 +229,20 @@ func CheckFiles(c *config.Config) error {
 		return nil
 	}
 	return admin.CheckFiles(c.Admin.TCP)
+}
+
+// CheckMachine says what of a valid configuration a start would stumble over on this machine, beside CheckFiles: buffers into which no whole
+// frame fits, a group that nobody knows, the access log's folder.
+func CheckMachine(c *config.Config) error {
+	if _, err := maxBuffered(c); err != nil {
+		return &ConfigError{err}
+	}
+	if a := c.Admin; a != nil {
+		if err := (admin.SocketFile{Group: a.Group}).Check(); err != nil {
+			return &ConfigError{fmt.Errorf("admin.group: %w", err)}
+		}
+	}
+	return checkAccess(c.AccessLog)
 }
 
 // pathsLogged is how many changes a line of the log names.

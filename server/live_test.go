@@ -346,6 +346,37 @@ func TestNothingIsHalfChanged(t *testing.T) {
 	unchanged(d, "an address that is taken", d.ask(t, "PUT", "/v1/config/listeners/more", body, "If-None-Match: *"), 422)
 }
 
+// What a start would not take is refused now: it would be met when the process has ended.
+func TestChangesThatNoStartWouldTake(t *testing.T) {
+	d := newDoor(t)
+	there := filepath.Join(d.folder, "there")
+	if err := os.Mkdir(there, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		patch string
+		code  int
+		has   string
+	}{
+		{`{"max_buffered": "1MiB"}`, 422, "max_frame"},
+		{`{"max_buffered": "64MiB"}`, 200, "/max_buffered"},
+		{`{"listeners": [{"name": "in", "address": "127.0.0.1:0", "protocol": "bolt", "max_frame": "256MiB"}]}`, 422, "max_frame"},
+		{fmt.Sprintf(`{"access_log": {"path": %q}}`, there+"/not/access.log"), 422, there + "/not: no such file"},
+		{fmt.Sprintf(`{"access_log": {"path": %q}}`, there+"/access.log"), 200, "/access_log"},
+		{`{"admin": {"group": "no-such-group"}}`, 422, "no-such-group"},
+	} {
+		if got := d.ask(t, "PATCH", "/v1/config", c.patch, "If-Match: *"); got.code != c.code || !strings.Contains(got.body, c.has) {
+			t.Errorf("%s gives %d and\n%s\nwant %d, with %s", c.patch, got.code, got.body, c.code, c.has)
+		}
+	}
+	if err := os.Remove(there); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "20", "If-Match: *"); got.code != 200 {
+		t.Errorf("when the folder has gone, the change of something else gives %d and\n%s\nwant 200", got.code, got.body)
+	}
+}
+
 // The last change wins, whichever door it came through.
 func TestRestartGoesOnWithTheLastChange(t *testing.T) {
 	d := newDoor(t)
