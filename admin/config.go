@@ -174,6 +174,9 @@ func (d *configDoor) change(w http.ResponseWriter, r *http.Request, edit func(d 
 
 // changeAt makes a change at a path under a condition.
 func (d *configDoor) changeAt(w http.ResponseWriter, r *http.Request, path string, match func(*config.Document) error, edit func(d *config.Document, path string) (*config.Document, error)) {
+	if _, ok := parameters(w, r, "dry_run"); !ok {
+		return
+	}
 	why := r.Header.Get("X-Comment")
 	switch {
 	case len(why) > maxComment:

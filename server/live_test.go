@@ -151,6 +151,12 @@ func TestDoorRefuses(t *testing.T) {
 		{"no number", "GET", "/v1/revisions/x", "", nil, 400, "number"},
 		{"restore nothing", "POST", "/v1/revisions/77/restore", "", []string{"If-Match: *"}, 404, "no such revision"},
 		{"restore blindly", "POST", "/v1/revisions/1/restore", "", nil, 428, "If-Match"},
+		{"a dry run that is mistyped", "PUT", endpointAPI + "/weight?dry-run=true", "5", []string{"If-Match: *"}, 400, "there is: dry_run"},
+		{"a dry run that is malformed", "DELETE", endpointAPI + "?dry_run=true;", "", []string{"If-Match: *"}, 400, "semicolon"},
+		{"restore for a dry run that is mistyped", "POST", "/v1/revisions/1/restore?dryrun=true", "", []string{"If-Match: *"}, 400, "dryrun"},
+		{"drain likewise", "PATCH", "/v1/clusters/echo/endpoints/127.0.0.1:1?dry-run", `{"drain": true}`, nil, 400, "dry-run"},
+		{"close likewise", "DELETE", "/v1/connections/1?nwo=true", "", nil, 400, "there is: now"},
+		{"upgrade likewise", "POST", "/v1/upgrade?binary=/bin/true", "", nil, 400, "binary"},
 		{"no upgrade of a server alone", "POST", "/v1/upgrade", "", nil, 409, "not upgraded"},
 	} {
 		got := d.ask(t, tc.method, tc.path, tc.body, tc.headers...)
@@ -173,6 +179,10 @@ func TestDoorChanges(t *testing.T) {
 		if dry.code != 200 || !strings.Contains(dry.body, has) {
 			t.Errorf("a dry run gives %d and\n%s\nwant 200 and %s", dry.code, dry.body, has)
 		}
+	}
+	twice := d.ask(t, "PUT", endpointAPI+"/weight?dry_run=false&dry_run=true", "5", "If-Match: *")
+	if twice.code != 200 || !strings.Contains(twice.body, `"dry_run": true`) {
+		t.Errorf("both a dry run and none gives %d and\n%s\nwant 200 and a dry run", twice.code, twice.body)
 	}
 	if after := d.ask(t, "GET", "/v1/config", ""); after.body != before.body || after.header.Get("ETag") != before.header.Get("ETag") || d.weight() != 10 {
 		t.Errorf("a dry run has changed the configuration, to\n%s", after.body)
