@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -84,7 +85,7 @@ func (d *configDoor) get(w http.ResponseWriter, r *http.Request) {
 
 // effective is a part of the configuration with its defaults.
 func effective(tree *config.Config, path string) (config.Part, error) {
-	text, err := tree.YAML()
+	text, err := json.Marshal(tree)
 	if err != nil {
 		return config.Part{}, err
 	}
