@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,7 +198,7 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 	err = s.road.Apply(spec, func() error {
 		giveWay()
 		r, kept = s.live.store.Append(ctx, old.newest, revision.Revision{
-			Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
+			Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash(old.info.FileSHA256)},
 			Document: next.document,
 		})
 		giveWay()
@@ -256,16 +257,15 @@ func changedPaths(c config.Changes) []string {
 	return out
 }
 
-// hash is that of the file as it is now, or as it was where it cannot be read: what changes it from here on wins at a start.
-func (o *Origin) hash() string {
-	if o.path == "" {
-		return o.file.SHA256
+// hash is that of the file as it is now: what changes it from here on wins at a start. Where it cannot be read it is as it was at the
+// last change, or at the start.
+func (o *Origin) hash(last string) string {
+	if o.path != "" {
+		if data, err := config.ReadFile(o.path); err == nil {
+			return revision.Sum(data)
+		}
 	}
-	data, err := config.ReadFile(o.path)
-	if err != nil {
-		return o.file.SHA256
-	}
-	return revision.Sum(data)
+	return cmp.Or(last, o.file.SHA256)
 }
 
 // moveSockets has systemd keep the sockets of the listeners that are new, and forget those of listeners that are gone.

@@ -356,6 +356,41 @@ func TestNothingIsHalfChanged(t *testing.T) {
 	unchanged(d, "an address that is taken", d.ask(t, "PUT", "/v1/config/listeners/more", body, "If-None-Match: *"), 422)
 }
 
+// A file that cannot be read for a while is taken for what it was at the last change, and not for what it was at the start.
+func TestFileThatCannotBeReadForAWhile(t *testing.T) {
+	d := newDoor(t)
+	text := strings.Replace(fmt.Sprintf(liveText, d.folder), "weight: 10", "weight: 11", 1)
+	edit := func() {
+		t.Helper()
+		if err := os.WriteFile(d.file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change := func(weight string) {
+		t.Helper()
+		if got := d.ask(t, "PUT", endpointAPI+"/weight", weight, "If-Match: *"); got.code != 200 {
+			t.Fatalf("PUT gives %d %s", got.code, got.body)
+		}
+	}
+	edit()
+	change("20") // which wins over the file
+	if err := os.Remove(d.file); err != nil {
+		t.Fatal(err)
+	}
+	change("30")
+	edit()
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	origin, err := server.OpenOrigin(d.file, []byte(text), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := origin.Config().Clusters[0].Endpoints[0].Weight; w != 30 {
+		t.Errorf("a restart has the weight %d, want 30: %s", w, origin.Message())
+	}
+}
+
 // What a start would not take is refused now: it would be met when the process has ended.
 func TestChangesThatNoStartWouldTake(t *testing.T) {
 	d := newDoor(t)
