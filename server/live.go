@@ -55,6 +55,7 @@ func newLive(o Options) (*live, error) {
 			return nil, err
 		}
 	}
+	from.store.LogTo(o.Log)
 	l := &live{
 		origin: from, store: from.store, began: o.Config, turn: make(chan struct{}, 1), released: make(chan struct{}, 1),
 		kept: make(map[string]bool),

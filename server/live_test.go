@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/relevo-proxy/relevo/admin"
 	"github.com/relevo-proxy/relevo/server"
@@ -354,6 +355,30 @@ func TestNothingIsHalfChanged(t *testing.T) {
 	defer taken.Close()
 	body := fmt.Sprintf(`{"name": "more", "address": %q, "protocol": "bolt"}`, taken.Addr())
 	unchanged(d, "an address that is taken", d.ask(t, "PUT", "/v1/config/listeners/more", body, "If-None-Match: *"), 422)
+}
+
+// A start that passes over the newest revision, because its file is torn, says so.
+func TestTornRevisionIsTold(t *testing.T) {
+	d := newDoor(t)
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "20", "If-Match: *"); got.code != 200 {
+		t.Fatalf("PUT gives %d %s", got.code, got.body)
+	}
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(d.folder, "revisions", "*", "000002.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the second revision is in %v, %v; want one file", files, err)
+	}
+	if err := os.Truncate(files[0], 100); err != nil {
+		t.Fatal(err)
+	}
+	core, logs := observer.New(zap.WarnLevel)
+	d = openDoorWith(t, d.folder, fmt.Sprintf(liveText, d.folder), zap.New(core))
+	told := logs.FilterMessageSnippet("passed over").FilterField(zap.String("file", files[0])).Len()
+	if d.weight() != 10 || told != 1 {
+		t.Errorf("behind a revision that is torn the weight is %d, and the log says it %d times; want 10, and once", d.weight(), told)
+	}
 }
 
 // A file that cannot be read for a while is taken for what it was at the last change, and not for what it was at the start.
