@@ -31,6 +31,7 @@ type limits struct {
 	bodyBytes   int64
 	connections int           // open at once
 	grace       time.Duration // that a connection without a request gets before it makes room for a new one
+	patience    time.Duration // the same for one whose client does not take what is written to it
 }
 
 var defaultLimits = limits{
@@ -43,6 +44,7 @@ var defaultLimits = limits{
 	bodyBytes:   64 << 10,
 	connections: 256,
 	grace:       100 * time.Millisecond,
+	patience:    time.Second,
 }
 
 // Server is one door: a listener and what is behind it.
@@ -82,7 +84,7 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 	}
 	s := &Server{
 		socket:   l,
-		listener: newLimitListener(l, lim.connections, lim.grace),
+		listener: newLimitListener(l, lim.connections, lim.grace, lim.patience),
 		file:     socketFileOf(l),
 		shutdown: lim.shutdown,
 		log:      log,
