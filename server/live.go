@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -155,6 +156,9 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 	if err := CheckMachine(c); err != nil && CheckMachine(old.config) == nil { // what is amiss already keeps nobody from changing something else
 		return admin.Outcome{}, &admin.RefusedError{Reason: err.Error()}
 	}
+	if err := s.canOpen(old.config, c); err != nil {
+		return admin.Outcome{}, &admin.RefusedError{Reason: err.Error()}
+	}
 	giveWay()
 	spec, err := Spec(c)
 	if err != nil {
@@ -245,6 +249,37 @@ func CheckMachine(c *config.Config) error {
 		}
 	}
 	return checkAccess(c.AccessLog)
+}
+
+// canOpen says why a door could not be opened that only the new configuration has; nil: each could. The next process opens it.
+func (s *Server) canOpen(old, now *config.Config) error {
+	before := doorsOf(old)
+	for address, file := range doorsOf(now) {
+		if _, had := before[address]; had || slices.ContainsFunc(s.doors, func(d *door) bool { return d.address == address }) {
+			continue
+		}
+		l, err := admin.Listen(string(address), file)
+		if err != nil {
+			return err
+		}
+		_ = admin.NewServer(l, nil, s.log).Close() // nobody has come
+	}
+	return nil
+}
+
+// doorsOf are the addresses of a configuration's doors, and the rights of those that are files.
+func doorsOf(c *config.Config) map[config.Address]admin.SocketFile {
+	out := make(map[config.Address]admin.SocketFile)
+	if m := c.Metrics; m != nil {
+		out[m.Address] = admin.SocketFile{}
+	}
+	if a := c.Admin; a != nil && a.Address != "" {
+		out[a.Address] = admin.SocketFile{Mode: a.FileMode(), Group: a.Group}
+	}
+	if a := c.Admin; a != nil && a.TCP != nil {
+		out[a.TCP.Address] = admin.SocketFile{}
+	}
+	return out
 }
 
 // pathsLogged is how many changes a line of the log names.

@@ -419,6 +419,11 @@ func TestFileThatCannotBeReadForAWhile(t *testing.T) {
 // What a start would not take is refused now: it would be met when the process has ended.
 func TestChangesThatNoStartWouldTake(t *testing.T) {
 	d := newDoor(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
 	there := filepath.Join(d.folder, "there")
 	if err := os.Mkdir(there, 0o700); err != nil {
 		t.Fatal(err)
@@ -434,10 +439,16 @@ func TestChangesThatNoStartWouldTake(t *testing.T) {
 		{fmt.Sprintf(`{"access_log": {"path": %q}}`, there+"/not/access.log"), 422, there + "/not: no such file"},
 		{fmt.Sprintf(`{"access_log": {"path": %q}}`, there+"/access.log"), 200, "/access_log"},
 		{`{"admin": {"group": "no-such-group"}}`, 422, "no-such-group"},
+		{fmt.Sprintf(`{"metrics": {"address": %q}}`, taken.Addr()), 422, "address already in use"},
+		{fmt.Sprintf(`{"admin": {"address": %q}}`, "unix:"+d.folder+"/not/b.sock"), 422, "no such file"},
+		{fmt.Sprintf(`{"admin": {"address": %q}, "metrics": {"address": "127.0.0.1:0"}}`, "unix:"+d.folder+"/b.sock"), 200, "/metrics"},
 	} {
 		if got := d.ask(t, "PATCH", "/v1/config", c.patch, "If-Match: *"); got.code != c.code || !strings.Contains(got.body, c.has) {
 			t.Errorf("%s gives %d and\n%s\nwant %d, with %s", c.patch, got.code, got.body, c.code, c.has)
 		}
+	}
+	if _, err := os.Stat(d.folder + "/b.sock"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a door that is opened by the next process is there already: %v", err)
 	}
 	if err := os.Remove(there); err != nil {
 		t.Fatal(err)
