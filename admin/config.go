@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -84,7 +85,7 @@ func (d *configDoor) get(w http.ResponseWriter, r *http.Request) {
 
 // effective is a part of the configuration with its defaults.
 func effective(tree *config.Config, path string) (config.Part, error) {
-	text, err := tree.YAML()
+	text, err := json.Marshal(tree)
 	if err != nil {
 		return config.Part{}, err
 	}
@@ -174,6 +175,9 @@ func (d *configDoor) change(w http.ResponseWriter, r *http.Request, edit func(d 
 
 // changeAt makes a change at a path under a condition.
 func (d *configDoor) changeAt(w http.ResponseWriter, r *http.Request, path string, match func(*config.Document) error, edit func(d *config.Document, path string) (*config.Document, error)) {
+	if _, ok := parameters(w, r, "dry_run"); !ok {
+		return
+	}
 	why := r.Header.Get("X-Comment")
 	switch {
 	case len(why) > maxComment:

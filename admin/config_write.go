@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,8 +24,7 @@ func quoted(etag string) string { return `"` + etag + `"` }
 
 // asks says whether a request has this parameter, and does not say false.
 func asks(r *http.Request, name string) bool {
-	q := r.URL.Query()
-	return q.Has(name) && q.Get(name) != "false"
+	return slices.ContainsFunc(r.URL.Query()[name], func(said string) bool { return said != "false" })
 }
 
 // writePart answers with a part of the configuration, as YAML if that is what the client wants first, else as JSON.

@@ -3,6 +3,7 @@ package admin
 import (
 	"container/list"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"sync"
@@ -12,26 +13,28 @@ import (
 
 // limitListener bounds the connections that are open. At the bound the one that has been without a request for longest
 // makes room for a new one, but for those that have been so for less than grace: nobody is kept out by clients that say
-// nothing, nor by a crowd of new ones. A connection with a request under way, or that has just come, makes no room: while there are only such,
-// or too young ones, further connections wait in the kernel's queue. There may be one more than the bound.
+// nothing, nor by a crowd of new ones. Where there is none such, the one makes room whose client has not taken what is written to it
+// for longest, and for longer than patience. Any other connection with a request under way, or that has just come, makes no room: while
+// there are only such, or too young ones, further connections wait in the kernel's queue. There may be one more than the bound.
 type limitListener struct {
 	net.Listener
 
 	// Static after New.
-	limit   int
-	grace   time.Duration
-	changed chan struct{} // never closed; one slot: there may be room now
-	done    chan struct{} // closed by close
-	close   func() error  // once
+	limit           int
+	grace, patience time.Duration
+	changed         chan struct{} // never closed; one slot: there may be room now
+	done            chan struct{} // closed by close
+	close           func() error  // once
 
 	mu sync.Mutex
 	// Guarded by mu.
-	open int
-	idle list.List // of *limitConn: those without a request, the longest first
+	open    int
+	idle    list.List // of *limitConn: those without a request, the longest first
+	writing list.List // of *limitConn: those that are being written to, the longest first
 }
 
-func newLimitListener(l net.Listener, n int, grace time.Duration) *limitListener {
-	ll := &limitListener{Listener: l, limit: n, grace: grace, changed: make(chan struct{}, 1), done: make(chan struct{})}
+func newLimitListener(l net.Listener, n int, grace, patience time.Duration) *limitListener {
+	ll := &limitListener{Listener: l, limit: n, grace: grace, patience: patience, changed: make(chan struct{}, 1), done: make(chan struct{})}
 	ll.close = sync.OnceValue(func() error {
 		close(ll.done)
 		return l.Close()
@@ -51,8 +54,11 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		}
 	}
 	raw, err := l.Listener.Accept()
-	if err != nil {
+	switch {
+	case errors.Is(err, net.ErrClosed):
 		return nil, err
+	case err != nil:
+		return nil, passing{err}
 	}
 	c := &limitConn{Conn: raw, listener: l}
 	for _, old := range l.admit(c) {
@@ -61,6 +67,19 @@ func (l *limitListener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
+// passing is why one connection could not be accepted, in a form in which net/http says it and tries again behind a pause. By itself it
+// does so where descriptors run out, and ends the door where memory does, or where a policy of the kernel forbids this connection; and
+// a door that ends takes the process along.
+type passing struct{ error }
+
+// Timeout and Temporary make it a net.Error.
+func (passing) Timeout() bool { return false }
+
+// Temporary is explained at Timeout.
+func (passing) Temporary() bool { return true }
+
+func (p passing) Unwrap() error { return p.error }
+
 // room says whether another connection can be had, or else when to look again; 0: when something changes.
 func (l *limitListener) room() (wait time.Duration, ok bool) {
 	l.mu.Lock()
@@ -68,12 +87,22 @@ func (l *limitListener) room() (wait time.Duration, ok bool) {
 	if l.open < l.limit {
 		return 0, true
 	}
-	first := l.idle.Front()
-	if first == nil {
-		return 0, false
+	now := time.Now()
+	if first := l.idle.Front(); first != nil {
+		if wait = l.grace - now.Sub(first.Value.(*limitConn).since); wait <= 0 {
+			return 0, true
+		}
 	}
-	wait = l.grace - time.Since(first.Value.(*limitConn).since)
-	return wait, wait <= 0
+	if first := l.writing.Front(); first != nil {
+		left := l.patience - now.Sub(first.Value.(*limitConn).wrote)
+		if left <= 0 {
+			return 0, true
+		}
+		if wait == 0 || left < wait {
+			wait = left
+		}
+	}
+	return wait, false
 }
 
 // await waits for a change, or for as long as that; 0 is for ever. It says whether the listener is still open.
@@ -99,7 +128,8 @@ func (l *limitListener) admit(c *limitConn) (out []*limitConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	for excess := l.open + 1 - l.limit; excess > 0; {
+	excess := l.open + 1 - l.limit
+	for excess > 0 {
 		first := l.idle.Front()
 		if first == nil || now.Sub(first.Value.(*limitConn).since) < l.grace {
 			break
@@ -110,9 +140,18 @@ func (l *limitListener) admit(c *limitConn) (out []*limitConn) {
 			old.rest()
 			continue
 		}
-		old.evicted = true
+		old.giveUp()
 		out = append(out, old)
 		excess--
+	}
+	for ; excess > 0; excess-- {
+		first := l.writing.Front()
+		if first == nil || now.Sub(first.Value.(*limitConn).wrote) < l.patience {
+			break
+		}
+		old := first.Value.(*limitConn)
+		old.giveUp()
+		out = append(out, old)
 	}
 	l.open++
 	c.rest()
@@ -178,8 +217,37 @@ type limitConn struct {
 	// Guarded by the listener's mu.
 	place   *list.Element // in idle; nil: it has a request
 	since   time.Time     // when it was put there
+	pen     *list.Element // in writing; nil: nothing is being written to it
+	wrote   time.Time     // since when
 	evicted bool          // it is being closed for another one
 	closed  bool
+}
+
+// Write notes that the client is to take something, for as long as it does not.
+func (c *limitConn) Write(p []byte) (int, error) {
+	l := c.listener
+	l.mu.Lock()
+	if !c.closed && !c.evicted && c.pen == nil {
+		c.wrote = time.Now()
+		c.pen = l.writing.PushBack(c)
+		if l.open >= l.limit {
+			l.poke()
+		}
+	}
+	l.mu.Unlock()
+	n, err := c.Conn.Write(p)
+	l.mu.Lock()
+	c.wrapUp()
+	l.mu.Unlock()
+	return n, err
+}
+
+// wrapUp takes the connection from those that are being written to. The listener's lock is held.
+func (c *limitConn) wrapUp() {
+	if c.pen != nil {
+		c.listener.writing.Remove(c.pen)
+		c.pen = nil
+	}
 }
 
 // Close closes the connection, then frees its place.
@@ -191,10 +259,18 @@ func (c *limitConn) Close() error {
 	if !c.closed {
 		c.closed = true
 		c.work()
+		c.wrapUp()
 		l.open--
 		l.poke()
 	}
 	return err
+}
+
+// giveUp takes the connection from wherever it stands: it is to be closed for another one. The listener's lock is held.
+func (c *limitConn) giveUp() {
+	c.work()
+	c.wrapUp()
+	c.evicted = true
 }
 
 // rest and work put the connection among those without a request, and take it from there. The listener's lock is held.

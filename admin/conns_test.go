@@ -106,9 +106,50 @@ func TestRequestsUnderWayMakeNoRoom(t *testing.T) {
 	}
 }
 
+// TestClientsThatReadNothingMakeRoom fills the places with clients that ask and do not take the answer: before they are cut off, the one
+// that has taken nothing for longest goes for a new one.
+func TestClientsThatReadNothingMakeRoom(t *testing.T) {
+	for _, patience := range []time.Duration{50 * time.Millisecond, time.Hour} {
+		lim := defaultLimits
+		lim.connections, lim.patience = 2, patience
+		l := listen(t, "127.0.0.1:0")
+		entered, wrote := make(chan struct{}), make(chan error, 2)
+		serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path != "/much" {
+				okHandler.ServeHTTP(w, r)
+				return
+			}
+			entered <- struct{}{}
+			_, err := w.Write(make([]byte, 64<<20))
+			wrote <- err
+		}), lim)
+		for range lim.connections {
+			if _, err := io.WriteString(dial(t, l), "GET /much HTTP/1.1\r\nHost: localhost\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			<-entered
+		}
+		if patience == time.Hour {
+			if err := askOn(dial(t, l), get, 100*time.Millisecond); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("a connection beside clients that may take their time: %v, want no answer yet", err)
+			}
+			continue
+		}
+		if err := askOn(dial(t, l), get, 10*time.Second); err != nil {
+			t.Errorf("a connection beside clients that take nothing: %v, want an answer", err)
+		}
+		if err := <-wrote; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("writing to the first of them ends with %v, want it closed", err)
+		}
+		if len(wrote) > 0 {
+			t.Error("the second of them is closed, too, want one alone")
+		}
+	}
+}
+
 // TestGrace has nobody closed before he has had his time.
 func TestGrace(t *testing.T) {
-	l := newLimitListener(listen(t, "127.0.0.1:0"), 1, time.Hour)
+	l := newLimitListener(listen(t, "127.0.0.1:0"), 1, time.Hour, time.Hour)
 	defer l.Close()
 	dial(t, l)
 	c, err := l.Accept()
@@ -154,7 +195,7 @@ func TestGrace(t *testing.T) {
 func TestRequestOnAConnectionThatWasGivenUp(t *testing.T) {
 	ran := false
 	h := onlyOpen(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { ran = true }))
-	l := newLimitListener(listen(t, "127.0.0.1:0"), 1, 0)
+	l := newLimitListener(listen(t, "127.0.0.1:0"), 1, 0, time.Hour)
 	defer l.Close()
 	dial(t, l)
 	dial(t, l)
@@ -193,7 +234,7 @@ func TestRequestOnAConnectionThatWasGivenUp(t *testing.T) {
 
 // TestCloseWakesAWaitingAccept closes while every place is taken.
 func TestCloseWakesAWaitingAccept(t *testing.T) {
-	l := newLimitListener(listen(t, "127.0.0.1:0"), 1, time.Hour)
+	l := newLimitListener(listen(t, "127.0.0.1:0"), 1, time.Hour, time.Hour)
 	dial(t, l)
 	c, err := l.Accept()
 	if err != nil {

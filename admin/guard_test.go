@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -538,6 +539,22 @@ func TestRefusalsAreProblems(t *testing.T) {
 		var p problem
 		if err := json.Unmarshal([]byte(got.body), &p); err != nil || p.Status != got.code || p.Detail == "" || got.header.Get("Content-Type") != "application/problem+json" {
 			t.Errorf("%v gives %d, %s: %v", headers, got.code, got.body, err)
+		}
+	}
+}
+
+// TestManyCertificatesAreRefused: what a client shows is kept as long as its connection, before anybody knows who he is.
+func TestManyCertificatesAreRefused(t *testing.T) {
+	server, clients := admintest.NewAuthority(t, "server-ca"), admintest.NewAuthority(t, "client-ca")
+	d := openGuarded(t, server, clients)
+	ops := keyPair(t, files(clients.Client(t, "ops", time.Now().Add(time.Hour))))
+	most := maxShown / len(ops.Certificate[0])
+	for n, want := range map[int]bool{most: true, most + 1: false, 7 * most: false} {
+		chain := *ops
+		chain.Certificate = slices.Repeat(ops.Certificate, n)
+		got, err := d.asks(t, &chain, "GET", "/v1/status")
+		if answered := err == nil && got.code == 200; answered != want {
+			t.Errorf("with %d certificates: answered %v, with %d and %v; want %v", n, answered, got.code, err, want)
 		}
 	}
 }

@@ -3,6 +3,7 @@ package admin
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"strings"
 
 	"github.com/relevo-proxy/relevo/server/config"
@@ -51,9 +52,25 @@ func loadKeys(c *config.TLS) (*keys, error) {
 	if k.clients != nil {
 		// A client's certificate is asked for and not judged here, but at each request: /healthz needs none, and an
 		// authority that is taken out of the file, or a certificate that expires, ends connections that are open, too.
-		k.config.ClientCAs, k.config.ClientAuth = k.clients, tls.RequestClientCert
+		k.config.ClientCAs, k.config.ClientAuth, k.config.VerifyPeerCertificate = k.clients, tls.RequestClientCert, isBounded
 	}
 	return k, nil
+}
+
+// maxShown is how many bytes of certificates a client may show. They are kept as long as its connection, whoever it is; the library
+// takes 256 KiB.
+const maxShown = 32 << 10
+
+// isBounded refuses more. Whether what is shown lets anybody in is judged at each request.
+func isBounded(shown [][]byte, _ [][]*x509.Certificate) error {
+	n := 0
+	for _, certificate := range shown {
+		n += len(certificate)
+	}
+	if n > maxShown {
+		return fmt.Errorf("the client shows %d bytes of certificates; it may show %d", n, maxShown)
+	}
+	return nil
 }
 
 // subject is that of the certificate which a client has shown, and whether an authority vouches for it now.

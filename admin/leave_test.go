@@ -252,7 +252,7 @@ func TestLeaveLetsRequestsFinish(t *testing.T) {
 }
 
 func TestSyscallConnWithoutDescriptor(t *testing.T) {
-	s := NewServer(brokenListener{listen(t, "127.0.0.1:0")}, okHandler, zap.NewNop())
+	s := NewServer(&failingListener{Listener: listen(t, "127.0.0.1:0")}, okHandler, zap.NewNop())
 	defer s.Close()
 	if _, err := s.SyscallConn(); err == nil {
 		t.Error("a listener that has no descriptor gives none, and no error; want one")

@@ -27,7 +27,7 @@ const (
 // SocketFile says who may open a unix socket. The zero value means mode 0660 and the group of the process.
 type SocketFile struct {
 	Mode  fs.FileMode
-	Group string // a name or a number; empty leaves the group as it is
+	Group string // a name or a number; empty is that of the process
 }
 
 // Listen opens HOST:PORT, or unix:/PATH with the rights in file.
@@ -47,6 +47,12 @@ func Listen(address string, file SocketFile) (net.Listener, error) {
 		return nil, fmt.Errorf("listen on %q: want HOST:PORT or unix:/PATH: %w", address, err)
 	}
 	return net.Listen("tcp", address) // its error says what was being done, and where
+}
+
+// Check says why nobody could be given these rights on this host; nil: nothing is known against it.
+func (f SocketFile) Check() error {
+	_, err := groupID(f.Group)
+	return err
 }
 
 // Grant gives the file of a unix socket the rights in file, where another process has opened it. To any other address it does
@@ -107,9 +113,13 @@ func bind(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// grant sets the group, then the mode. gid -1 leaves the group as it is.
+// grant sets the group, then the mode.
 func grant(path string, mode fs.FileMode, gid int) error {
-	if gid >= 0 && gid != os.Getegid() { // a sandbox may not allow what changes nothing
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if has, ok := info.Sys().(*syscall.Stat_t); !ok || int(has.Gid) != gid { // a sandbox may not allow what changes nothing
 		if err := os.Chown(path, -1, gid); err != nil {
 			return err
 		}
@@ -122,7 +132,7 @@ func grant(path string, mode fs.FileMode, gid int) error {
 
 func groupID(group string) (int, error) {
 	if group == "" {
-		return -1, nil
+		return os.Getegid(), nil
 	}
 	g, err := user.LookupGroup(group)
 	if err == nil {

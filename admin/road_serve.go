@@ -219,21 +219,36 @@ func otherFields(body []byte, names ...string) (faults []fault) {
 	return faults
 }
 
-// query reads a request's parameters, of which there are these. It answers 400 to others, and to a limit that is none.
-func query(w http.ResponseWriter, r *http.Request, names ...string) (q url.Values, limit int, ok bool) {
+// parameters reads those of a request, of which there are these. It answers 400 to others: who mistypes dry_run must not have the change
+// made.
+func parameters(w http.ResponseWriter, r *http.Request, names ...string) (q url.Values, ok bool) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		writeProblem(w, http.StatusBadRequest, "the parameters: "+err.Error())
-		return nil, 0, false
+		return nil, false
 	}
 	for name := range q {
-		if name != "limit" && !slices.Contains(names, name) {
-			writeProblem(w, http.StatusBadRequest, fmt.Sprintf("there is no parameter %.40q here, there is: limit, %s", name, strings.Join(names, ", ")))
-			return nil, 0, false
+		if !slices.Contains(names, name) {
+			there := "none"
+			if len(names) > 0 {
+				there = strings.Join(names, ", ")
+			}
+			writeProblem(w, http.StatusBadRequest, fmt.Sprintf("there is no parameter %.40q here, there is: %s", name, there))
+			return nil, false
 		}
+	}
+	return q, true
+}
+
+// query is parameters where limit is one, too. It answers 400 to one that is none.
+func query(w http.ResponseWriter, r *http.Request, names ...string) (q url.Values, limit int, ok bool) {
+	q, ok = parameters(w, r, append([]string{"limit"}, names...)...)
+	if !ok {
+		return nil, 0, false
 	}
 	limit = defaultPage
 	if text := q.Get("limit"); text != "" {
+		var err error
 		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxPage {
 			writeProblem(w, http.StatusBadRequest, fmt.Sprintf("limit is not a number from 1 to %d: %.40q", maxPage, text))
 			return nil, 0, false
@@ -313,6 +328,9 @@ func (d *configDoor) connection(w http.ResponseWriter, r *http.Request) {
 func (d *configDoor) closeConnection(w http.ResponseWriter, r *http.Request) {
 	id, ok := number(w, "a connection", segment(r, "id"))
 	if !ok {
+		return
+	}
+	if _, ok := parameters(w, r, "now"); !ok {
 		return
 	}
 	now := asks(r, "now")

@@ -31,6 +31,7 @@ type limits struct {
 	bodyBytes   int64
 	connections int           // open at once
 	grace       time.Duration // that a connection without a request gets before it makes room for a new one
+	patience    time.Duration // the same for one whose client does not take what is written to it
 }
 
 var defaultLimits = limits{
@@ -43,6 +44,7 @@ var defaultLimits = limits{
 	bodyBytes:   64 << 10,
 	connections: 256,
 	grace:       100 * time.Millisecond,
+	patience:    time.Second,
 }
 
 // Server is one door: a listener and what is behind it.
@@ -82,7 +84,7 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 	}
 	s := &Server{
 		socket:   l,
-		listener: newLimitListener(l, lim.connections, lim.grace),
+		listener: newLimitListener(l, lim.connections, lim.grace, lim.patience),
 		file:     socketFileOf(l),
 		shutdown: lim.shutdown,
 		log:      log,
@@ -121,8 +123,8 @@ func newServer(l net.Listener, handler http.Handler, log *zap.Logger, lim limits
 }
 
 // Run serves until ctx ends or Leave or Close is called, and returns nil then. When ctx ends, or at Leave, requests
-// under way get 2 s to finish; then their connections are closed. An error means that the listener broke. Run is
-// called once.
+// under way get 2 s to finish; then their connections are closed. An error means that somebody else has
+// closed the listener, or that something could not be closed. Run is called once.
 func (s *Server) Run(ctx context.Context) error {
 	select {
 	case <-s.leaving: // nothing was accepted, and nothing is to be

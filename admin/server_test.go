@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -262,14 +263,50 @@ func TestClose(t *testing.T) {
 	}
 }
 
-type brokenListener struct{ net.Listener }
+// failingListener cannot accept the first connections.
+type failingListener struct {
+	net.Listener
+	fails []error // Owned by who accepts.
+}
 
-func (brokenListener) Accept() (net.Conn, error) { return nil, errors.New("no more") }
+func (l *failingListener) Accept() (net.Conn, error) {
+	if len(l.fails) > 0 {
+		err := l.fails[0]
+		l.fails = l.fails[1:]
+		return nil, err
+	}
+	return l.Listener.Accept()
+}
 
-func TestBrokenListener(t *testing.T) {
-	s := NewServer(brokenListener{listen(t, "127.0.0.1:0")}, okHandler, zap.NewNop())
-	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), ": no more") {
-		t.Errorf("Run returns %v, want what broke the listener", err)
+// TestFailedAccept has a door go on whatever accept(2) says: that is about one connection, or about this moment.
+func TestFailedAccept(t *testing.T) {
+	core, logs := observer.New(zapcore.WarnLevel)
+	l := &failingListener{Listener: listen(t, "127.0.0.1:0")}
+	for _, errno := range []syscall.Errno{syscall.EMFILE, syscall.ENOMEM, syscall.ENOBUFS, syscall.EPERM, syscall.EPROTO} {
+		l.fails = append(l.fails, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", errno)})
+	}
+	s := NewServer(l, okHandler, zap.New(core))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := running(ctx, s)
+	if err := askOn(dial(t, l), get, 10*time.Second); err != nil {
+		t.Errorf("behind connections that could not be accepted, a request gets %v, want its answer", err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run returns %v, want nil", err)
+	}
+	if logs.Len() != 1 || !strings.Contains(logs.All()[0].Message, "too many open files") {
+		t.Errorf("the log is %v, want one line with the first reason", logs.All())
+	}
+}
+
+// TestClosedListener is one that somebody else closes.
+func TestClosedListener(t *testing.T) {
+	l := listen(t, "127.0.0.1:0")
+	s := NewServer(l, okHandler, zap.NewNop())
+	_ = l.Close()
+	if err := s.Run(t.Context()); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Run returns %v, want what was the end of the listener", err)
 	}
 }
 

@@ -29,6 +29,9 @@ func (d *upgradeDoor) post(w http.ResponseWriter, r *http.Request) {
 	var body struct {
 		Binary string `json:"binary"`
 	}
+	if _, ok := parameters(w, r); !ok {
+		return
+	}
 	if r.ContentLength != 0 && !readJSON(w, r, &body) {
 		return
 	}

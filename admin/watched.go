@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -25,8 +26,8 @@ const (
 	maxCredentials = 1 << 20
 )
 
-// watched is what some files say. They are read anew when they have changed, which is looked at when somebody asks; what
-// cannot be used is logged, and what held before holds on.
+// watched is what some files say. They are read anew when they have changed, and as long as they cannot be used, which is looked at
+// when somebody asks; what cannot be used is logged, and what held before holds on.
 type watched[T any] struct {
 	// Static after watch.
 	files []string
@@ -66,7 +67,7 @@ func (w *watched[T]) look(now time.Time) {
 	w.looked = now
 	seen := stat(w.files)
 	changed := !same(w.seen, seen)
-	if !changed && w.isSettled() {
+	if !changed && w.fault == "" && w.isSettled() { // what could not be read may be readable now: descriptors may just have run out
 		return
 	}
 	w.seen, w.at = seen, now
@@ -112,18 +113,18 @@ func stat(files []string) []fs.FileInfo {
 
 // readCredentials reads a file, which must be one, and none that is large.
 func readCredentials(path string) ([]byte, fs.FileInfo, error) {
-	info, err := os.Stat(path) // opening a pipe might wait for ever
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // opening a pipe might wait for ever
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat() // of what is read, whatever takes its place meanwhile
 	if err != nil {
 		return nil, nil, err
 	}
 	if !info.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("%s is not a file", path)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxCredentials+1))
 	if err == nil && len(data) > maxCredentials {
 		err = fmt.Errorf("%s has more than %d bytes", path, maxCredentials)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,8 +27,12 @@ func TestWatched(t *testing.T) {
 		}
 	}
 	reads := 0
+	var busy error
 	load := func() (string, error) {
 		reads++
+		if busy != nil {
+			return "", busy
+		}
 		text, err := os.ReadFile(path)
 		if err == nil && string(text) == "broken" {
 			err = errors.New("it is broken")
@@ -58,28 +63,33 @@ func TestWatched(t *testing.T) {
 	step("it has changed", lookEvery/2, "three", false, 2, 0)
 	write("broken")
 	step("it is broken", lookEvery, "three", true, 3, 1)
-	step("it still is", lookEvery, "three", true, 3, 1)
+	step("it still is", lookEvery, "three", true, 4, 1)
 	write("broken")
-	step("it is broken anew", lookEvery, "three", true, 4, 1)
+	step("it is broken anew", lookEvery, "three", true, 5, 1)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	step("it is gone", lookEvery, "three", true, 5, 2)
-	step("it still is gone", lookEvery, "three", true, 5, 2)
+	step("it is gone", lookEvery, "three", true, 6, 2)
+	step("it still is gone", lookEvery, "three", true, 7, 2)
 	write("four")
-	step("it is there again", lookEvery, "four", false, 6, 2)
+	step("it is there again", lookEvery, "four", false, 8, 2)
 	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	step("it has another mode", lookEvery, "four", false, 7, 2)
+	step("it has another mode", lookEvery, "four", false, 9, 2)
 	if err := os.Chtimes(path, time.Time{}, now); err != nil {
 		t.Fatal(err)
 	}
-	step("it was written just now", lookEvery, "four", false, 8, 2)
-	step("it may have been written again", lookEvery, "four", false, 9, 2)
-	step("it cannot have been any more", settled, "four", false, 9, 2)
-	step("and so it is settled", lookEvery, "four", false, 9, 2)
-	if n := logs.FilterLevelExact(zapcore.InfoLevel).Len(); n != 4 {
-		t.Errorf("%d times the log says that the file was read anew, want 4: at each change to what can be used", n)
+	step("it was written just now", lookEvery, "four", false, 10, 2)
+	step("it may have been written again", lookEvery, "four", false, 11, 2)
+	step("it cannot have been any more", settled, "four", false, 11, 2)
+	step("and so it is settled", lookEvery, "four", false, 11, 2)
+	write("five")
+	busy = syscall.EMFILE
+	step("it cannot be read just now", lookEvery, "four", true, 12, 3)
+	busy = nil
+	step("it can be read again", lookEvery, "five", false, 13, 3)
+	if n := logs.FilterLevelExact(zapcore.InfoLevel).Len(); n != 5 {
+		t.Errorf("%d times the log says that the file was read anew, want 5: at each change to what can be used", n)
 	}
 }

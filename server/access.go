@@ -47,9 +47,8 @@ func (s *Server) openAccess(spec *forwarder.Spec) error {
 	return nil
 }
 
-// CheckFolders says what of a configuration a start would stumble over on this machine, beside CheckFiles: the access log's folder.
-func CheckFolders(c *config.Config) error {
-	a := c.AccessLog
+// checkAccess says whether the access log's folder is there.
+func checkAccess(a *config.AccessLog) error {
 	if a == nil || a.Path == accesslog.PathStderr || a.Path == accesslog.PathJournal {
 		return nil
 	}

@@ -1,10 +1,12 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -54,6 +56,7 @@ func newLive(o Options) (*live, error) {
 			return nil, err
 		}
 	}
+	from.store.LogTo(o.Log)
 	l := &live{
 		origin: from, store: from.store, began: o.Config, turn: make(chan struct{}, 1), released: make(chan struct{}, 1),
 		kept: make(map[string]bool),
@@ -150,6 +153,12 @@ func (s *Server) Change(ctx context.Context, e admin.Edit) (admin.Outcome, error
 			return admin.Outcome{}, err
 		}
 	}
+	if err := CheckMachine(c); err != nil && CheckMachine(old.config) == nil { // what is amiss already keeps nobody from changing something else
+		return admin.Outcome{}, &admin.RefusedError{Reason: err.Error()}
+	}
+	if err := s.canOpen(old.config, c); err != nil {
+		return admin.Outcome{}, &admin.RefusedError{Reason: err.Error()}
+	}
 	giveWay()
 	spec, err := Spec(c)
 	if err != nil {
@@ -194,7 +203,7 @@ func (s *Server) apply(ctx context.Context, old, next *inForce, spec *forwarder.
 	err = s.road.Apply(spec, func() error {
 		giveWay()
 		r, kept = s.live.store.Append(ctx, old.newest, revision.Revision{
-			Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash()},
+			Info:     revision.Info{When: time.Now(), Author: e.Author, Why: e.Why, FileSHA256: s.live.origin.hash(old.info.FileSHA256)},
 			Document: next.document,
 		})
 		giveWay()
@@ -228,6 +237,51 @@ func CheckFiles(c *config.Config) error {
 	return admin.CheckFiles(c.Admin.TCP)
 }
 
+// CheckMachine says what of a valid configuration a start would stumble over on this machine, beside CheckFiles: buffers into which no whole
+// frame fits, a group that nobody knows, the access log's folder.
+func CheckMachine(c *config.Config) error {
+	if _, err := maxBuffered(c); err != nil {
+		return &ConfigError{err}
+	}
+	if a := c.Admin; a != nil {
+		if err := (admin.SocketFile{Group: a.Group}).Check(); err != nil {
+			return &ConfigError{fmt.Errorf("admin.group: %w", err)}
+		}
+	}
+	return checkAccess(c.AccessLog)
+}
+
+// canOpen says why a door could not be opened that only the new configuration has; nil: each could. The next process opens it.
+func (s *Server) canOpen(old, now *config.Config) error {
+	before := doorsOf(old)
+	for address, file := range doorsOf(now) {
+		if _, had := before[address]; had || slices.ContainsFunc(s.doors, func(d *door) bool { return d.address == address }) {
+			continue
+		}
+		l, err := admin.Listen(string(address), file)
+		if err != nil {
+			return err
+		}
+		_ = admin.NewServer(l, nil, s.log).Close() // nobody has come
+	}
+	return nil
+}
+
+// doorsOf are the addresses of a configuration's doors, and the rights of those that are files.
+func doorsOf(c *config.Config) map[config.Address]admin.SocketFile {
+	out := make(map[config.Address]admin.SocketFile)
+	if m := c.Metrics; m != nil {
+		out[m.Address] = admin.SocketFile{}
+	}
+	if a := c.Admin; a != nil && a.Address != "" {
+		out[a.Address] = admin.SocketFile{Mode: a.FileMode(), Group: a.Group}
+	}
+	if a := c.Admin; a != nil && a.TCP != nil {
+		out[a.TCP.Address] = admin.SocketFile{}
+	}
+	return out
+}
+
 // pathsLogged is how many changes a line of the log names.
 const pathsLogged = 10
 
@@ -239,16 +293,15 @@ func changedPaths(c config.Changes) []string {
 	return out
 }
 
-// hash is that of the file as it is now, or as it was where it cannot be read: what changes it from here on wins at a start.
-func (o *Origin) hash() string {
-	if o.path == "" {
-		return o.file.SHA256
+// hash is that of the file as it is now: what changes it from here on wins at a start. Where it cannot be read it is as it was at the
+// last change, or at the start.
+func (o *Origin) hash(last string) string {
+	if o.path != "" {
+		if data, err := config.ReadFile(o.path); err == nil {
+			return revision.Sum(data)
+		}
 	}
-	data, err := config.ReadFile(o.path)
-	if err != nil {
-		return o.file.SHA256
-	}
-	return revision.Sum(data)
+	return cmp.Or(last, o.file.SHA256)
 }
 
 // moveSockets has systemd keep the sockets of the listeners that are new, and forget those of listeners that are gone.

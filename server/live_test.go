@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/relevo-proxy/relevo/admin"
 	"github.com/relevo-proxy/relevo/server"
@@ -151,6 +152,12 @@ func TestDoorRefuses(t *testing.T) {
 		{"no number", "GET", "/v1/revisions/x", "", nil, 400, "number"},
 		{"restore nothing", "POST", "/v1/revisions/77/restore", "", []string{"If-Match: *"}, 404, "no such revision"},
 		{"restore blindly", "POST", "/v1/revisions/1/restore", "", nil, 428, "If-Match"},
+		{"a dry run that is mistyped", "PUT", endpointAPI + "/weight?dry-run=true", "5", []string{"If-Match: *"}, 400, "there is: dry_run"},
+		{"a dry run that is malformed", "DELETE", endpointAPI + "?dry_run=true;", "", []string{"If-Match: *"}, 400, "semicolon"},
+		{"restore for a dry run that is mistyped", "POST", "/v1/revisions/1/restore?dryrun=true", "", []string{"If-Match: *"}, 400, "dryrun"},
+		{"drain likewise", "PATCH", "/v1/clusters/echo/endpoints/127.0.0.1:1?dry-run", `{"drain": true}`, nil, 400, "dry-run"},
+		{"close likewise", "DELETE", "/v1/connections/1?nwo=true", "", nil, 400, "there is: now"},
+		{"upgrade likewise", "POST", "/v1/upgrade?binary=/bin/true", "", nil, 400, "binary"},
 		{"no upgrade of a server alone", "POST", "/v1/upgrade", "", nil, 409, "not upgraded"},
 	} {
 		got := d.ask(t, tc.method, tc.path, tc.body, tc.headers...)
@@ -173,6 +180,10 @@ func TestDoorChanges(t *testing.T) {
 		if dry.code != 200 || !strings.Contains(dry.body, has) {
 			t.Errorf("a dry run gives %d and\n%s\nwant 200 and %s", dry.code, dry.body, has)
 		}
+	}
+	twice := d.ask(t, "PUT", endpointAPI+"/weight?dry_run=false&dry_run=true", "5", "If-Match: *")
+	if twice.code != 200 || !strings.Contains(twice.body, `"dry_run": true`) {
+		t.Errorf("both a dry run and none gives %d and\n%s\nwant 200 and a dry run", twice.code, twice.body)
 	}
 	if after := d.ask(t, "GET", "/v1/config", ""); after.body != before.body || after.header.Get("ETag") != before.header.Get("ETag") || d.weight() != 10 {
 		t.Errorf("a dry run has changed the configuration, to\n%s", after.body)
@@ -344,6 +355,107 @@ func TestNothingIsHalfChanged(t *testing.T) {
 	defer taken.Close()
 	body := fmt.Sprintf(`{"name": "more", "address": %q, "protocol": "bolt"}`, taken.Addr())
 	unchanged(d, "an address that is taken", d.ask(t, "PUT", "/v1/config/listeners/more", body, "If-None-Match: *"), 422)
+}
+
+// A start that passes over the newest revision, because its file is torn, says so.
+func TestTornRevisionIsTold(t *testing.T) {
+	d := newDoor(t)
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "20", "If-Match: *"); got.code != 200 {
+		t.Fatalf("PUT gives %d %s", got.code, got.body)
+	}
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(d.folder, "revisions", "*", "000002.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the second revision is in %v, %v; want one file", files, err)
+	}
+	if err := os.Truncate(files[0], 100); err != nil {
+		t.Fatal(err)
+	}
+	core, logs := observer.New(zap.WarnLevel)
+	d = openDoorWith(t, d.folder, fmt.Sprintf(liveText, d.folder), zap.New(core))
+	told := logs.FilterMessageSnippet("passed over").FilterField(zap.String("file", files[0])).Len()
+	if d.weight() != 10 || told != 1 {
+		t.Errorf("behind a revision that is torn the weight is %d, and the log says it %d times; want 10, and once", d.weight(), told)
+	}
+}
+
+// A file that cannot be read for a while is taken for what it was at the last change, and not for what it was at the start.
+func TestFileThatCannotBeReadForAWhile(t *testing.T) {
+	d := newDoor(t)
+	text := strings.Replace(fmt.Sprintf(liveText, d.folder), "weight: 10", "weight: 11", 1)
+	edit := func() {
+		t.Helper()
+		if err := os.WriteFile(d.file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change := func(weight string) {
+		t.Helper()
+		if got := d.ask(t, "PUT", endpointAPI+"/weight", weight, "If-Match: *"); got.code != 200 {
+			t.Fatalf("PUT gives %d %s", got.code, got.body)
+		}
+	}
+	edit()
+	change("20") // which wins over the file
+	if err := os.Remove(d.file); err != nil {
+		t.Fatal(err)
+	}
+	change("30")
+	edit()
+	if err := d.stop(); err != nil {
+		t.Fatal(err)
+	}
+	origin, err := server.OpenOrigin(d.file, []byte(text), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if w := origin.Config().Clusters[0].Endpoints[0].Weight; w != 30 {
+		t.Errorf("a restart has the weight %d, want 30: %s", w, origin.Message())
+	}
+}
+
+// What a start would not take is refused now: it would be met when the process has ended.
+func TestChangesThatNoStartWouldTake(t *testing.T) {
+	d := newDoor(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	there := filepath.Join(d.folder, "there")
+	if err := os.Mkdir(there, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		patch string
+		code  int
+		has   string
+	}{
+		{`{"max_buffered": "1MiB"}`, 422, "max_frame"},
+		{`{"max_buffered": "64MiB"}`, 200, "/max_buffered"},
+		{`{"listeners": [{"name": "in", "address": "127.0.0.1:0", "protocol": "bolt", "max_frame": "256MiB"}]}`, 422, "max_frame"},
+		{fmt.Sprintf(`{"access_log": {"path": %q}}`, there+"/not/access.log"), 422, there + "/not: no such file"},
+		{fmt.Sprintf(`{"access_log": {"path": %q}}`, there+"/access.log"), 200, "/access_log"},
+		{`{"admin": {"group": "no-such-group"}}`, 422, "no-such-group"},
+		{fmt.Sprintf(`{"metrics": {"address": %q}}`, taken.Addr()), 422, "address already in use"},
+		{fmt.Sprintf(`{"admin": {"address": %q}}`, "unix:"+d.folder+"/not/b.sock"), 422, "no such file"},
+		{fmt.Sprintf(`{"admin": {"address": %q}, "metrics": {"address": "127.0.0.1:0"}}`, "unix:"+d.folder+"/b.sock"), 200, "/metrics"},
+	} {
+		if got := d.ask(t, "PATCH", "/v1/config", c.patch, "If-Match: *"); got.code != c.code || !strings.Contains(got.body, c.has) {
+			t.Errorf("%s gives %d and\n%s\nwant %d, with %s", c.patch, got.code, got.body, c.code, c.has)
+		}
+	}
+	if _, err := os.Stat(d.folder + "/b.sock"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a door that is opened by the next process is there already: %v", err)
+	}
+	if err := os.Remove(there); err != nil {
+		t.Fatal(err)
+	}
+	if got := d.ask(t, "PUT", endpointAPI+"/weight", "20", "If-Match: *"); got.code != 200 {
+		t.Errorf("when the folder has gone, the change of something else gives %d and\n%s\nwant 200", got.code, got.body)
+	}
 }
 
 // The last change wins, whichever door it came through.

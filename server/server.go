@@ -242,7 +242,7 @@ func (s *Server) open(name string, address config.Address, file admin.SocketFile
 		if l, err = admin.Listen(string(address), file); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-	} else if !kept && file != (admin.SocketFile{}) { // what is systemd's, its unit says
+	} else if !kept { // what is systemd's, its unit says
 		if err := admin.Grant(string(address), file); err != nil {
 			_ = l.Close() // a copy
 			return nil, fmt.Errorf("%s: %w", name, err)

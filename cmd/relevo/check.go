@@ -34,7 +34,7 @@ func checkVerb() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	file := configFlag(cmd, "file to check, - for standard input")
-	asStarted := cmd.Flags().Bool("as-started", false, "check what a process would start with here: the newest revision, or the file if that has changed, and its folders")
+	asStarted := cmd.Flags().Bool("as-started", false, "check what a process would start with here: the newest revision, or the file if that has changed; and whether this machine has what that takes")
 	cmd.RunE = verb(func(cmd *cobra.Command) error {
 		c, err := checked(*file, cmd.InOrStdin(), *asStarted, cmd.OutOrStdout())
 		if err != nil {
@@ -44,7 +44,7 @@ func checkVerb() *cobra.Command {
 			return from(*file, err)
 		}
 		if *asStarted {
-			if err := server.CheckFolders(c); err != nil {
+			if err := server.CheckMachine(c); err != nil {
 				return err
 			}
 		}

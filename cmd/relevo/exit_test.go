@@ -254,6 +254,22 @@ func TestMissingFolder(t *testing.T) {
 	}
 }
 
+// check finds what a start would make of a configuration on this machine, and only where it is asked about that.
+func TestCheckOfThisMachine(t *testing.T) {
+	for line, says := range map[string]string{
+		"max_buffered: 1MiB\n": "max_frame",
+		"admin: {address: \"unix:/tmp/a.sock\", group: no-such-group}\n": "admin.group: group: unknown group no-such-group",
+	} {
+		file := fileWith(t, goodConfig+line)
+		if status, _, errOut := relevo(t, "", "check", "--as-started", "-c", file); status != exitConfig || !strings.Contains(errOut, says) {
+			t.Errorf("check --as-started with %s: exit status %d, stderr %q; want %d, and %q", line, status, errOut, exitConfig, says)
+		}
+		if status, _, errOut := relevo(t, "", "check", "-c", file); status != exitDone {
+			t.Errorf("check with %s: exit status %d, stderr %q; want %d", line, status, errOut, exitDone)
+		}
+	}
+}
+
 func TestVersion(t *testing.T) {
 	status, out, _ := relevo(t, "", "version")
 	if status != exitDone || !strings.HasPrefix(out, "relevo ") || !strings.Contains(out, runtime.GOOS+"/"+runtime.GOARCH) {

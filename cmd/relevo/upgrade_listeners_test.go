@@ -4,12 +4,14 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -74,6 +76,40 @@ func TestUpgradeWithManyListeners(t *testing.T) {
 		if err != nil {
 			t.Fatalf("behind both upgrades, on a new connection to listener %d: %v", i, err)
 		}
+	}
+	p.stop(t)
+}
+
+// The file of the admin socket has the rights that the configuration says now, also where it said others when the socket was opened.
+func TestRightsOfTheSocketChange(t *testing.T) {
+	address, _ := adminOf(t)
+	file := strings.TrimPrefix(address, "unix:")
+	group := os.Getegid()
+	if groups, err := os.Getgroups(); err == nil && len(groups) > 0 {
+		group = groups[len(groups)-1] // any that this process may give it
+	}
+	if os.Geteuid() == 0 {
+		group = 1
+	}
+	p := newChain(t, os.Args[0], patientUpgrades, goodConfig+fmt.Sprintf("admin: {address: %q, mode: \"0600\", group: \"%d\"}\n", address, group))
+	check := func(what string, mode os.FileMode, group int) {
+		t.Helper()
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if gid := int(info.Sys().(*syscall.Stat_t).Gid); info.Mode().Perm() != mode || gid != group {
+			t.Errorf("%s: the file has the mode %v and the group %d, want %v and %d", what, info.Mode().Perm(), gid, mode, group)
+		}
+	}
+	check("at the start", 0o600, group)
+	for _, more := range []string{fmt.Sprintf(`, group: "%d"`, os.Getegid()), ""} {
+		if err := errors.Join(os.Chown(file, -1, group), os.Chmod(file, 0o600)); err != nil { // as it was at the start
+			t.Fatal(err)
+		}
+		said(t, address, "set", "admin", fmt.Sprintf("{address: %q%s}", address, more))
+		p.upgrade(t)
+		check("behind an upgrade to {address: ..."+more+"}", 0o660, os.Getegid())
 	}
 	p.stop(t)
 }

@@ -271,9 +271,11 @@ func TestHostileFiles(t *testing.T) {
 		"clusters: [{name: c, protocol: bolt, endpoints: [{address: 'a:1'}]}]\n"
 	tests := []struct{ name, text, want string }{
 		{"too large", strings.Repeat(" ", maxFile+1), "larger than 16MiB"},
-		{"flow nesting", strings.Repeat("[", mib), "exceeded max depth"},
-		{"block nesting", strings.Repeat("- ", mib), "exceeded max depth"},
-		{"mapping nesting", strings.Repeat("{a: ", mib), "exceeded max depth"},
+		{"many values", "[" + strings.Repeat("1,", mib) + "1]", "1048577 of the characters"},
+		{"many empty values", strings.Repeat("a:\n", mib), "1048576 of the characters"},
+		{"flow nesting", strings.Repeat("[", mib/2), "exceeded max depth"},
+		{"block nesting", strings.Repeat("- ", mib/2), "exceeded max depth"},
+		{"mapping nesting", strings.Repeat("{a: ", mib/4), "exceeded max depth"},
 		{"JSON nesting", strings.Repeat("[", 9000) + strings.Repeat("]", 9000), "must hold a mapping"},
 		{"long key", `{"` + strings.Repeat("k", mib) + `": 1}`, "there is no such field"},
 		{"long value", header + "routes: " + strings.Repeat("v", mib), "must be a list, not text"},

@@ -41,6 +41,9 @@ func newDocument(root node) (*Document, error) {
 	if !ok {
 		return nil, wrong("the configuration is larger than %v when all of it is written out", Size(maxFile))
 	}
+	if err := checkMarks(data); err != nil { // as it is kept, and read again
+		return nil, wrong("when all of the configuration is written out, %s", err)
+	}
 	return &Document{root, data}, nil
 }
 

@@ -260,6 +260,11 @@ func TestDocumentTooLarge(t *testing.T) {
 	if _, err := d.Put("log/level", []byte(`"`+strings.Repeat("y", 200)+`"`)); err == nil {
 		t.Error("an edit made a document larger than a file may be")
 	}
+	// Nor is one made that could not be read again.
+	d = document(t, `{"a":"`+strings.Repeat("-", maxMarks-100)+`"}`)
+	if _, err := d.Put("log/level", []byte(`"`+strings.Repeat("-", 200)+`"`)); err == nil || !strings.Contains(err.Error(), "there may be 1000000") {
+		t.Errorf("an edit that makes a document of too many values gives %v", err)
+	}
 }
 
 // What a file's canonical forms say is what it says, and they are their own canonical forms.

@@ -45,6 +45,9 @@ type node struct {
 // parseNode reads one document of YAML or JSON; an empty one is null. It asks go.yaml.in/yaml for nodes, not sigs.k8s.io/yaml for
 // JSON: that would make the key `on` into "true", and leave a second document unread.
 func parseNode(data []byte) (node, error) {
+	if err := checkMarks(data); err != nil {
+		return node{}, err
+	}
 	// YAML reads nearly all JSON: not the escapes of characters outside the basic plane.
 	if json.Valid(data) {
 		v, err := parseJSON(data)
@@ -67,6 +70,25 @@ func parseNode(data []byte) (node, error) {
 		return node{}, yamlError(err)
 	}
 	return first, nil
+}
+
+// maxMarks bounds the characters in front of a value, and so the values: each takes up to 400 bytes of memory while it is read, and no more
+// than two of text. 30,000 endpoints have about half a million at most.
+const maxMarks = 1_000_000
+
+// checkMarks refuses what has more of them.
+func checkMarks(data []byte) error {
+	marks := 0
+	for _, c := range data {
+		switch c {
+		case ',', ':', '-', '?', '[', '{':
+			marks++
+		}
+	}
+	if marks > maxMarks {
+		return fmt.Errorf("there are %d of the characters , : - ? [ { in it; there may be %d", marks, maxMarks)
+	}
+	return nil
 }
 
 func yamlError(err error) error {

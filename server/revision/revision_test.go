@@ -244,7 +244,7 @@ func TestStoresOfTwoFiles(t *testing.T) {
 // Whatever lies in the folder beside whole revisions, the last whole one is the newest, and the next one goes behind all.
 func TestTornAndForeignFiles(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
-	o := Options{State: t.TempDir(), Log: zap.New(core)}
+	o := Options{State: t.TempDir()}
 	s := store(t, o)
 	for i := range 3 {
 		add(t, s, uint64(i), weight(t, i+1))
@@ -277,6 +277,7 @@ func TestTornAndForeignFiles(t *testing.T) {
 
 	same(t, newest(t, s), want)
 	same(t, newest(t, store(t, o)), want)
+	s.LogTo(zap.New(core)) // who comes behind that hears all of it
 	told := map[string]string{}
 	for _, e := range logs.FilterMessageSnippet("passed over").All() {
 		told[filepath.Base(fmt.Sprint(e.ContextMap()["file"]))] = fmt.Sprint(e.ContextMap()["error"])
@@ -292,6 +293,15 @@ func TestTornAndForeignFiles(t *testing.T) {
 	newest(t, s)
 	if logs.Len() != before {
 		t.Errorf("the log is told twice of a file that is passed over")
+	}
+	if err := os.WriteFile(path(nameOf(12)), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if newest(t, s); logs.Len() != before+1 {
+		t.Errorf("the log is told %d times of a file that is torn later, want once", logs.Len()-before)
+	}
+	if err := os.Remove(path(nameOf(12))); err != nil {
+		t.Fatal(err)
 	}
 
 	s = store(t, o) // a process looks once for what those before it left

@@ -25,8 +25,6 @@ type Options struct {
 	Bytes int64
 	// LockWait is how long an Append waits for other processes. Zero means 5 s.
 	LockWait time.Duration
-	// Log is told of files that are passed over. Nil tells nobody.
-	Log *zap.Logger
 }
 
 // Store keeps the revisions of one configuration file. Its methods may be called at once.
@@ -50,8 +48,9 @@ type Store struct {
 	// Guarded by mu.
 	// memory is the revisions from the oldest to the newest, where there is no folder.
 	memory []kept
-	// warned are the names of files that the log has been told of.
-	warned map[string]bool
+	// troubles are those with files, by their names, and log is who is told of each of them once; nil: he is not there yet.
+	troubles map[string]trouble
+	log      *zap.Logger
 }
 
 // kept is a revision in memory, encoded as in a file so that it counts as much.
@@ -90,10 +89,7 @@ func Open(o Options) (*Store, error) {
 	if o.LockWait == 0 {
 		o.LockWait = 5 * time.Second
 	}
-	if o.Log == nil {
-		o.Log = zap.NewNop()
-	}
-	s := &Store{o: o, turn: make(chan struct{}, 1), warned: map[string]bool{}, sizes: map[uint64]int64{}}
+	s := &Store{o: o, turn: make(chan struct{}, 1), troubles: map[string]trouble{}, sizes: map[uint64]int64{}}
 	s.turn <- struct{}{}
 	if o.State == "" {
 		return s, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -26,8 +27,8 @@ const (
 	// maxFileSize is the length in bytes of the longest file that is read. A document has 16 MiB at most, and the escapes
 	// of JSON can make it longer.
 	maxFileSize = 128 << 20
-	// maxWarned bounds the files that the log is told of.
-	maxWarned = 100
+	// maxTroubles bounds the files that the log is told of.
+	maxTroubles = 100
 	// lockPoll is how often a lock that another process has is tried again.
 	lockPoll = 5 * time.Millisecond
 )
@@ -81,20 +82,52 @@ func (s *Store) readFile(n uint64, v any) (whole bool, err error) {
 		err = open(data, s.o.File, n, v)
 	}
 	if err != nil {
-		s.warn(name, err)
+		s.warn(name, passedOver, err)
 	}
 	return err == nil, nil
 }
 
-func (s *Store) warn(name string, err error) {
+// trouble is why a file is not what it should be, or where.
+type trouble struct {
+	what string
+	err  error
+}
+
+// What the log says of a file.
+const (
+	passedOver = "a file is passed over, it is no whole revision of this configuration"
+	notRemoved = "a file that is not needed any more cannot be removed"
+)
+
+// warn has the log told, once.
+func (s *Store) warn(name, what string, err error) {
 	s.mu.Lock()
-	known := s.warned[name] || len(s.warned) == maxWarned
+	_, known := s.troubles[name]
+	known = known || len(s.troubles) == maxTroubles
+	t := trouble{what, err}
 	if !known {
-		s.warned[name] = true
+		s.troubles[name] = t
 	}
+	log := s.log
 	s.mu.Unlock()
-	if !known {
-		s.o.Log.Warn("a file is passed over, it is no whole revision of this configuration", zap.String("file", name), zap.Error(err))
+	if !known && log != nil {
+		t.tell(log, name)
+	}
+}
+
+func (t trouble) tell(log *zap.Logger, name string) {
+	log.Warn(t.what, zap.String("file", name), zap.Error(t.err))
+}
+
+// LogTo says whom to tell of files that are passed over, and tells him of those that have been so far: which configuration a start applies is
+// known before there is a log.
+func (s *Store) LogTo(log *zap.Logger) {
+	s.mu.Lock()
+	s.log = log
+	troubles := maps.Clone(s.troubles)
+	s.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(troubles)) {
+		troubles[name].tell(log, name)
 	}
 }
 
@@ -147,7 +180,7 @@ func (s *Store) sweep() {
 	}
 	for _, name := range left {
 		if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.warn(name, err)
+			s.warn(name, notRemoved, err)
 		}
 	}
 }
@@ -189,7 +222,7 @@ func (s *Store) prune(numbers []uint64) []uint64 {
 		}
 		delete(s.sizes, n)
 		if err := os.Remove(path(n)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			s.warn(path(n), err)
+			s.warn(path(n), notRemoved, err)
 			left = append(left, n)
 		}
 	}
