@@ -56,6 +56,7 @@ type Options struct {
 const (
 	settleTimeout  = 5 * time.Second
 	startedTimeout = 500 * time.Millisecond
+	hearTimeout    = 50 * time.Millisecond // behind startedTimeout, to hear what was said in time
 	reapTimeout    = 2 * time.Second
 	arriveTimeout  = 5 * time.Second
 	sayTimeout     = time.Second // to say what nobody's gates wait for
