@@ -138,16 +138,16 @@ func (a *adopter) listenerNamed(name string) *listener {
 	return nil
 }
 
-// listener is a listener by name, a leftover where the configuration has none.
-func (a *adopter) listener(name string) (*listener, error) {
+// listener is a listener by name, a leftover where the configuration has none. Of one that had left, nothing more may be known:
+// then what is left of it is requests of clients that have left, too.
+func (a *adopter) listener(name string) *listener {
 	if l := a.listenerNamed(name); l != nil {
-		return l, nil
+		return l
 	}
-	i := slices.IndexFunc(a.h.Listeners, func(s ListenerState) bool { return s.Name == name })
-	if i < 0 {
-		return nil, fmt.Errorf("listener %s, of which nothing is known", name)
+	s, spec := new(ListenerState), a.snap.leftover.listener
+	if i := slices.IndexFunc(a.h.Listeners, func(s ListenerState) bool { return s.Name == name }); i >= 0 {
+		s = &a.h.Listeners[i]
 	}
-	s, spec := &a.h.Listeners[i], a.snap.leftover.listener
 	spec.Name = name
 	if s.Limits.MaxFrame > 0 {
 		spec.Limits = s.Limits
@@ -158,7 +158,7 @@ func (a *adopter) listener(name string) (*listener, error) {
 	l.count(s)
 	a.snap.listeners = append(a.snap.listeners, l)
 	a.snap.roads = append(a.snap.roads, leftoverRoad(&spec, s.Protocol))
-	return l, nil
+	return l
 }
 
 // leftoverRoad is a road on which every request is answered: its listener leaves.
@@ -272,10 +272,7 @@ func (a *adopter) codecNamed(name string, codecs ...wire.Codec) wire.Codec {
 
 // downstream rebuilds a client connection.
 func (a *adopter) downstream(s *DownstreamState) error {
-	l, err := a.listener(s.Listener)
-	if err != nil {
-		return fmt.Errorf("a connection of %w", err)
-	}
+	l := a.listener(s.Listener)
 	c, err := conn.Adopt(s.Conn, a.f.buffers, l.config.Load().conn)
 	if err != nil {
 		return fmt.Errorf("a connection of listener %s: %w", s.Listener, err)

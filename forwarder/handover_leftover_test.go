@@ -55,6 +55,29 @@ func TestLeftoverListener(t *testing.T) {
 	}
 }
 
+// TestRequestOfAForgottenListener: a request whose client has left goes over, although its listener has left, too, and nothing is known of it
+// any more.
+func TestRequestOfAForgottenListener(t *testing.T) {
+	h := serveHeld(t)
+	s := spec(h.address)
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	c.send(frameOf(t, 1, "nobody's"))
+	h.got(t, 1)
+	c.hangUp()
+	p.wantCount(0, "relevo_listener_connections")
+	next := renamed(s)
+	for range 2 { // with the first change the listener leaves, with the next one it is forgotten
+		if err := p.Apply(next, kept); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.handOver(next)
+	h.release()
+	p.atRest()
+	p.wantCount(1, "relevo_listener_dropped_total", "listener=in", "reason="+forwarder.ReasonDownstreamGone)
+}
+
 // TestLeftoverListenerHasItsTime: what is owed to its clients is waited for so long, and no longer.
 func TestLeftoverListenerHasItsTime(t *testing.T) {
 	h := serveHeld(t)
