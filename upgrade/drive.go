@@ -121,7 +121,8 @@ func (d *driver) expired() {
 	}
 	if d.armed == timerReap {
 		d.g.spend("a process of an upgrade before was killed and does not end")
-		d.g.log.Error("the new process was killed and does not end", zap.Uint64("upgrade", d.report.ID), zap.Int("pid", d.attempt.pid))
+		// Behind the step, which opens the gates.
+		defer d.g.log.Error("the new process was killed and does not end", zap.Uint64("upgrade", d.report.ID), zap.Int("pid", d.attempt.pid))
 	}
 	d.step(event{kind: evTimer, timer: d.armed})
 }
@@ -149,7 +150,7 @@ func (d *driver) moved(before, now oldState) {
 		d.report.Step = step
 		d.g.note(d.report)
 	}
-	d.g.moved(d.report.ID, before, now)
+	d.g.moved(d.report.ID, before, now, now.awaited())
 }
 
 func (d *driver) do(a action) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 
 	"github.com/relevo-proxy/relevo/upgrade/handoff"
@@ -32,6 +33,7 @@ type rig struct {
 	fails map[string]error // by hook
 	// What the old one's hooks do in addition.
 	during map[string]func()
+	log    *zap.Logger // of both
 
 	mu       sync.Mutex
 	did      []string // hooks and kills, in order, "old." or "new." in front
@@ -64,7 +66,7 @@ type pipe struct {
 func newRig(t *testing.T) *rig {
 	r := &rig{
 		t: t, dir: t.TempDir(), begun: time.Now(), hang: map[string]bool{}, fails: map[string]error{},
-		during: map[string]func(){}, at: map[string]time.Duration{},
+		during: map[string]func(){}, at: map[string]time.Duration{}, log: zap.NewNop(),
 	}
 	sys := &system{
 		pid: 100, monotonic: func() int64 { return time.Now().UnixNano() }, ticks: func() int64 { return 0 },
@@ -93,7 +95,7 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) options() Options {
 	return Options{
-		Log: zap.NewNop(), Release: "1", RuntimeDir: r.dir, Check: func() ([]string, []byte) { return []string{"check"}, nil }, ReadyTimeout: 30 * time.Second,
+		Log: r.log, Release: "1", RuntimeDir: r.dir, Check: func() ([]string, []byte) { return []string{"check"}, nil }, ReadyTimeout: 30 * time.Second,
 		HandoverTimeout: 2 * time.Second, Linger: time.Second, Observe: func(rep Report) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -715,6 +717,50 @@ func TestAPayloadThatIsWrongEndsNothing(t *testing.T) {
 			t.Errorf("a stop reaches the new process: %t; hooks: %v; want it to hear what follows", told(r.heir), r.did)
 		}
 	})
+}
+
+// stuckLog takes nothing any more from a moment on.
+type stuckLog struct{ full, free chan struct{} }
+
+func (l *stuckLog) Write(p []byte) (int, error) {
+	select {
+	case <-l.full:
+		<-l.free
+	default:
+	}
+	return len(p), nil
+}
+
+func (*stuckLog) Sync() error { return nil }
+
+// Connections do not wait for a log that nobody reads, whether the upgrade succeeds or not.
+func TestALogThatNobodyReadsHoldsNoGate(t *testing.T) {
+	for last, fails := range map[string]error{"new.start": nil, "old.gone": nil, "old.resume": errors.New("no")} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			defer r.end()
+			l := &stuckLog{make(chan struct{}), make(chan struct{})}
+			r.log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), l, zap.InfoLevel))
+			r.old.log = r.log
+			r.during["old.pause"] = func() { close(l.full) }
+			r.fails["new.prepare"] = fails
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan Ending, 1)
+			go func() { ended <- r.old.Run(ctx, r.giver()) }() // ends with ctx, or when it has handed over
+			r.old.Request()
+			time.Sleep(time.Second)
+			r.mu.Lock()
+			did := slices.Clone(r.did)
+			r.mu.Unlock()
+			if !slices.Contains(did, last) {
+				t.Errorf("a second behind a barrier of no time %s has not been called: %v", last, did)
+			}
+			close(l.free)
+			synctest.Wait()
+			cancel()
+			<-ended
+		})
+	}
 }
 
 func told(g *Generation) bool {

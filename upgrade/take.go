@@ -142,7 +142,8 @@ func (d *taker) step(ctx context.Context, e event) {
 func (d *taker) do(ctx context.Context, a action) {
 	switch a.kind {
 	case doMoved:
-		d.g.moved(d.report.ID, newState(a.from), newState(a.to))
+		to := newState(a.to)
+		d.g.moved(d.report.ID, newState(a.from), to, to.awaited())
 	case doBuild:
 		list, _ := d.message.(*handoff.Listeners) // the machine lets no other message lead here
 		d.done(handoff.Counts{}, d.hooks.Build(ctx, list, d.owned(), d.descriptors))
@@ -199,7 +200,9 @@ func (d *taker) own(a action) {
 	opened := d.g.sys.monotonic()
 	d.outcome, d.g.owner = a.outcome, true
 	d.report.Outcome, d.report.Step, d.report.Reason = a.outcome, a.step, a.reason
-	if err := d.g.sys.ready(); err != nil { // the old process may be dead
+	err := d.g.sys.ready()
+	d.g.logMoves()
+	if err != nil { // the old process may be dead
 		d.g.log.Info("nobody is told that this process is ready", zap.Uint64("upgrade", d.report.ID), zap.Error(err))
 	}
 	if d.again {

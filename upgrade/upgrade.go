@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/relevo-proxy/relevo/upgrade/handoff"
 )
@@ -82,6 +83,8 @@ type Generation struct {
 	parent  *link         // the process before this one, as long as it may say something; nil: there is none
 	settled chan struct{} // closed when the report of the upgrade that made this process is final
 	family  sync.WaitGroup
+
+	untold []line // Owned by Take, and behind it by Run.
 
 	mu sync.Mutex
 	// Guarded by mu.
@@ -363,12 +366,31 @@ func (g *Generation) remember(r Report) {
 	g.last = r
 }
 
-// moved tells of a transition.
-func (g *Generation) moved(id uint64, from, to fmt.Stringer) {
-	g.log.Info("upgrade", zap.Uint64("upgrade", id), zap.Stringer("from", from), zap.Stringer("to", to))
+// line is a line of the log that is still to be written, with the time at which it came to be.
+type line struct {
+	entry  *zapcore.CheckedEntry // nil: the log does not want it
+	fields []zap.Field
+}
+
+// moved tells of a transition. While somebody waits for what comes next, the log has to wait: it may be one that nobody reads.
+func (g *Generation) moved(id uint64, from, to fmt.Stringer, awaited bool) {
+	g.untold = append(g.untold, line{
+		g.log.Check(zap.InfoLevel, "upgrade"), []zap.Field{zap.Uint64("upgrade", id), zap.Stringer("from", from), zap.Stringer("to", to)},
+	})
 	if g.opts.Moved != nil {
 		g.opts.Moved(from.String(), to.String())
 	}
+	if !awaited {
+		g.logMoves()
+	}
+}
+
+// logMoves writes what moved has kept back.
+func (g *Generation) logMoves() {
+	for _, l := range g.untold {
+		l.entry.Write(l.fields...)
+	}
+	g.untold = nil
 }
 
 // spend says why no upgrade can be made any more.
