@@ -34,6 +34,8 @@ type rig struct {
 	// What the old one's hooks do in addition.
 	during map[string]func()
 	log    *zap.Logger // of both
+	// Closed: what comes to the new process is not understood any more. Nil: it is.
+	garbled chan struct{}
 
 	mu       sync.Mutex
 	did      []string // hooks and kills, in order, "old." or "new." in front
@@ -206,6 +208,13 @@ func (r *rig) upgrade() error {
 	sys := &system{
 		pid: 101, heir: true, monotonic: func() int64 { return time.Now().UnixNano() },
 		makeRoom: func(int) {},
+		awaitParent: func(ctx context.Context) error {
+			select {
+			case <-p.oldGone:
+			case <-ctx.Done():
+			}
+			return ctx.Err()
+		},
 		inherit: func() (*link, error) {
 			closed := make(chan struct{})
 			var once sync.Once
@@ -235,6 +244,8 @@ func (r *rig) upgrade() error {
 						return m, nil, nil
 					case <-deadline:
 						return nil, nil, os.ErrDeadlineExceeded
+					case <-r.garbled:
+						return nil, nil, errors.New("it begins with 0x00, not with 0x52")
 					case <-killed:
 						return nil, nil, os.ErrClosed
 					case <-closed:
@@ -715,6 +726,34 @@ func TestAPayloadThatIsWrongEndsNothing(t *testing.T) {
 		}
 		if !told(r.heir) || !slices.Contains(r.did, "new.counters") {
 			t.Errorf("a stop reaches the new process: %t; hooks: %v; want it to hear what follows", told(r.heir), r.did)
+		}
+	})
+}
+
+// Not even behind something after which nothing is understood any more does the new process close the socket: it waits for the old
+// one's end.
+func TestAHeaderThatIsWrongIsNoDeath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.end()
+		garbled := make(chan struct{})
+		r.during["new.start"] = func() { r.garbled = garbled }
+		r.during["old.gone"] = func() { close(garbled) }
+		if end := r.run(); end.Owner || end.Status != 0 {
+			t.Fatalf("Run ended with %+v, want that it has handed over", end)
+		}
+		select {
+		case <-r.heir.alone:
+			t.Error("the new process has closed the socket, and the old one lives")
+		default:
+		}
+		if rep := r.heir.Last(); rep.Outcome != Done {
+			t.Errorf("the report is %+v, want done", rep)
+		}
+		close(r.pipe.oldGone)
+		<-r.heir.alone
+		if pid, err := ReadPID(r.dir); err != nil || pid != 101 {
+			t.Errorf("behind the old process's end the pid file says %d, %v; want the new process, 101", pid, err)
 		}
 	})
 }

@@ -249,10 +249,29 @@ func (h *heritage) listen() {
 			h.g.log.Warn("something that the old process says is lost", zap.Uint64("upgrade", h.report.ID), zap.Error(err))
 		case err != nil:
 			h.settle()
+			if !died(err) && !errors.Is(err, os.ErrClosed) {
+				h.g.log.Warn("nothing more that the old process says is understood", zap.Uint64("upgrade", h.report.ID), zap.Error(err))
+				h.outlive()
+			}
 			h.succeed()
 			return
 		}
 	}
+}
+
+// outlive waits for the end of the old process where the socket does not show it any more, and stays open until then: to the old
+// process its end would be this one's.
+func (h *heritage) outlive() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	h.g.family.Go(func() { // ends with ctx, or with Close
+		select {
+		case <-h.g.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	_ = h.g.sys.awaitParent(ctx) // that it has ended is all there is to know
 }
 
 // inherit takes over the old process's part of the report.
