@@ -110,16 +110,24 @@ func New(o Options) (*Generation, error) {
 		return nil, err
 	}
 	if sys.heir {
-		if err := leaveSession(); err != nil {
-			return nil, fmt.Errorf("preparing upgrades: %w", err)
-		}
-	}
-	if sys.heir && os.Getenv("WATCHDOG_USEC") != "" {
-		if err := os.Setenv("WATCHDOG_PID", strconv.Itoa(sys.pid)); err != nil {
-			return nil, fmt.Errorf("preparing upgrades: %w", err)
+		if err := beHeir(sys.pid); err != nil {
+			err = fmt.Errorf("preparing upgrades: %w", err)
+			sys.giveUp("start", err)
+			return nil, err
 		}
 	}
 	return newGeneration(o, sys)
+}
+
+// beHeir takes leave of the parent: of its session, and of its pid in what systemd's watchdog goes by.
+func beHeir(pid int) error {
+	if err := leaveSession(); err != nil {
+		return err
+	}
+	if os.Getenv("WATCHDOG_USEC") == "" {
+		return nil
+	}
+	return os.Setenv("WATCHDOG_PID", strconv.Itoa(pid))
 }
 
 // GiveUp tells the process that has started this one to take over, if there is one, why it will not: for what goes wrong before
@@ -128,11 +136,14 @@ func GiveUp(step string, reason error) {
 	if !IsHeir() {
 		return // there is nobody to tell
 	}
-	sys, err := newSystem(0)
-	if err != nil || !sys.heir {
-		return
+	if sys, err := newSystem(0); err == nil && sys.heir {
+		sys.giveUp(step, reason)
 	}
-	parent, err := sys.inherit()
+}
+
+// giveUp is GiveUp where there is a system, of which a process has one.
+func (s *system) giveUp(step string, reason error) {
+	parent, err := s.inherit()
 	if err != nil {
 		return
 	}
