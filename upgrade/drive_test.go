@@ -36,6 +36,7 @@ type rig struct {
 	log    *zap.Logger // of both
 	// Closed: what comes to the new process is not understood any more. Nil: it is.
 	garbled chan struct{}
+	series  int // that the old process has counted
 
 	mu       sync.Mutex
 	did      []string // hooks and kills, in order, "old." or "new." in front
@@ -52,6 +53,7 @@ type rig struct {
 	ready    chan struct{} // closed by its Ready
 	pipe     *pipe
 	taken    Outcome
+	counted  []*handoff.Counters
 	heirs    sync.WaitGroup
 }
 
@@ -262,9 +264,10 @@ func (r *rig) upgrade() error {
 				interrupt: func(at time.Time) {
 					mu.Lock()
 					defer mu.Unlock()
-					if deadline = nil; !at.IsZero() && time.Until(at) < 0 {
-						deadline = make(chan struct{})
-						close(deadline)
+					if deadline = nil; !at.IsZero() {
+						passed := make(chan struct{})
+						deadline = passed
+						time.AfterFunc(time.Until(at), func() { close(passed) })
 					}
 				},
 				hangUp: func() {}, release: func() {}, close: func() { once.Do(func() { close(closed) }) },
@@ -342,11 +345,14 @@ func (r *rig) giver() Giver {
 			}
 			return handoff.Counts{Downstreams: 3}, say(&handoff.Conns{})
 		},
-		Resume:   func() { r.note("old.resume") },
-		Pauses:   func() []Bucket { return []Bucket{{LE: 2, Count: 5}} },
-		Gone:     func() { r.note("old.gone") },
-		Counters: func() *handoff.Counters { r.note("old.counters"); return &handoff.Counters{Total: 7} },
-		Left:     func() []string { return []string{"a stream"} },
+		Resume: func() { r.note("old.resume") },
+		Pauses: func() []Bucket { return []Bucket{{LE: 2, Count: 5}} },
+		Gone:   func() { r.note("old.gone") },
+		Counters: func() *handoff.Counters {
+			r.note("old.counters")
+			return &handoff.Counters{Series: make([]handoff.Series, r.series), Total: 7}
+		},
+		Left: func() []string { return []string{"a stream"} },
 	}
 }
 
@@ -358,11 +364,14 @@ func (r *rig) taker(killed chan struct{}) Taker {
 			err := r.hook("new.prepare", killed)
 			return handoff.Counts{Downstreams: 3}, err
 		},
-		Forget:   func() { r.note("new.forget") },
-		Start:    func() { r.note("new.start") },
-		Counters: func(*handoff.Counters) { r.note("new.counters") },
-		Pauses:   func() []Bucket { return []Bucket{{LE: 1, Count: 3}} },
-		Left:     func() []string { return []string{"a leftover"} },
+		Forget: func() { r.note("new.forget") },
+		Start:  func() { r.note("new.start") },
+		Counters: func(c *handoff.Counters) {
+			r.counted = append(r.counted, c)
+			r.note("new.counters")
+		},
+		Pauses: func() []Bucket { return []Bucket{{LE: 1, Count: 3}} },
+		Left:   func() []string { return []string{"a leftover"} },
 	}
 }
 
@@ -754,6 +763,40 @@ func TestAHeaderThatIsWrongIsNoDeath(t *testing.T) {
 		<-r.heir.alone
 		if pid, err := ReadPID(r.dir); err != nil || pid != 101 {
 			t.Errorf("behind the old process's end the pid file says %d, %v; want the new process, 101", pid, err)
+		}
+	})
+}
+
+// What was counted goes in as many messages as it takes, all that is no series in the first one; only behind the last one the report
+// is final.
+func TestManySeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.end()
+		r.series = 2*seriesAMessage + 1
+		r.during["new.counters"] = func() {
+			if r.heir.Last().Outcome.Final() {
+				t.Error("the report is final before all has come")
+			}
+			time.Sleep(sayTimeout * 3 / 2) // all of them take longer than one is waited for
+		}
+		if end := r.run(); end.Owner || end.Status != 0 {
+			t.Fatalf("Run ended with %+v, want that it has handed over", end)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		series, total := 0, uint64(0)
+		for i, c := range r.counted {
+			series, total = series+len(c.Series), total+c.Total
+			if (len(c.Report) > 0) != (i == 0) || c.More != (i < 2) {
+				t.Errorf("message %d of %d has a report of %d bytes, and says %t of more", i+1, len(r.counted), len(c.Report), c.More)
+			}
+		}
+		if len(r.counted) != 3 || series != r.series || total != 7 {
+			t.Errorf("got %d series and a total of %d in %d messages, want %d and 7 in 3", series, total, len(r.counted), r.series)
+		}
+		if rep := r.heir.Last(); rep.Outcome != Done || rep.Steps[StepPrepare] != 0 || len(rep.Left) != 2 {
+			t.Errorf("the report is %+v, want one with the old process's part", rep)
 		}
 	})
 }

@@ -65,12 +65,12 @@ func (e *Stuck) Error() string { return e.Err.Error() }
 func (e *Stuck) Unwrap() error { return e.Err }
 
 // Taker is what a new process does with the state that it takes. All are called on the goroutine that called Take, in this
-// order, but Counters, which is called once, on a goroutine of its own, some time after Start.
+// order, but Counters, which is called on a goroutine of its own, some time after Start, for each message that there is.
 //
 //	Build
 //	Take ... Prepare    or, when the old process dies before its state was whole, Forget
 //	Start
-//	Counters
+//	Counters ...
 //
 // The process leaves if one of them returns an error; then none of the others is called.
 type Taker struct {

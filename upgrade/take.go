@@ -235,6 +235,10 @@ func (h *heritage) listen() {
 				h.hooks.Counters(m)
 			}
 			h.inherit(m.Report)
+			if m.More {
+				link.interrupt(time.Now().Add(2 * sayTimeout))
+				continue
+			}
 			h.settle()
 			link.interrupt(time.Time{})
 		case *handoff.Follow:
