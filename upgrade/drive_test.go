@@ -366,6 +366,7 @@ func (r *rig) taker(killed chan struct{}) Taker {
 		},
 		Forget: func() { r.note("new.forget") },
 		Start:  func() { r.note("new.start") },
+		Alone:  func() { r.note("new.alone") },
 		Counters: func(c *handoff.Counters) {
 			r.counted = append(r.counted, c)
 			r.note("new.counters")
@@ -733,6 +734,9 @@ func TestAPayloadThatIsWrongEndsNothing(t *testing.T) {
 			t.Error("the new process has closed the socket, and the old one lives")
 		default:
 		}
+		if slices.Contains(r.did, "new.alone") {
+			t.Error("the new process is told that it is alone, and the old one lives")
+		}
 		if !told(r.heir) || !slices.Contains(r.did, "new.counters") {
 			t.Errorf("a stop reaches the new process: %t; hooks: %v; want it to hear what follows", told(r.heir), r.did)
 		}
@@ -761,6 +765,9 @@ func TestAHeaderThatIsWrongIsNoDeath(t *testing.T) {
 		}
 		close(r.pipe.oldGone)
 		<-r.heir.alone
+		if !slices.Contains(r.did, "new.alone") {
+			t.Errorf("the new process is alone, and has not been told: %v", r.did)
+		}
 		if pid, err := ReadPID(r.dir); err != nil || pid != 101 {
 			t.Errorf("behind the old process's end the pid file says %d, %v; want the new process, 101", pid, err)
 		}

@@ -258,6 +258,9 @@ func (h *heritage) listen() {
 				h.outlive()
 			}
 			h.succeed()
+			if h.hooks.Alone != nil {
+				h.hooks.Alone()
+			}
 			return
 		}
 	}
