@@ -191,6 +191,13 @@ func (a *adopter) endpoint(s *EndpointState) {
 		return
 	}
 	e := c.endpoints[i]
+	e.mu.Lock()
+	e.closedRX += s.RX
+	e.closedTX += s.TX
+	e.mu.Unlock()
+	if a.known[e] {
+		return // of two at one place the first counts, as in byPlace: the other has left
+	}
 	a.known[e] = true
 	known := cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted, WarmSince: s.WarmSince, WarmUntil: s.WarmUntil}
 	if e.check.Load() != nil { // it is checked here, too
@@ -201,10 +208,6 @@ func (a *adopter) endpoint(s *EndpointState) {
 	e.policy.Restore(known)
 	e.unproved.Store(int32(s.Unproved))
 	e.adoptOutlier(s)
-	e.mu.Lock()
-	e.closedRX += s.RX
-	e.closedTX += s.TX
-	e.mu.Unlock()
 }
 
 // clusterNamed is a cluster that speaks a protocol, "" for any.
