@@ -345,7 +345,11 @@ func (b *batch) chooseEndpoint() {
 		return
 	}
 	if x.holds&holdsRequest == 0 && x.kind == wire.Request {
-		if reason := x.target.priority.acquire(c.policy.Limits().Requests); reason != "" {
+		priority := x.target.priority
+		if x.holds&routed != 0 { // another process had admitted it
+			priority = max(priority, PriorityNormal)
+		}
+		if reason := priority.acquire(c.policy.Limits().Requests); reason != "" {
 			c.stats.rejected.add(reason, 1)
 			b.hijack(wire.Busy, reason)
 			return

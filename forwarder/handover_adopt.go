@@ -138,16 +138,16 @@ func (a *adopter) listenerNamed(name string) *listener {
 	return nil
 }
 
-// listener is a listener by name, a leftover where the configuration has none.
-func (a *adopter) listener(name string) (*listener, error) {
+// listener is a listener by name, a leftover where the configuration has none. Of one that had left, nothing more may be known:
+// then what is left of it is requests of clients that have left, too.
+func (a *adopter) listener(name string) *listener {
 	if l := a.listenerNamed(name); l != nil {
-		return l, nil
+		return l
 	}
-	i := slices.IndexFunc(a.h.Listeners, func(s ListenerState) bool { return s.Name == name })
-	if i < 0 {
-		return nil, fmt.Errorf("listener %s, of which nothing is known", name)
+	s, spec := new(ListenerState), a.snap.leftover.listener
+	if i := slices.IndexFunc(a.h.Listeners, func(s ListenerState) bool { return s.Name == name }); i >= 0 {
+		s = &a.h.Listeners[i]
 	}
-	s, spec := &a.h.Listeners[i], a.snap.leftover.listener
 	spec.Name = name
 	if s.Limits.MaxFrame > 0 {
 		spec.Limits = s.Limits
@@ -158,7 +158,7 @@ func (a *adopter) listener(name string) (*listener, error) {
 	l.count(s)
 	a.snap.listeners = append(a.snap.listeners, l)
 	a.snap.roads = append(a.snap.roads, leftoverRoad(&spec, s.Protocol))
-	return l, nil
+	return l
 }
 
 // leftoverRoad is a road on which every request is answered: its listener leaves.
@@ -191,6 +191,13 @@ func (a *adopter) endpoint(s *EndpointState) {
 		return
 	}
 	e := c.endpoints[i]
+	e.mu.Lock()
+	e.closedRX += s.RX
+	e.closedTX += s.TX
+	e.mu.Unlock()
+	if a.known[e] {
+		return // of two at one place the first counts, as in byPlace: the other has left
+	}
 	a.known[e] = true
 	known := cluster.Health{Failures: s.Failures, Since: s.Since, Until: s.Until, Trusted: s.Trusted, WarmSince: s.WarmSince, WarmUntil: s.WarmUntil}
 	if e.check.Load() != nil { // it is checked here, too
@@ -201,10 +208,6 @@ func (a *adopter) endpoint(s *EndpointState) {
 	e.policy.Restore(known)
 	e.unproved.Store(int32(s.Unproved))
 	e.adoptOutlier(s)
-	e.mu.Lock()
-	e.closedRX += s.RX
-	e.closedTX += s.TX
-	e.mu.Unlock()
 }
 
 // clusterNamed is a cluster that speaks a protocol, "" for any.
@@ -272,10 +275,7 @@ func (a *adopter) codecNamed(name string, codecs ...wire.Codec) wire.Codec {
 
 // downstream rebuilds a client connection.
 func (a *adopter) downstream(s *DownstreamState) error {
-	l, err := a.listener(s.Listener)
-	if err != nil {
-		return fmt.Errorf("a connection of %w", err)
-	}
+	l := a.listener(s.Listener)
 	c, err := conn.Adopt(s.Conn, a.f.buffers, l.config.Load().conn)
 	if err != nil {
 		return fmt.Errorf("a connection of listener %s: %w", s.Listener, err)

@@ -39,10 +39,7 @@ func (a *adopter) restore(s *ExchangeState, codec wire.Codec) (exchange, error) 
 		x.kind = wire.Oneway
 	}
 	if x.down = a.downs[s.Downstream]; x.down == nil && codec != nil {
-		var err error
-		if x.down, err = a.goneFrom(s.Listener, codec); err != nil {
-			return x, err
-		}
+		x.down = a.goneFrom(s.Listener, codec)
 	}
 	if x.down == nil || x.down.codec == nil {
 		return x, fmt.Errorf("a request of listener %s in a protocol that is not known", s.Listener)
@@ -81,18 +78,14 @@ func (a *adopter) copied(x *exchange, s *SlotState) int64 {
 }
 
 // goneFrom is what stands for the clients of a listener that have left, and that spoke this protocol.
-func (a *adopter) goneFrom(name string, codec wire.Codec) (*downstream, error) {
+func (a *adopter) goneFrom(name string, codec wire.Codec) *downstream {
 	of := goneName{name, codec.Name()}
 	d := a.gone[of]
 	if d == nil {
-		l, err := a.listener(name)
-		if err != nil {
-			return nil, fmt.Errorf("a request of %w", err)
-		}
-		d = &downstream{listener: l, conn: conn.Gone(conn.ReasonPeerClosed), codec: codec}
+		d = &downstream{listener: a.listener(name), conn: conn.Gone(conn.ReasonPeerClosed), codec: codec}
 		a.gone[of] = d
 	}
-	return d, nil
+	return d
 }
 
 // target is the target by name of what was sent to a cluster, a leftover where the configuration has none.

@@ -55,6 +55,55 @@ func TestLeftoverListener(t *testing.T) {
 	}
 }
 
+// TestRequestOfAForgottenListener: a request whose client has left goes over, although its listener has left, too, and nothing is known of it
+// any more.
+func TestRequestOfAForgottenListener(t *testing.T) {
+	h := serveHeld(t)
+	s := spec(h.address)
+	p := startProxy(t, s, 512<<20)
+	c := dial(t, p.address)
+	c.send(frameOf(t, 1, "nobody's"))
+	h.got(t, 1)
+	c.hangUp()
+	p.wantCount(0, "relevo_listener_connections")
+	next := renamed(s)
+	for range 2 { // with the first change the listener leaves, with the next one it is forgotten
+		if err := p.Apply(next, kept); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p.handOver(next)
+	h.release()
+	p.atRest()
+	p.wantCount(1, "relevo_listener_dropped_total", "listener=in", "reason="+forwarder.ReasonDownstreamGone)
+}
+
+// TestEndpointThatIsBack: what is known of an endpoint goes over, also where the one that it was before it was out of the configuration for a
+// while is still here beside it.
+func TestEndpointThatIsBack(t *testing.T) {
+	h, other := serveHeld(t), serveEach(t, echoEach)
+	s := spec(h.address, other.address)
+	p := startProxy(t, spec(h.address), 512<<20)
+	owed, c := dial(t, p.address), dial(t, p.address)
+	owed.send(frameOf(t, 1, "owed"))
+	h.got(t, 1)
+	p.handOver(spec(other.address))
+	h.listener.Close() // so that it cannot be connected again
+	if err := p.Apply(s, kept); err != nil {
+		t.Fatal(err)
+	}
+	failures := func() int { return p.Status().Clusters[0].Endpoints[0].Failures }
+	for id := uint32(1); failures() == 0; id++ {
+		wantEcho(t, c.call(request(id, "sent elsewhere at last")), "sent elsewhere at last")
+	}
+	p.handOver(s)
+	if failures() == 0 {
+		t.Errorf("nothing is known any more of the endpoint that cannot be connected: %+v", p.Status().Clusters[0].Endpoints[0])
+	}
+	h.release()
+	wantEcho(t, owed.receive(), "owed")
+}
+
 // TestLeftoverListenerHasItsTime: what is owed to its clients is waited for so long, and no longer.
 func TestLeftoverListenerHasItsTime(t *testing.T) {
 	h := serveHeld(t)

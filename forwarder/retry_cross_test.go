@@ -1,11 +1,13 @@
 package forwarder_test
 
 import (
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder"
+	"github.com/relevo-proxy/relevo/forwarder/route"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
 
@@ -102,6 +104,52 @@ func TestCrossWhileItWaits(t *testing.T) {
 			t.Errorf("got %d frames at the server, want each of %d requests twice, and one before them", got, n)
 		}
 	})
+}
+
+// TestCrossWithLowPriority: what was admitted once, and waits to be tried again, is not refused because others have taken by then what
+// low priority leaves to them.
+func TestCrossWithLowPriority(t *testing.T) {
+	var tries atomic.Int64
+	var replies sync.WaitGroup
+	release := make(chan struct{})
+	server := serveEach(t, func(c *peer, m wire.Message) error {
+		switch {
+		case string(m.Content()) == "held":
+			replies.Go(func() { // ends with release
+				<-release
+				_ = c.reply(m, wire.Success, m.Content())
+			})
+			return nil
+		case tries.Add(1) == 1:
+			return c.reply(m, wire.Busy, nil)
+		}
+		return echoEach(c, m)
+	})
+	s := idempotentSpec(server.address)
+	low := &s.Routes[0].Rules[0]
+	low.Timeout, low.BackOffBase, low.BackOffMax = time.Minute, 50*time.Second, 50*time.Second // of which the test takes a small part
+	others := *low
+	others.Name, others.Match, low.Priority = "others", route.Match{}, forwarder.PriorityLow
+	s.Routes[0].Rules = append(s.Routes[0].Rules, others)
+	s.Clusters[0].MaxRequests = 5
+	p := startProxy(t, s, 512<<20)
+	c, other := dial(t, p.address), dial(t, p.address)
+	c.send(frameOf(t, 1, "low"))
+	eventually(t, func() bool { return tries.Load() > 0 && p.value("relevo_cluster_retries_waiting") == 1 }, say("the request to wait for its next try"))
+	const n = 4
+	for id := range uint32(n) {
+		r := request(id, "held")
+		r.Headers[0].Value = "com.example.Other:1.0"
+		other.send(encode(t, r))
+	}
+	server.got(t, 1+n)
+	p.handOver(s)
+	wantEcho(t, c.receive(), "low")
+	close(release)
+	for _, m := range other.receiveByID(n) {
+		wantEcho(t, m, "held")
+	}
+	replies.Wait()
 }
 
 // TestCrossForNobody: what waits to be sent again is not, when its client has left meanwhile.

@@ -205,6 +205,7 @@ func (h *heir) taker() upgrade.Taker {
 			collect()
 			h.server.takeCounters(c)
 		},
+		Alone: func() { h.server.ReopenAccessLog() }, // the file may have been renamed, and the old process have got the SIGUSR1
 		Pauses: func() []upgrade.Bucket {
 			collect() // where no counters came
 			return buckets(h.server.road.Pauses())

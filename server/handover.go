@@ -202,7 +202,9 @@ func (s *Server) counters() *handoff.Counters {
 
 // takeCounters adds them to what this process has counted.
 func (s *Server) takeCounters(c *handoff.Counters) {
-	defer s.countedOnce()
+	if !c.More {
+		defer s.countedOnce()
+	}
 	list := make([]stats.Series, 0, len(c.Series))
 	for i := range c.Series {
 		from := &c.Series[i]
@@ -214,6 +216,9 @@ func (s *Server) takeCounters(c *handoff.Counters) {
 	}
 	if n := s.reg.Import(list); n > 0 {
 		s.log.Warn("counters of the process before this one are lost: this release has others", zap.Int("series", n))
+	}
+	if len(c.Failures) == 0 {
+		return // they came with the first message
 	}
 	var records []stats.Record
 	if err := json.Unmarshal(c.Failures, &records); err != nil {

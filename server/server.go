@@ -283,9 +283,9 @@ func (s *Server) Start() {
 	if !s.heir { // else its Taker has, before anybody waited
 		s.limitMemory()
 	}
-	s.dropInherited()
 	s.endAccess = s.runAccess()
 	s.road.Start()
+	s.dropInherited() // only now: it writes to the log, and nobody may read that
 	doors, closeDoors := context.WithCancel(context.Background())
 	s.closeDoorsGently = closeDoors
 	s.failed = make(chan error, len(s.doors)) // never closed; one slot a door, so no door waits

@@ -298,6 +298,22 @@ func TestHeirOfADeadProcessHasEverything(t *testing.T) {
 	c.await(t, "the pid file to move", func() bool { return c.pid(t) == r.To })
 }
 
+// A process that stands still when the new one starts does not kill it for being late: what was said in time is heard before it is judged.
+func TestWhatWasSaidInTimeIsHeardLate(t *testing.T) {
+	c := startChain(t)
+	c.fail(t, "standstill")
+	r := c.upgrade(t)
+	if r.Outcome != Done {
+		t.Fatalf("the report is %+v, want done", r)
+	}
+	if err := <-c.gone; err != nil {
+		t.Errorf("the old process ended with %v, want status 0", err)
+	}
+	if got := c.client.ask(t); got != strconv.Itoa(r.To) {
+		t.Errorf("pid %s answered, want the new process, %d", got, r.To)
+	}
+}
+
 // While the old process lingers, the death of its heir is its own.
 func TestDeathOfTheHeirEndsWhoLingers(t *testing.T) {
 	c := startChain(t, asLinger+"=1h")

@@ -44,6 +44,7 @@ type driver struct {
 	// Owned by Run.
 	machine oldSide
 	armed   timer
+	late    bool // the armed timer has expired, and what was said before is heard first
 	pending []event
 	attempt *attempt // that runs; nil: none
 	report  Report
@@ -110,11 +111,18 @@ func (d *driver) run(ctx context.Context) Ending {
 	}
 }
 
-// expired is the end of the timer.
+// expired is the end of the timer. Behind COMMIT it decides who lives: it may be this process that has stood still, beside a new one
+// that said STARTED in time.
 func (d *driver) expired() {
+	if d.armed == timerStarted && !d.late {
+		d.late = true
+		d.timer.Reset(hearTimeout)
+		return
+	}
 	if d.armed == timerReap {
 		d.g.spend("a process of an upgrade before was killed and does not end")
-		d.g.log.Error("the new process was killed and does not end", zap.Uint64("upgrade", d.report.ID), zap.Int("pid", d.attempt.pid))
+		// Behind the step, which opens the gates.
+		defer d.g.log.Error("the new process was killed and does not end", zap.Uint64("upgrade", d.report.ID), zap.Int("pid", d.attempt.pid))
 	}
 	d.step(event{kind: evTimer, timer: d.armed})
 }
@@ -142,7 +150,7 @@ func (d *driver) moved(before, now oldState) {
 		d.report.Step = step
 		d.g.note(d.report)
 	}
-	d.g.moved(d.report.ID, before, now)
+	d.g.moved(d.report.ID, before, now, now.awaited())
 }
 
 func (d *driver) do(a action) {
@@ -196,7 +204,7 @@ func (d *driver) do(a action) {
 }
 
 func (d *driver) arm(t timer) {
-	d.armed = t
+	d.armed, d.late = t, false
 	limits := map[timer]time.Duration{
 		timerReady: d.g.opts.ReadyTimeout, timerHandover: d.g.opts.HandoverTimeout, timerStarted: startedTimeout,
 		timerReap: reapTimeout, timerArrive: arriveTimeout, timerLinger: d.g.opts.Linger,

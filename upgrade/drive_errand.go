@@ -217,11 +217,26 @@ func (d *driver) farewell() {
 		}
 		var err error
 		if counters.Report, err = part.encode(); err == nil {
-			err = a.say(time.Now().Add(sayTimeout), counters)
+			err = a.sayCounters(counters)
 		}
 		if err != nil {
 			d.g.log.Warn("the counters are lost", zap.Uint64("upgrade", part.Report.ID), zap.Error(err))
 		}
 		return handoff.Counts{}, nil
 	})
+}
+
+// seriesAMessage is how many series one COUNTERS has, some 10 MiB: each of them has its own time to be said, and to be waited for.
+const seriesAMessage = 1 << 16
+
+// sayCounters says what was counted, with the first message all that is no series.
+func (a *attempt) sayCounters(c *handoff.Counters) error {
+	for series := c.Series; ; c = new(handoff.Counters) {
+		n := min(len(series), seriesAMessage)
+		c.Series, series = series[:n], series[n:]
+		c.More = len(series) > 0
+		if err := a.say(time.Now().Add(sayTimeout), c); err != nil || !c.More {
+			return err
+		}
+	}
 }

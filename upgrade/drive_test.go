@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/sys/unix"
 
 	"github.com/relevo-proxy/relevo/upgrade/handoff"
@@ -32,6 +33,10 @@ type rig struct {
 	fails map[string]error // by hook
 	// What the old one's hooks do in addition.
 	during map[string]func()
+	log    *zap.Logger // of both
+	// Closed: what comes to the new process is not understood any more. Nil: it is.
+	garbled chan struct{}
+	series  int // that the old process has counted
 
 	mu       sync.Mutex
 	did      []string // hooks and kills, in order, "old." or "new." in front
@@ -48,6 +53,7 @@ type rig struct {
 	ready    chan struct{} // closed by its Ready
 	pipe     *pipe
 	taken    Outcome
+	counted  []*handoff.Counters
 	heirs    sync.WaitGroup
 }
 
@@ -64,7 +70,7 @@ type pipe struct {
 func newRig(t *testing.T) *rig {
 	r := &rig{
 		t: t, dir: t.TempDir(), begun: time.Now(), hang: map[string]bool{}, fails: map[string]error{},
-		during: map[string]func(){}, at: map[string]time.Duration{},
+		during: map[string]func(){}, at: map[string]time.Duration{}, log: zap.NewNop(),
 	}
 	sys := &system{
 		pid: 100, monotonic: func() int64 { return time.Now().UnixNano() }, ticks: func() int64 { return 0 },
@@ -93,7 +99,7 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) options() Options {
 	return Options{
-		Log: zap.NewNop(), Release: "1", RuntimeDir: r.dir, Check: func() ([]string, []byte) { return []string{"check"}, nil }, ReadyTimeout: 30 * time.Second,
+		Log: r.log, Release: "1", RuntimeDir: r.dir, Check: func() ([]string, []byte) { return []string{"check"}, nil }, ReadyTimeout: 30 * time.Second,
 		HandoverTimeout: 2 * time.Second, Linger: time.Second, Observe: func(rep Report) {
 			r.mu.Lock()
 			defer r.mu.Unlock()
@@ -204,6 +210,13 @@ func (r *rig) upgrade() error {
 	sys := &system{
 		pid: 101, heir: true, monotonic: func() int64 { return time.Now().UnixNano() },
 		makeRoom: func(int) {},
+		awaitParent: func(ctx context.Context) error {
+			select {
+			case <-p.oldGone:
+			case <-ctx.Done():
+			}
+			return ctx.Err()
+		},
 		inherit: func() (*link, error) {
 			closed := make(chan struct{})
 			var once sync.Once
@@ -233,6 +246,8 @@ func (r *rig) upgrade() error {
 						return m, nil, nil
 					case <-deadline:
 						return nil, nil, os.ErrDeadlineExceeded
+					case <-r.garbled:
+						return nil, nil, errors.New("it begins with 0x00, not with 0x52")
 					case <-killed:
 						return nil, nil, os.ErrClosed
 					case <-closed:
@@ -249,9 +264,10 @@ func (r *rig) upgrade() error {
 				interrupt: func(at time.Time) {
 					mu.Lock()
 					defer mu.Unlock()
-					if deadline = nil; !at.IsZero() && time.Until(at) < 0 {
-						deadline = make(chan struct{})
-						close(deadline)
+					if deadline = nil; !at.IsZero() {
+						passed := make(chan struct{})
+						deadline = passed
+						time.AfterFunc(time.Until(at), func() { close(passed) })
 					}
 				},
 				hangUp: func() {}, release: func() {}, close: func() { once.Do(func() { close(closed) }) },
@@ -329,11 +345,14 @@ func (r *rig) giver() Giver {
 			}
 			return handoff.Counts{Downstreams: 3}, say(&handoff.Conns{})
 		},
-		Resume:   func() { r.note("old.resume") },
-		Pauses:   func() []Bucket { return []Bucket{{LE: 2, Count: 5}} },
-		Gone:     func() { r.note("old.gone") },
-		Counters: func() *handoff.Counters { r.note("old.counters"); return &handoff.Counters{Total: 7} },
-		Left:     func() []string { return []string{"a stream"} },
+		Resume: func() { r.note("old.resume") },
+		Pauses: func() []Bucket { return []Bucket{{LE: 2, Count: 5}} },
+		Gone:   func() { r.note("old.gone") },
+		Counters: func() *handoff.Counters {
+			r.note("old.counters")
+			return &handoff.Counters{Series: make([]handoff.Series, r.series), Total: 7}
+		},
+		Left: func() []string { return []string{"a stream"} },
 	}
 }
 
@@ -345,11 +364,15 @@ func (r *rig) taker(killed chan struct{}) Taker {
 			err := r.hook("new.prepare", killed)
 			return handoff.Counts{Downstreams: 3}, err
 		},
-		Forget:   func() { r.note("new.forget") },
-		Start:    func() { r.note("new.start") },
-		Counters: func(*handoff.Counters) { r.note("new.counters") },
-		Pauses:   func() []Bucket { return []Bucket{{LE: 1, Count: 3}} },
-		Left:     func() []string { return []string{"a leftover"} },
+		Forget: func() { r.note("new.forget") },
+		Start:  func() { r.note("new.start") },
+		Alone:  func() { r.note("new.alone") },
+		Counters: func(c *handoff.Counters) {
+			r.counted = append(r.counted, c)
+			r.note("new.counters")
+		},
+		Pauses: func() []Bucket { return []Bucket{{LE: 1, Count: 3}} },
+		Left:   func() []string { return []string{"a leftover"} },
 	}
 }
 
@@ -711,10 +734,122 @@ func TestAPayloadThatIsWrongEndsNothing(t *testing.T) {
 			t.Error("the new process has closed the socket, and the old one lives")
 		default:
 		}
+		if slices.Contains(r.did, "new.alone") {
+			t.Error("the new process is told that it is alone, and the old one lives")
+		}
 		if !told(r.heir) || !slices.Contains(r.did, "new.counters") {
 			t.Errorf("a stop reaches the new process: %t; hooks: %v; want it to hear what follows", told(r.heir), r.did)
 		}
 	})
+}
+
+// Not even behind something after which nothing is understood any more does the new process close the socket: it waits for the old
+// one's end.
+func TestAHeaderThatIsWrongIsNoDeath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.end()
+		garbled := make(chan struct{})
+		r.during["new.start"] = func() { r.garbled = garbled }
+		r.during["old.gone"] = func() { close(garbled) }
+		if end := r.run(); end.Owner || end.Status != 0 {
+			t.Fatalf("Run ended with %+v, want that it has handed over", end)
+		}
+		select {
+		case <-r.heir.alone:
+			t.Error("the new process has closed the socket, and the old one lives")
+		default:
+		}
+		if rep := r.heir.Last(); rep.Outcome != Done {
+			t.Errorf("the report is %+v, want done", rep)
+		}
+		close(r.pipe.oldGone)
+		<-r.heir.alone
+		if !slices.Contains(r.did, "new.alone") {
+			t.Errorf("the new process is alone, and has not been told: %v", r.did)
+		}
+		if pid, err := ReadPID(r.dir); err != nil || pid != 101 {
+			t.Errorf("behind the old process's end the pid file says %d, %v; want the new process, 101", pid, err)
+		}
+	})
+}
+
+// What was counted goes in as many messages as it takes, all that is no series in the first one; only behind the last one the report
+// is final.
+func TestManySeries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.end()
+		r.series = 2*seriesAMessage + 1
+		r.during["new.counters"] = func() {
+			if r.heir.Last().Outcome.Final() {
+				t.Error("the report is final before all has come")
+			}
+			time.Sleep(sayTimeout * 3 / 2) // all of them take longer than one is waited for
+		}
+		if end := r.run(); end.Owner || end.Status != 0 {
+			t.Fatalf("Run ended with %+v, want that it has handed over", end)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		series, total := 0, uint64(0)
+		for i, c := range r.counted {
+			series, total = series+len(c.Series), total+c.Total
+			if (len(c.Report) > 0) != (i == 0) || c.More != (i < 2) {
+				t.Errorf("message %d of %d has a report of %d bytes, and says %t of more", i+1, len(r.counted), len(c.Report), c.More)
+			}
+		}
+		if len(r.counted) != 3 || series != r.series || total != 7 {
+			t.Errorf("got %d series and a total of %d in %d messages, want %d and 7 in 3", series, total, len(r.counted), r.series)
+		}
+		if rep := r.heir.Last(); rep.Outcome != Done || rep.Steps[StepPrepare] != 0 || len(rep.Left) != 2 {
+			t.Errorf("the report is %+v, want one with the old process's part", rep)
+		}
+	})
+}
+
+// stuckLog takes nothing any more from a moment on.
+type stuckLog struct{ full, free chan struct{} }
+
+func (l *stuckLog) Write(p []byte) (int, error) {
+	select {
+	case <-l.full:
+		<-l.free
+	default:
+	}
+	return len(p), nil
+}
+
+func (*stuckLog) Sync() error { return nil }
+
+// Connections do not wait for a log that nobody reads, whether the upgrade succeeds or not.
+func TestALogThatNobodyReadsHoldsNoGate(t *testing.T) {
+	for last, fails := range map[string]error{"new.start": nil, "old.gone": nil, "old.resume": errors.New("no")} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t)
+			defer r.end()
+			l := &stuckLog{make(chan struct{}), make(chan struct{})}
+			r.log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), l, zap.InfoLevel))
+			r.old.log = r.log
+			r.during["old.pause"] = func() { close(l.full) }
+			r.fails["new.prepare"] = fails
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan Ending, 1)
+			go func() { ended <- r.old.Run(ctx, r.giver()) }() // ends with ctx, or when it has handed over
+			r.old.Request()
+			time.Sleep(time.Second)
+			r.mu.Lock()
+			did := slices.Clone(r.did)
+			r.mu.Unlock()
+			if !slices.Contains(did, last) {
+				t.Errorf("a second behind a barrier of no time %s has not been called: %v", last, did)
+			}
+			close(l.free)
+			synctest.Wait()
+			cancel()
+			<-ended
+		})
+	}
 }
 
 func told(g *Generation) bool {

@@ -65,12 +65,12 @@ func (e *Stuck) Error() string { return e.Err.Error() }
 func (e *Stuck) Unwrap() error { return e.Err }
 
 // Taker is what a new process does with the state that it takes. All are called on the goroutine that called Take, in this
-// order, but Counters, which is called once, on a goroutine of its own, some time after Start.
+// order, but Counters, for each message that there is, and Alone, which are called on a goroutine of their own, some time after Start.
 //
 //	Build
 //	Take ... Prepare    or, when the old process dies before its state was whole, Forget
 //	Start
-//	Counters
+//	Counters ... Alone
 //
 // The process leaves if one of them returns an error; then none of the others is called.
 type Taker struct {
@@ -87,6 +87,9 @@ type Taker struct {
 	Start func()
 	// Counters adds what the old process has counted. It may be nil.
 	Counters func(*handoff.Counters)
+	// Alone is called when the old process has ended, as Counters is: what signals have asked of that until then this one may have to do,
+	// too. It may be nil.
+	Alone func()
 	// Pauses says how long each connection was not read, for the report. It is called once, behind Start. It may be nil.
 	Pauses func() []Bucket
 	// Left says what was not taken, and why, a line each. It is called once, behind Start. It may be nil.

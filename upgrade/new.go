@@ -31,6 +31,9 @@ var newNames = [...]string{
 
 func (s newState) String() string { return newNames[s] }
 
+// awaited says whether connections may wait for the end of the state, or for the gates, which the owner opens.
+func (s newState) awaited() bool { return s >= newTaking && s <= newOwner }
+
 // newMoves are the legal transitions. All but the last two states may end in newLeft.
 var newMoves = map[newState][]newState{
 	newGreeting:  {newListening, newLeft},

@@ -35,6 +35,9 @@ var oldNames = [...]string{
 
 func (s oldState) String() string { return oldNames[s] }
 
+// awaited says whether somebody may wait for the end of the state: connections, or the child for copies to be closed.
+func (s oldState) awaited() bool { return s >= oldPausing && s <= oldGiven }
+
 // oldMoves are the legal transitions.
 var oldMoves = map[oldState][]oldState{
 	oldIdle:      {oldPreflight, oldStopped},

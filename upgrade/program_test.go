@@ -47,6 +47,22 @@ func failure(dir string) string {
 	return string(data)
 }
 
+// standStill has a process stand still for a while, and returns when it does.
+func standStill(pid int, while time.Duration) {
+	_ = syscall.Kill(pid, syscall.SIGSTOP)
+	for state := ""; state != "T"; {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return
+		}
+		_, _, state, _ = parseStat(string(data))
+	}
+	go func() { // ends by itself
+		time.Sleep(while)
+		_ = syscall.Kill(pid, syscall.SIGCONT)
+	}()
+}
+
 func checkProgram(dir string) int {
 	if failure(dir) == "check" {
 		fmt.Fprintln(os.Stderr, "listeners[0]: no such protocol")
@@ -75,6 +91,11 @@ func runProgram(dir string) int {
 		Log: log, Release: "test", RuntimeDir: dir, Linger: linger,
 		Check:        func() ([]string, []byte) { return []string{"check"}, nil },
 		ReadyTimeout: 5 * time.Second, HandoverTimeout: 2 * time.Second,
+		Tap: func(sent bool, kind handoff.Kind) {
+			if kind == handoff.KindCommit && !sent && failure(dir) == "standstill" {
+				standStill(os.Getppid(), startedTimeout*3/2)
+			}
+		},
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -2,13 +2,19 @@ package upgrade
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/relevo-proxy/relevo/upgrade/handoff"
 )
 
 func TestOnlyOurChildrenAreKilled(t *testing.T) {
@@ -60,6 +66,28 @@ func TestEndsWithAnInit(t *testing.T) {
 			t.Errorf("a child of PID 1, %s: the init is %q, want none", name, got)
 		}
 	}
+}
+
+// A new process that cannot become one tells the old one why, and closes the socket.
+func TestGivingUpSaysWhy(t *testing.T) {
+	var said []handoff.Message
+	closed := false
+	s := &system{inherit: func() (*link, error) {
+		return &link{
+			send: func(_ time.Time, m handoff.Message, _ ...syscall.RawConn) error {
+				said = append(said, m)
+				return nil
+			},
+			close: func() { closed = true },
+		}, nil
+	}}
+	s.giveUp("start", errors.New("setsid: operation not permitted"))
+	want := []handoff.Message{&handoff.Failed{Step: "start", Reason: "setsid: operation not permitted"}}
+	if diff := cmp.Diff(want, said); diff != "" || !closed {
+		t.Errorf("the socket is closed: %t; what was said (-want +got):\n%s", closed, diff)
+	}
+	s.inherit = func() (*link, error) { return nil, errors.New("there is none") }
+	s.giveUp("start", errors.New("nobody hears it"))
 }
 
 func TestParseStat(t *testing.T) {

@@ -142,7 +142,8 @@ func (d *taker) step(ctx context.Context, e event) {
 func (d *taker) do(ctx context.Context, a action) {
 	switch a.kind {
 	case doMoved:
-		d.g.moved(d.report.ID, newState(a.from), newState(a.to))
+		to := newState(a.to)
+		d.g.moved(d.report.ID, newState(a.from), to, to.awaited())
 	case doBuild:
 		list, _ := d.message.(*handoff.Listeners) // the machine lets no other message lead here
 		d.done(handoff.Counts{}, d.hooks.Build(ctx, list, d.owned(), d.descriptors))
@@ -199,7 +200,9 @@ func (d *taker) own(a action) {
 	opened := d.g.sys.monotonic()
 	d.outcome, d.g.owner = a.outcome, true
 	d.report.Outcome, d.report.Step, d.report.Reason = a.outcome, a.step, a.reason
-	if err := d.g.sys.ready(); err != nil { // the old process may be dead
+	err := d.g.sys.ready()
+	d.g.logMoves()
+	if err != nil { // the old process may be dead
 		d.g.log.Info("nobody is told that this process is ready", zap.Uint64("upgrade", d.report.ID), zap.Error(err))
 	}
 	if d.again {
@@ -232,6 +235,10 @@ func (h *heritage) listen() {
 				h.hooks.Counters(m)
 			}
 			h.inherit(m.Report)
+			if m.More {
+				link.interrupt(time.Now().Add(2 * sayTimeout))
+				continue
+			}
 			h.settle()
 			link.interrupt(time.Time{})
 		case *handoff.Follow:
@@ -246,10 +253,32 @@ func (h *heritage) listen() {
 			h.g.log.Warn("something that the old process says is lost", zap.Uint64("upgrade", h.report.ID), zap.Error(err))
 		case err != nil:
 			h.settle()
+			if !died(err) && !errors.Is(err, os.ErrClosed) {
+				h.g.log.Warn("nothing more that the old process says is understood", zap.Uint64("upgrade", h.report.ID), zap.Error(err))
+				h.outlive()
+			}
 			h.succeed()
+			if h.hooks.Alone != nil {
+				h.hooks.Alone()
+			}
 			return
 		}
 	}
+}
+
+// outlive waits for the end of the old process where the socket does not show it any more, and stays open until then: to the old
+// process its end would be this one's.
+func (h *heritage) outlive() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	h.g.family.Go(func() { // ends with ctx, or with Close
+		select {
+		case <-h.g.closed:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	_ = h.g.sys.awaitParent(ctx) // that it has ended is all there is to know
 }
 
 // inherit takes over the old process's part of the report.

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/relevo-proxy/relevo/upgrade/handoff"
 )
@@ -56,6 +57,7 @@ type Options struct {
 const (
 	settleTimeout  = 5 * time.Second
 	startedTimeout = 500 * time.Millisecond
+	hearTimeout    = 50 * time.Millisecond // behind startedTimeout, to hear what was said in time
 	reapTimeout    = 2 * time.Second
 	arriveTimeout  = 5 * time.Second
 	sayTimeout     = time.Second // to say what nobody's gates wait for
@@ -82,6 +84,8 @@ type Generation struct {
 	settled chan struct{} // closed when the report of the upgrade that made this process is final
 	family  sync.WaitGroup
 
+	untold []line // Owned by Take, and behind it by Run.
+
 	mu sync.Mutex
 	// Guarded by mu.
 	spent   string // why no upgrade can be made any more; empty: it can
@@ -106,16 +110,24 @@ func New(o Options) (*Generation, error) {
 		return nil, err
 	}
 	if sys.heir {
-		if err := leaveSession(); err != nil {
-			return nil, fmt.Errorf("preparing upgrades: %w", err)
-		}
-	}
-	if sys.heir && os.Getenv("WATCHDOG_USEC") != "" {
-		if err := os.Setenv("WATCHDOG_PID", strconv.Itoa(sys.pid)); err != nil {
-			return nil, fmt.Errorf("preparing upgrades: %w", err)
+		if err := beHeir(sys.pid); err != nil {
+			err = fmt.Errorf("preparing upgrades: %w", err)
+			sys.giveUp("start", err)
+			return nil, err
 		}
 	}
 	return newGeneration(o, sys)
+}
+
+// beHeir takes leave of the parent: of its session, and of its pid in what systemd's watchdog goes by.
+func beHeir(pid int) error {
+	if err := leaveSession(); err != nil {
+		return err
+	}
+	if os.Getenv("WATCHDOG_USEC") == "" {
+		return nil
+	}
+	return os.Setenv("WATCHDOG_PID", strconv.Itoa(pid))
 }
 
 // GiveUp tells the process that has started this one to take over, if there is one, why it will not: for what goes wrong before
@@ -124,11 +136,14 @@ func GiveUp(step string, reason error) {
 	if !IsHeir() {
 		return // there is nobody to tell
 	}
-	sys, err := newSystem(0)
-	if err != nil || !sys.heir {
-		return
+	if sys, err := newSystem(0); err == nil && sys.heir {
+		sys.giveUp(step, reason)
 	}
-	parent, err := sys.inherit()
+}
+
+// giveUp is GiveUp where there is a system, of which a process has one.
+func (s *system) giveUp(step string, reason error) {
+	parent, err := s.inherit()
 	if err != nil {
 		return
 	}
@@ -362,12 +377,31 @@ func (g *Generation) remember(r Report) {
 	g.last = r
 }
 
-// moved tells of a transition.
-func (g *Generation) moved(id uint64, from, to fmt.Stringer) {
-	g.log.Info("upgrade", zap.Uint64("upgrade", id), zap.Stringer("from", from), zap.Stringer("to", to))
+// line is a line of the log that is still to be written, with the time at which it came to be.
+type line struct {
+	entry  *zapcore.CheckedEntry // nil: the log does not want it
+	fields []zap.Field
+}
+
+// moved tells of a transition. While somebody waits for what comes next, the log has to wait: it may be one that nobody reads.
+func (g *Generation) moved(id uint64, from, to fmt.Stringer, awaited bool) {
+	g.untold = append(g.untold, line{
+		g.log.Check(zap.InfoLevel, "upgrade"), []zap.Field{zap.Uint64("upgrade", id), zap.Stringer("from", from), zap.Stringer("to", to)},
+	})
 	if g.opts.Moved != nil {
 		g.opts.Moved(from.String(), to.String())
 	}
+	if !awaited {
+		g.logMoves()
+	}
+}
+
+// logMoves writes what moved has kept back.
+func (g *Generation) logMoves() {
+	for _, l := range g.untold {
+		l.entry.Write(l.fields...)
+	}
+	g.untold = nil
 }
 
 // spend says why no upgrade can be made any more.

@@ -296,12 +296,14 @@ type Failed struct {
 	Reason string `cbor:"2,keyasint,omitempty"`
 }
 
-// Counters is what the old process has counted. Series are opaque here.
+// Counters is what the old process has counted. Series are opaque here. Where they are too many for one message there are several, and all
+// but the first one have nothing but Series and More.
 type Counters struct {
 	Series   []Series `cbor:"1,keyasint,omitempty"`
 	Failures []byte   `cbor:"2,keyasint,omitempty"` // the ring of the last failures, as the program writes them
 	Total    uint64   `cbor:"3,keyasint,omitempty"` // failures in all
 	Report   []byte   `cbor:"4,keyasint,omitempty"` // of the upgrade, as package upgrade writes it
+	More     bool     `cbor:"5,keyasint,omitempty"` // another COUNTERS follows
 }
 
 // Series is one metric: a counter's value, or a histogram's buckets and sum.
