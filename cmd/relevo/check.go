@@ -66,9 +66,13 @@ func checked(file string, stdin io.Reader, asStarted bool, out io.Writer) (*conf
 	if !asStarted || file == stdinName { // of which there are no revisions
 		return load(file, stdin)
 	}
-	origin, err := openOrigin(file, stdin, false)
+	data, err := readConfig(file, stdin)
 	if err != nil {
 		return nil, err
+	}
+	origin, err := server.LookAtOrigin(file, data)
+	if err != nil {
+		return nil, from(file, err)
 	}
 	_, err = fmt.Fprintln(out, origin.Message())
 	return origin.Config(), err

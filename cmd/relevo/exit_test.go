@@ -234,6 +234,19 @@ func TestUnreadableFile(t *testing.T) {
 	}
 }
 
+// Who looks at what a start would apply leaves nothing behind, least of all a folder of root's in which the service cannot write.
+func TestCheckWritesNothing(t *testing.T) {
+	state := t.TempDir()
+	file := fileWith(t, goodConfig+"state_dir: "+state+"\n")
+	status, out, errOut := relevo(t, "", "check", "--as-started", "-c", file)
+	if status != exitDone || !strings.Contains(out, "there is no revision yet") {
+		t.Errorf("check: exit status %d, stdout %q, stderr %q", status, out, errOut)
+	}
+	if left, err := os.ReadDir(state); err != nil || len(left) > 0 {
+		t.Errorf("check has left %v, %v in state_dir, want nothing", left, err)
+	}
+}
+
 // A folder that is not there refuses the configuration, which is not tried again, and check finds it where a start would.
 func TestMissingFolder(t *testing.T) {
 	missing := t.TempDir() + "/missing"
