@@ -43,12 +43,15 @@ func configVerb() *cobra.Command {
 	)
 }
 
+// notQuery escapes what would end the path of a URL, and may be in the key of a header.
+var notQuery = strings.NewReplacer("?", "%3F", "#", "%23")
+
 // partAPI is where the API has a part.
 func partAPI(path string) string {
 	if path = strings.Trim(path, "/"); path == "" {
 		return configAPI
 	}
-	return configAPI + "/" + path
+	return configAPI + "/" + notQuery.Replace(path)
 }
 
 func configGetVerb() *cobra.Command {
