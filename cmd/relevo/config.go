@@ -76,7 +76,7 @@ func configGetVerb() *cobra.Command {
 func configExportVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "export",
-		Short:             "Print the configuration in force as a file that a process can be started with",
+		Short:             "Print the configuration in force, as a file to start from",
 		Example:           "  relevo config export > relevo.yaml",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -290,7 +290,7 @@ func configHistoryVerb() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
-	limit := cmd.Flags().Int("limit", 20, "of revisions, the newest first; at most 100")
+	limit := cmd.Flags().Int("limit", 20, "how many revisions, the newest first; at most 100")
 	before := cmd.Flags().Uint64("before", 0, "only those with a number below this")
 	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
 		if *limit < 1 || *limit > 100 {

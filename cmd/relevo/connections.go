@@ -46,8 +46,9 @@ func connectionsVerb() *cobra.Command {
 	}
 	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
 	query := queryFlags(cmd,
-		[2]string{"side", "client or server"}, [2]string{"listener", "those that came in there"}, [2]string{"cluster", "those to its endpoints"},
-		[2]string{"endpoint", "those to it"}, [2]string{"client", "ADDRESS, ADDRESS:PORT or NETWORK/BITS"}, [2]string{"after", "only ids above this"})
+		[2]string{"side", "only those of clients (client) or to servers (server)"}, [2]string{"listener", "only clients of this listener"},
+		[2]string{"cluster", "only those to endpoints of this cluster"}, [2]string{"endpoint", "only those to this endpoint"},
+		[2]string{"client", "only clients from ADDRESS, ADDRESS:PORT or NETWORK/BITS"}, [2]string{"after", "only ids above this one"})
 	complete(cmd, "side", "client", "server")
 	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
 		q, err := query()
@@ -139,8 +140,8 @@ func streamsVerb() *cobra.Command {
 	}
 	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
 	query := queryFlags(cmd,
-		[2]string{"listener", "those that came in there"}, [2]string{"cluster", "those that go there"},
-		[2]string{"endpoint", "those that were sent there"}, [2]string{"service", "those to it, as the client names it"})
+		[2]string{"listener", "only those that came in there"}, [2]string{"cluster", "only those to this cluster"},
+		[2]string{"endpoint", "only those that were sent there"}, [2]string{"service", "only those to this service, as the client names it"})
 	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
 		q, err := query()
 		if err != nil {

@@ -197,7 +197,7 @@ func clustersVerb() *cobra.Command {
 func endpointsVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "endpoints [CLUSTER]",
-		Short: "Show endpoints: health, load, last failure; drain one, or change its weight",
+		Short: "Show endpoints; drain one, or change its weight",
 		Example: "  relevo endpoints order\n  relevo endpoints drain order 127.0.0.1:12200 --comment 'new release'\n" +
 			"  relevo endpoints undrain order 127.0.0.1:12200\n  relevo endpoints weight order 127.0.0.1:12200 10",
 		ValidArgsFunction: cobra.NoFileCompletions,
