@@ -318,6 +318,7 @@ func TestCompletion(t *testing.T) {
 		"explain -o":           "text\njson\n",
 		"explain --format":     "text\njson\n",
 		"completion":           "bash",
+		"help config":          "delete\ndiff\n",
 		"bench bolt --version": "v1\nv2\nv2-crc\n",
 	} {
 		_, out, _ := relevo(t, "", append(append([]string{"__complete"}, strings.Fields(args)...), "")...)
