@@ -1,7 +1,7 @@
 // Command relevo is the forwarder, and the tools to try, ask and measure it.
 //
-// Each verb has a file of its own, which reads the flags, calls the package that does the work, and says how it
-// ended: exit.go lists the statuses. Nothing is decided here about how requests are forwarded.
+// Each verb has a file of its own, but for those that show lists of the road (road.go). It reads the flags, calls the package that
+// does the work, and says how it ended: exit.go lists the statuses. Nothing is decided here about how requests are forwarded.
 package main
 
 import (
