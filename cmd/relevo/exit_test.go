@@ -268,6 +268,17 @@ func TestMissingFolder(t *testing.T) {
 			t.Errorf("%s with %s: exit status %d, stderr %q; want %d, and a line with the folder where that is not 0", c.args, c.line, status, errOut, c.want)
 		}
 	}
+	if os.Getuid() == 0 {
+		return // who may write everywhere
+	}
+	locked := t.TempDir()
+	if err := os.Chmod(locked, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	file := fileWith(t, goodConfig+"access_log: {path: "+locked+"/access.log}\n")
+	if status, _, errOut := relevo(t, "", "check", "--as-started", "-c", file); status != exitPermission || !strings.Contains(errOut, locked) {
+		t.Errorf("a log in a folder of others: exit status %d, stderr %q; want %d and the folder", status, errOut, exitPermission)
+	}
 }
 
 // check finds what a start would make of a configuration on this machine, and only where it is asked about that.
