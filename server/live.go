@@ -242,8 +242,8 @@ func CheckFiles(c *config.Config) error {
 // CheckMachine says what of a valid configuration a start would stumble over on this machine, beside CheckFiles: buffers into which no whole
 // frame fits, a group that nobody knows, the access log's folder.
 func CheckMachine(c *config.Config) error {
-	if _, err := maxBuffered(c); err != nil {
-		return &ConfigError{err}
+	if err := CheckBuffers(c); err != nil {
+		return err
 	}
 	if a := c.Admin; a != nil {
 		if err := (admin.SocketFile{Group: a.Group}).Check(); err != nil {

@@ -43,14 +43,19 @@ func checkVerb() *cobra.Command {
 		if err := server.CheckFiles(c); err != nil {
 			return from(*file, err)
 		}
+		out, name := cmd.OutOrStdout(), *file
+		if name == stdinName {
+			name = stdinTitle
+		}
+		if c.MaxBuffered != nil { // else it depends on the machine
+			if err := server.CheckBuffers(c); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
 		if *asStarted {
 			if err := server.CheckMachine(c); err != nil {
 				return err
 			}
-		}
-		out, name := cmd.OutOrStdout(), *file
-		if name == stdinName {
-			name = stdinTitle
 		}
 		for _, w := range append(c.Warnings(), server.MissingFiles(c)...) {
 			fmt.Fprintf(out, "%s: warning: %s\n", name, w)

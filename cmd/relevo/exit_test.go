@@ -237,6 +237,17 @@ func TestUnreadableFile(t *testing.T) {
 	}
 }
 
+// A frame for which the file itself leaves no room refuses a start on any machine, so check finds it on this one.
+func TestFramesThatDoNotFit(t *testing.T) {
+	file := fileWith(t, goodConfig+"max_buffered: 16MiB\n")
+	for _, verb := range []string{"check", "check --as-started"} {
+		status, _, errOut := relevo(t, "", append(strings.Fields(verb), "-c", file)...)
+		if status != exitConfig || !strings.Contains(errOut, file+": max_buffered is 16MiB: a frame as large as max_frame (16MiB) of listener client") {
+			t.Errorf("%s: exit status %d, stderr %q; want %d and what does not fit", verb, status, errOut, exitConfig)
+		}
+	}
+}
+
 // Who looks at what a start would apply leaves nothing behind, least of all a folder of root's in which the service cannot write.
 func TestCheckWritesNothing(t *testing.T) {
 	state := t.TempDir()
@@ -284,7 +295,6 @@ func TestMissingFolder(t *testing.T) {
 // check finds what a start would make of a configuration on this machine, and only where it is asked about that.
 func TestCheckOfThisMachine(t *testing.T) {
 	for line, says := range map[string]string{
-		"max_buffered: 1MiB\n": "max_frame",
 		"admin: {address: \"unix:/tmp/a.sock\", group: no-such-group}\n": "admin.group: group: unknown group no-such-group",
 	} {
 		file := fileWith(t, goodConfig+line)
