@@ -94,6 +94,19 @@ var mayImport = map[string][]string{
 	"systemd": {},
 }
 
+// CONTRIBUTING.md says of each room what is in it: under its path, or under its name in the row of the room that it is in.
+func TestRoomsAreListed(t *testing.T) {
+	page, err := os.ReadFile("CONTRIBUTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, room := range slices.Sorted(maps.Keys(mayImport)) {
+		if !strings.Contains(string(page), "`"+room+"`") && !strings.Contains(string(page), "`"+path.Base(room)+"`") {
+			t.Errorf("CONTRIBUTING.md does not say what is in %s", room)
+		}
+	}
+}
+
 // road is the files that one request and its reply cross, in the order in which they cross them.
 var road = []string{
 	"forwarder/conn/conn_read.go",

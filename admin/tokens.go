@@ -115,7 +115,7 @@ func parseToken(fields []string) (t token, errs []error) {
 	}
 	t.name, t.role = fields[0], Role(fields[1])
 	if t.name == "" || len(t.name) > maxTokenName || strings.Trim(t.name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") != "" {
-		errs = append(errs, fmt.Errorf("the name is none: 1 to %d of the characters A-Z a-z 0-9 . _ -", maxTokenName))
+		errs = append(errs, fmt.Errorf("the name is not valid: 1 to %d of the characters A-Z a-z 0-9 . _ -", maxTokenName))
 	}
 	if t.role != RoleRead && t.role != RoleWrite {
 		errs = append(errs, fmt.Errorf("the role is neither %s nor %s", RoleRead, RoleWrite))

@@ -74,7 +74,7 @@ func TestParseTokens(t *testing.T) {
 	for _, err := range errs {
 		got = append(got, err.Error())
 	}
-	const name, hash = "the name is none: 1 to 64 of the characters A-Z a-z 0-9 . _ -", "the hash is no SHA-256 of 64 hexadecimal digits"
+	const name, hash = "the name is not valid: 1 to 64 of the characters A-Z a-z 0-9 . _ -", "the hash is no SHA-256 of 64 hexadecimal digits"
 	want := []string{
 		"line 5: one is the name of line 3 as well",
 		"line 6: it is the token of line 4",

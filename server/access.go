@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/relevo-proxy/relevo/forwarder"
 	"github.com/relevo-proxy/relevo/forwarder/stats"
@@ -47,7 +49,7 @@ func (s *Server) openAccess(spec *forwarder.Spec) error {
 	return nil
 }
 
-// checkAccess says whether the access log's folder is there.
+// checkAccess says whether the access log can be written, or made in its folder.
 func checkAccess(a *config.AccessLog) error {
 	if a == nil || a.Path == accesslog.PathStderr || a.Path == accesslog.PathJournal {
 		return nil
@@ -59,6 +61,13 @@ func checkAccess(a *config.AccessLog) error {
 	}
 	if err != nil {
 		return lasting(fmt.Errorf("access_log.path: the folder %s: %w", folder, err))
+	}
+	err = unix.Access(a.Path, unix.W_OK)
+	if errors.Is(err, syscall.ENOENT) { // it is made
+		err = unix.Access(folder, unix.W_OK|unix.X_OK)
+	}
+	if err != nil {
+		return lasting(fmt.Errorf("access_log.path: %s cannot be written: %w", a.Path, err))
 	}
 	return nil
 }

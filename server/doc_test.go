@@ -102,7 +102,7 @@ func TestMetricsPassPromtool(t *testing.T) {
 	}
 }
 
-// Every metric that docs/limits.md sends people to exists.
+// Every metric that the documents send people to exists.
 func TestMetricsInDocumentsExist(t *testing.T) {
 	source, err := os.ReadFile("../forwarder/metrics.go")
 	if err != nil {
@@ -140,9 +140,19 @@ func TestMetricsInDocumentsExist(t *testing.T) {
 			t.Errorf("docs/operations.md does not list the metric %s", name)
 		}
 	}
-	for _, name := range regexp.MustCompile(`relevo_[a-z_]+`).FindAllString(limitsPage(t)+string(operations), -1) {
-		if !strings.Contains(all, strconv.Quote(name)) {
-			t.Errorf("the documents name the metric %s, which there is not", name)
+	pages, err := filepath.Glob("../docs/*.md")
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("there are no documents: %v", err)
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range regexp.MustCompile(`relevo_[a-z_]+`).FindAllString(string(text), -1) {
+			if !strings.Contains(all, strconv.Quote(name)) {
+				t.Errorf("%s names the metric %s, which there is not", page, name)
+			}
 		}
 	}
 }

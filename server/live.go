@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"reflect"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -240,8 +242,8 @@ func CheckFiles(c *config.Config) error {
 // CheckMachine says what of a valid configuration a start would stumble over on this machine, beside CheckFiles: buffers into which no whole
 // frame fits, a group that nobody knows, the access log's folder.
 func CheckMachine(c *config.Config) error {
-	if _, err := maxBuffered(c); err != nil {
-		return &ConfigError{err}
+	if err := CheckBuffers(c); err != nil {
+		return err
 	}
 	if a := c.Admin; a != nil {
 		if err := (admin.SocketFile{Group: a.Group}).Check(); err != nil {
@@ -259,12 +261,26 @@ func (s *Server) canOpen(old, now *config.Config) error {
 			continue
 		}
 		l, err := admin.Listen(string(address), file)
+		if errors.Is(err, syscall.EADDRINUSE) && s.hasPort(address) {
+			continue // of more addresses, or others: it is free once this process has ended
+		}
 		if err != nil {
 			return err
 		}
 		_ = admin.NewServer(l, nil, s.log).Close() // nobody has come
 	}
 	return nil
+}
+
+// hasPort says whether a door or listener of this process has the port of an address, at whatever address.
+func (s *Server) hasPort(of config.Address) bool {
+	port := func(a config.Address) string {
+		_, port, _ := net.SplitHostPort(string(a)) // of a unix socket it is the path, which is no port
+		return port
+	}
+	has := func(a config.Address) bool { return port(a) == port(of) }
+	return slices.ContainsFunc(s.doors, func(d *door) bool { return has(d.address) }) ||
+		slices.ContainsFunc(s.live.now.Load().config.Listeners, func(l config.Listener) bool { return has(l.Address) })
 }
 
 // doorsOf are the addresses of a configuration's doors, and the rights of those that are files.

@@ -170,6 +170,23 @@ func TestDoorRefuses(t *testing.T) {
 	}
 }
 
+// A door that is to have more addresses at its port gets them at the next start: the port is this process's own.
+func TestDoorWidens(t *testing.T) {
+	folder := t.TempDir()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(free.Addr().String())
+	free.Close()
+	d := openDoor(t, folder, fmt.Sprintf(liveText, folder)+"metrics: {address: '127.0.0.1:"+port+"'}\n")
+	for _, address := range []string{":" + port, "127.0.0.1:" + port} {
+		if got := d.ask(t, "PUT", "/v1/config/metrics/address", fmt.Sprintf("%q", address), "If-Match: *"); got.code != 200 {
+			t.Errorf("%s in place of 127.0.0.1:%s gives %d: %s", address, port, got.code, got.body)
+		}
+	}
+}
+
 func TestDoorChanges(t *testing.T) {
 	d := newDoor(t)
 	before := d.ask(t, "GET", "/v1/config", "")

@@ -19,8 +19,8 @@ var levels = map[config.LogLevel]zapcore.Level{
 }
 
 // NewLogger returns a logger that writes lines to w, which need not be safe for concurrent use, and its level, which may be
-// changed. Where standard error, which w
-// is then, leads to the journal, it makes entries of them, with a field for each of theirs, as the access log does.
+// changed. Where standard error, which w is then, leads to the journal, it makes entries of them, with a field for each of
+// theirs, as the access log does.
 func NewLogger(c config.Log, w io.Writer) (*zap.Logger, *zap.AtomicLevel) {
 	level := zap.NewAtomicLevelAt(levels[c.Level])
 	e := zap.NewProductionEncoderConfig()

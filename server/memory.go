@@ -82,6 +82,14 @@ func maxBuffered(c *config.Config) (int64, error) {
 	return limit, nil
 }
 
+// CheckBuffers says whose whole frames do not fit into max_buffered. Where the configuration leaves that to the machine, it is this one.
+func CheckBuffers(c *config.Config) error {
+	if _, err := maxBuffered(c); err != nil {
+		return &ConfigError{err}
+	}
+	return nil
+}
+
 // fromMachine is who says so where nobody has set a limit.
 const fromMachine = "the machine's memory"
 

@@ -28,6 +28,15 @@ type Origin struct {
 // memory only. The error is a *config.Errors, a *ConfigError where there is no such folder, or what the operating system said of the
 // revisions.
 func OpenOrigin(name string, data []byte, ignore bool) (*Origin, error) {
+	return openOrigin(name, data, ignore, false)
+}
+
+// LookAtOrigin says what OpenOrigin would decide. It writes nothing, so that root may ask, whose folders the service could not use.
+func LookAtOrigin(name string, data []byte) (*Origin, error) {
+	return openOrigin(name, data, false, true)
+}
+
+func openOrigin(name string, data []byte, ignore, look bool) (*Origin, error) {
 	file, err := revision.NewFile(data)
 	if err != nil {
 		return nil, err
@@ -36,7 +45,7 @@ func OpenOrigin(name string, data []byte, ignore bool) (*Origin, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := revision.Options{State: c.StateFolder(os.Getenv(config.StateVariable))}
+	o := revision.Options{State: c.StateFolder(os.Getenv(config.StateVariable)), Look: look}
 	if name == stdin {
 		o.State = ""
 	} else if o.File, err = filepath.Abs(name); err != nil {

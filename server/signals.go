@@ -18,13 +18,16 @@ const maxStacks = 16 << 20
 // Signals returns a context that ends with the first SIGTERM or SIGINT; the second one ends the process at
 // once, with status 1. SIGHUP calls upgrade, but stops like SIGTERM where it comes because the terminal on standard input
 // is gone. SIGUSR1 has the access log opened anew. SIGQUIT writes the stacks of all goroutines and the last exchanges that
-// failed to the log and changes nothing. None waits for a log that nobody reads. Until stop is called, which waits for the
+// failed to the log and changes nothing. None waits for a log that nobody reads. SIGPIPE is ignored. Until stop is called, which waits for the
 // goroutine behind it, none of these has its default effect.
 //
 // server says whom SIGUSR1 and SIGQUIT are about; it is called when one of them comes, on a goroutine of its own, and
 // returns nil as long as there is no server.
 func Signals(log *zap.Logger, server func() *Server, upgrade func()) (ctx context.Context, stop func()) {
 	terminal := isTerminal(os.Stdin)
+	// Whoever reads what is written to standard error may end before this process, as the rest of a pipe does at Ctrl-C. By default the
+	// next line of the log would end this one, too.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, cancel := context.WithCancel(context.Background())
 	signals := make(chan os.Signal, 4) // never closed
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1)

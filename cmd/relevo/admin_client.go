@@ -221,7 +221,11 @@ func (c *adminClient) open(ctx context.Context, q question) (*http.Response, err
 	case errors.Is(err, fs.ErrPermission):
 		return nil, &failure{exitPermission, fmt.Errorf("%s: no permission: join group relevo or use sudo", c.address)}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return nil, &failure{exitNothing, fmt.Errorf("nothing answers at %s: does Relevo run, and has its configuration `admin`?", c.address)}
+		return nil, &failure{exitNothing, fmt.Errorf("nothing answers at %s: is Relevo running, and does its configuration have `admin`?", c.address)}
+	case errors.Is(ctx.Err(), context.Canceled):
+		return nil, errors.New("interrupted")
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("%s has not answered in time", c.address)
 	case err != nil:
 		return nil, fmt.Errorf("asking %s: %w", c.address, errors.Unwrap(err))
 	}

@@ -43,14 +43,19 @@ func checkVerb() *cobra.Command {
 		if err := server.CheckFiles(c); err != nil {
 			return from(*file, err)
 		}
+		out, name := cmd.OutOrStdout(), *file
+		if name == stdinName {
+			name = stdinTitle
+		}
+		if c.MaxBuffered != nil { // else it depends on the machine
+			if err := server.CheckBuffers(c); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
 		if *asStarted {
 			if err := server.CheckMachine(c); err != nil {
 				return err
 			}
-		}
-		out, name := cmd.OutOrStdout(), *file
-		if name == stdinName {
-			name = stdinTitle
 		}
 		for _, w := range append(c.Warnings(), server.MissingFiles(c)...) {
 			fmt.Fprintf(out, "%s: warning: %s\n", name, w)
@@ -66,9 +71,13 @@ func checked(file string, stdin io.Reader, asStarted bool, out io.Writer) (*conf
 	if !asStarted || file == stdinName { // of which there are no revisions
 		return load(file, stdin)
 	}
-	origin, err := openOrigin(file, stdin, false)
+	data, err := readConfig(file, stdin)
 	if err != nil {
 		return nil, err
+	}
+	origin, err := server.LookAtOrigin(file, data)
+	if err != nil {
+		return nil, from(file, err)
 	}
 	_, err = fmt.Fprintln(out, origin.Message())
 	return origin.Config(), err

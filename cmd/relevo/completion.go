@@ -15,14 +15,10 @@ func completionVerb() *cobra.Command {
 			RunE:              verb(func(cmd *cobra.Command) error { return generate(cmd.Root(), cmd) }),
 		}
 	}
-	cmd := &cobra.Command{
+	return family("shell", &cobra.Command{
 		Use:   "completion",
 		Short: "Print the script that completes command lines in a shell",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return &verbError{misused("which shell? there is: bash, fish, zsh")}
-		},
-	}
-	cmd.AddCommand(
+	},
 		shell("bash", "source <(relevo completion bash)", func(root, to *cobra.Command) error {
 			return root.GenBashCompletionV2(to.OutOrStdout(), true)
 		}),
@@ -33,5 +29,4 @@ func completionVerb() *cobra.Command {
 			return root.GenFishCompletion(to.OutOrStdout(), true)
 		}),
 	)
-	return cmd
 }

@@ -43,12 +43,15 @@ func configVerb() *cobra.Command {
 	)
 }
 
+// notQuery escapes what would end the path of a URL, and may be in the key of a header.
+var notQuery = strings.NewReplacer("?", "%3F", "#", "%23")
+
 // partAPI is where the API has a part.
 func partAPI(path string) string {
 	if path = strings.Trim(path, "/"); path == "" {
 		return configAPI
 	}
-	return configAPI + "/" + path
+	return configAPI + "/" + notQuery.Replace(path)
 }
 
 func configGetVerb() *cobra.Command {
@@ -73,7 +76,7 @@ func configGetVerb() *cobra.Command {
 func configExportVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "export",
-		Short:             "Print the configuration in force as a file that a process can be started with",
+		Short:             "Print the configuration in force, as a file to start from",
 		Example:           "  relevo config export > relevo.yaml",
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -287,7 +290,7 @@ func configHistoryVerb() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
-	limit := cmd.Flags().Int("limit", 20, "of revisions, the newest first; at most 100")
+	limit := cmd.Flags().Int("limit", 20, "how many revisions, the newest first; at most 100")
 	before := cmd.Flags().Uint64("before", 0, "only those with a number below this")
 	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
 		if *limit < 1 || *limit > 100 {

@@ -46,8 +46,9 @@ func connectionsVerb() *cobra.Command {
 	}
 	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
 	query := queryFlags(cmd,
-		[2]string{"side", "client or server"}, [2]string{"listener", "those that came in there"}, [2]string{"cluster", "those to its endpoints"},
-		[2]string{"endpoint", "those to it"}, [2]string{"client", "ADDRESS, ADDRESS:PORT or NETWORK/BITS"}, [2]string{"after", "only ids above this"})
+		[2]string{"side", "only those of clients (client) or to servers (server)"}, [2]string{"listener", "only clients of this listener"},
+		[2]string{"cluster", "only those to endpoints of this cluster"}, [2]string{"endpoint", "only those to this endpoint"},
+		[2]string{"client", "only clients from ADDRESS, ADDRESS:PORT or NETWORK/BITS"}, [2]string{"after", "only ids above this one"})
 	complete(cmd, "side", "client", "server")
 	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
 		q, err := query()
@@ -126,54 +127,6 @@ func closeConnectionVerb() *cobra.Command {
 		}
 		_, err = fmt.Fprintln(cmd.OutOrStdout(), text)
 		return err
-	})
-	return cmd
-}
-
-func streamsVerb() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:               "streams",
-		Short:             "List the oldest requests in flight",
-		Example:           "  relevo streams --cluster order --limit 10",
-		ValidArgsFunction: cobra.NoFileCompletions,
-	}
-	address, form := adminFlags(cmd), outputFlag(cmd, outputYAML)
-	query := queryFlags(cmd,
-		[2]string{"listener", "those that came in there"}, [2]string{"cluster", "those that go there"},
-		[2]string{"endpoint", "those that were sent there"}, [2]string{"service", "those to it, as the client names it"})
-	cmd.RunE = adminVerb(0, 0, func(cmd *cobra.Command, _ []string) error {
-		q, err := query()
-		if err != nil {
-			return err
-		}
-		var s admin.Streams
-		a, err := newAdminClient(*address).get(cmd.Context(), "/v1/streams"+q, &s)
-		if err != nil {
-			return err
-		}
-		return show(cmd.OutOrStdout(), *form, a.body, func(w io.Writer) error {
-			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-			if len(s.Streams) > 0 {
-				fmt.Fprintln(t, "AGE\tLEFT\tPHASE\tSERVICE\tROUTE\tCLIENT\tID\tENDPOINT\tCONNECTION\tTRIES")
-			}
-			for _, x := range s.Streams {
-				connection := "-"
-				if x.ServerConnection > 0 {
-					connection = strconv.FormatUint(x.ServerConnection, 10)
-				}
-				fmt.Fprintf(t, "%v\t%v\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%d\n", coarse(x.Age), coarse(x.Left), x.Phase, orDash(x.Service), orDash(x.Route),
-					orDash(x.Client), x.ID, orDash(x.Endpoint), connection, x.Attempts)
-			}
-			if err := t.Flush(); err != nil {
-				return err
-			}
-			fmt.Fprintf(w, "%d in all", s.Total)
-			if s.InFilters > 0 {
-				fmt.Fprintf(w, ", and %d inside filters", s.InFilters)
-			}
-			_, err := fmt.Fprintln(w)
-			return err
-		})
 	})
 	return cmd
 }

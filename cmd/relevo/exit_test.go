@@ -62,6 +62,9 @@ func TestWrongUsageIsOneLineThatNamesTheHelp(t *testing.T) {
 		{"demo --load 0", "--load 0s: want more than 0"},
 		{"completion", "which shell?"},
 		{"version 2", `unexpected argument "2"`},
+		{"endpoints drian order 127.0.0.1:1", `unknown verb "drian" (did you mean drain?)`},
+		{"connections clsoe 5", `unknown verb "clsoe" (did you mean close?)`},
+		{"completion powershell", `unknown shell "powershell", there is: bash, fish, zsh`},
 		{"upgrade now", `unexpected argument "now"`},
 		{"upgrade --timeout 0s", "--timeout 0s: want more than 0"},
 		{"upgrade -c -", "want a file"},
@@ -234,6 +237,30 @@ func TestUnreadableFile(t *testing.T) {
 	}
 }
 
+// A frame for which the file itself leaves no room refuses a start on any machine, so check finds it on this one.
+func TestFramesThatDoNotFit(t *testing.T) {
+	file := fileWith(t, goodConfig+"max_buffered: 16MiB\n")
+	for _, verb := range []string{"check", "check --as-started"} {
+		status, _, errOut := relevo(t, "", append(strings.Fields(verb), "-c", file)...)
+		if status != exitConfig || !strings.Contains(errOut, file+": max_buffered is 16MiB: a frame as large as max_frame (16MiB) of listener client") {
+			t.Errorf("%s: exit status %d, stderr %q; want %d and what does not fit", verb, status, errOut, exitConfig)
+		}
+	}
+}
+
+// Who looks at what a start would apply leaves nothing behind, least of all a folder of root's in which the service cannot write.
+func TestCheckWritesNothing(t *testing.T) {
+	state := t.TempDir()
+	file := fileWith(t, goodConfig+"state_dir: "+state+"\n")
+	status, out, errOut := relevo(t, "", "check", "--as-started", "-c", file)
+	if status != exitDone || !strings.Contains(out, "there is no revision yet") {
+		t.Errorf("check: exit status %d, stdout %q, stderr %q", status, out, errOut)
+	}
+	if left, err := os.ReadDir(state); err != nil || len(left) > 0 {
+		t.Errorf("check has left %v, %v in state_dir, want nothing", left, err)
+	}
+}
+
 // A folder that is not there refuses the configuration, which is not tried again, and check finds it where a start would.
 func TestMissingFolder(t *testing.T) {
 	missing := t.TempDir() + "/missing"
@@ -252,12 +279,22 @@ func TestMissingFolder(t *testing.T) {
 			t.Errorf("%s with %s: exit status %d, stderr %q; want %d, and a line with the folder where that is not 0", c.args, c.line, status, errOut, c.want)
 		}
 	}
+	if os.Getuid() == 0 {
+		return // who may write everywhere
+	}
+	locked := t.TempDir()
+	if err := os.Chmod(locked, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	file := fileWith(t, goodConfig+"access_log: {path: "+locked+"/access.log}\n")
+	if status, _, errOut := relevo(t, "", "check", "--as-started", "-c", file); status != exitPermission || !strings.Contains(errOut, locked) {
+		t.Errorf("a log in a folder of others: exit status %d, stderr %q; want %d and the folder", status, errOut, exitPermission)
+	}
 }
 
 // check finds what a start would make of a configuration on this machine, and only where it is asked about that.
 func TestCheckOfThisMachine(t *testing.T) {
 	for line, says := range map[string]string{
-		"max_buffered: 1MiB\n": "max_frame",
 		"admin: {address: \"unix:/tmp/a.sock\", group: no-such-group}\n": "admin.group: group: unknown group no-such-group",
 	} {
 		file := fileWith(t, goodConfig+line)
@@ -302,6 +339,7 @@ func TestCompletion(t *testing.T) {
 		"explain -o":           "text\njson\n",
 		"explain --format":     "text\njson\n",
 		"completion":           "bash",
+		"help config":          "delete\ndiff\n",
 		"bench bolt --version": "v1\nv2\nv2-crc\n",
 	} {
 		_, out, _ := relevo(t, "", append(append([]string{"__complete"}, strings.Fields(args)...), "")...)

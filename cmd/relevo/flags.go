@@ -120,7 +120,7 @@ func outputFlag(cmd *cobra.Command, more ...outputForm) *outputForm {
 	for _, f := range append([]outputForm{outputText, outputJSON}, more...) {
 		v.forms = append(v.forms, string(f))
 	}
-	cmd.Flags().VarP(v, "output", "o", v.choice())
+	cmd.Flags().VarP(v, "output", "o", "what to print: "+v.choice())
 	complete(cmd, "output", v.forms...)
 	return &v.form
 }

@@ -21,9 +21,9 @@ var levels = []string{"debug", "info", "warn", "error"}
 func logVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "log [LEVEL]",
-		Short: "Show the level of the running process's log, or have another one for a while",
-		Long: "Show the level of the running process's log, or, with LEVEL (debug, info, warn, error), have another one than the\n" +
-			"configured for a while. It goes over upgrades. \"relevo log reset\" ends it before its time. To change the level for\n" +
+		Short: "Show the level of the log, or log at another one for a while",
+		Long: "Show the level of the running process's log. With LEVEL (debug, info, warn, error) it logs at that level for a while,\n" +
+			"also over upgrades; then, or with \"relevo log reset\", the configured level holds again. To change the level for\n" +
 			"good: relevo config set log/level LEVEL.",
 		Example:           "  relevo log\n  relevo log debug --for 30m\n  relevo log reset",
 		ValidArgsFunction: cobra.FixedCompletions(append(slices.Clone(levels), "reset"), cobra.ShellCompDirectiveNoFileComp),

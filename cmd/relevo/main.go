@@ -1,18 +1,20 @@
 // Command relevo is the forwarder, and the tools to try, ask and measure it.
 //
-// Each verb has a file of its own, which reads the flags, calls the package that does the work, and says how it
-// ended: exit.go lists the statuses. Nothing is decided here about how requests are forwarded.
+// Each verb has a file of its own, but for those that show lists of the road (road.go). It reads the flags, calls the package that
+// does the work, and says how it ended: exit.go lists the statuses. Nothing is decided here about how requests are forwarded.
 package main
 
 import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -57,13 +59,61 @@ func newRoot(typed string) *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
-	root.SetHelpCommand(helpVerb())
-	root.AddCommand(
-		runVerb(typed), statusVerb(), listenersVerb(), routesVerb(), clustersVerb(), endpointsVerb(), connectionsVerb(), streamsVerb(),
-		failuresVerb(), eventsVerb(), logVerb(), configVerb(), upgradeVerb(), stopVerb(), checkVerb(), schemaVerb(), tokenVerb(),
-		explainVerb(), callVerb(), benchVerb(), echoVerb(), demoVerb(), completionVerb(), versionVerb(), manVerb(),
-	)
+	help := helpVerb()
+	root.SetHelpCommand(help)
+	for _, g := range []struct {
+		title string
+		verbs []*cobra.Command
+	}{
+		{"Run it:", []*cobra.Command{runVerb(typed), checkVerb(), explainVerb(), upgradeVerb(), stopVerb()}},
+		{"See and change it while it runs:", []*cobra.Command{
+			statusVerb(), listenersVerb(), routesVerb(), clustersVerb(), endpointsVerb(), connectionsVerb(), streamsVerb(), failuresVerb(),
+			eventsVerb(), logVerb(), configVerb(), tokenVerb(),
+		}},
+		{"Try and measure it:", []*cobra.Command{callVerb(), echoVerb(), benchVerb(), demoVerb()}},
+		{"Further:", []*cobra.Command{schemaVerb(), completionVerb(), versionVerb(), help, manVerb()}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, v := range g.verbs {
+			v.GroupID = g.title
+		}
+		root.AddCommand(g.verbs...)
+	}
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", helpWidth)))
+	finish(root)
 	return root
+}
+
+// helpWidth is the length of the longest line of a help, in characters: that of most terminals.
+const helpWidth = 80
+
+// finish breaks the paragraphs of what a verb, and each below it, says of itself into lines of helpWidth, and has slips in the
+// verbs below it guessed.
+func finish(c *cobra.Command) {
+	c.SuggestionsMinimumDistance = 2
+	var b strings.Builder
+	for para := range strings.SplitSeq(c.Long, "\n\n") {
+		length := 0
+		for word := range strings.FieldsSeq(para) {
+			n := utf8.RuneCountInString(word)
+			switch {
+			case length > 0 && length+1+n > helpWidth:
+				b.WriteByte('\n')
+				length = 0
+			case length > 0:
+				b.WriteByte(' ')
+				length++
+			case b.Len() > 0:
+				b.WriteString("\n\n")
+			}
+			b.WriteString(word)
+			length += n
+		}
+	}
+	c.Long = b.String()
+	for _, sub := range c.Commands() {
+		finish(sub)
+	}
 }
 
 // verbError is the error of a verb that was understood. All that cobra itself finds wrong is about usage.
@@ -83,6 +133,8 @@ func arguments(least, most int, run func(cmd *cobra.Command, args []string) erro
 		switch {
 		case len(args) < least:
 			err = misused("an argument is missing: %s", cmd.UseLine())
+		case len(args) > most && len(cmd.SuggestionsFor(args[0])) > 0: // the verbs below it
+			err = misused("unknown verb %q (did you mean %s?)", args[0], strings.Join(cmd.SuggestionsFor(args[0]), " or "))
 		case len(args) > most:
 			err = misused("unexpected argument %q", args[most])
 		default:
@@ -153,6 +205,13 @@ func helpVerb() *cobra.Command {
 	return &cobra.Command{
 		Use:   "help [VERB]",
 		Short: "Help about a verb",
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return names(about), cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			about, rest, err := cmd.Root().Find(args)
 			if err != nil || len(rest) > 0 {

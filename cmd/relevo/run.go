@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"sync/atomic"
 	"time"
@@ -38,6 +40,9 @@ func runVerb(typed string) *cobra.Command {
 		}
 		// Whoever takes over goes on with what is in force.
 		origin, err := openOrigin(*file, cmd.InOrStdin(), *ignore && !upgrade.IsHeir())
+		if _, unread := errors.AsType[*failure](err); unread && errors.Is(err, fs.ErrNotExist) && !cmd.Flags().Changed("config") {
+			err = fmt.Errorf("%w; -c names another file, and --trial needs none", err)
+		}
 		if err != nil {
 			upgrade.GiveUp("configuration", err)
 			return err

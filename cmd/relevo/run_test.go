@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -186,6 +187,45 @@ func TestStopLetsRequestsInFlightFinish(t *testing.T) {
 	wg.Wait()
 	if status := p.status(t); status != exitDone {
 		t.Errorf("exit status %d, want %d", status, exitDone)
+	}
+}
+
+// Whoever reads the log may end first, as the rest of a pipe does at Ctrl-C. That costs the log, and no request.
+func TestReaderOfTheLogEnds(t *testing.T) {
+	s := upstream(t, echo.Options{Delay: 700 * time.Millisecond})
+	from, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0], "run", "-c", fileWith(t, strings.Replace(goodConfig, "127.0.0.1:12200", s.Addr().String(), 1)))
+	cmd.Env, cmd.Stderr = append(os.Environ(), asProgram+"=1"), to
+	err = cmd.Start()
+	to.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, read := newTranscript(), make(chan struct{})
+	go func() { // ends when from is closed
+		defer close(read)
+		_, _ = io.Copy(log, from)
+	}()
+	address := log.find(t, `"listener":"client","address":"([^"]+)"`)
+	log.find(t, `"msg":"serving"`)
+	from.Close()
+	<-read
+	var wg sync.WaitGroup
+	wg.Go(func() { // ends with the reply
+		if r, err := call.Do(t.Context(), call.Options{Addr: address, Timeout: patience}); err != nil || r.Failed() {
+			t.Errorf("the request in flight got %+v, %v; want SUCCESS", r, err)
+		}
+	})
+	requested(t, s, 1)
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the process ended with %v, want exit status 0", err)
 	}
 }
 

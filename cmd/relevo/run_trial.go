@@ -146,6 +146,7 @@ func (t *trialGuide) print(w io.Writer) {
 	fmt.Fprintf(&b, "Try in another terminal:\n\n")
 	fmt.Fprintf(&b, "  %s call bolt --addr %s --service com.relevo.Echo:1.0 --content hello\n", t.typed, t.listener)
 	fmt.Fprintf(&b, "  %s bench bolt --addr %s --duration 5s\n", t.typed, t.listener)
+	fmt.Fprintf(&b, "  %s status --address http://%s\n", t.typed, t.admin)
 	fmt.Fprintf(&b, "  curl -s http://%s/metrics | grep ^relevo_listener\n\n", t.metrics)
 	_, _ = io.WriteString(w, b.String()) // a trial that nobody reads about still forwards
 }

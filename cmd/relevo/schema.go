@@ -10,7 +10,7 @@ import (
 func schemaVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "schema",
-		Short: "Print the JSON Schema of a configuration, or the REST API's description",
+		Short: "Print the schema of the configuration, or of the REST API",
 		Long: "Print the JSON Schema (draft 2020-12) of a configuration, for editors and other tools. It refuses nothing that\n" +
 			"is valid; relevo check finds more. With --openapi, the OpenAPI 3.1 document of the REST API, which the admin door has at\n" +
 			"/v1/openapi.json: it refers to the schema as the file schema.json beside it.",

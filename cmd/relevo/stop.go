@@ -16,7 +16,7 @@ func stopVerb() *cobra.Command {
 		Short: "Stop the running process, and wait until it has ended",
 		Long: "Stop the running process as SIGTERM does: it accepts no more, lets requests in flight finish within\n" +
 			"stop_timeout, and ends. If it is just being upgraded, whichever process has the connections stops. The exit\n" +
-			"status is 69 where nothing runs.",
+			"status is 69 where nothing runs. A service is stopped by systemctl stop: systemd starts again what ends otherwise.",
 		Example: "  relevo stop\n" +
 			"  relevo stop --runtime-dir /run/relevo --timeout 10s",
 		ValidArgsFunction: cobra.NoFileCompletions,

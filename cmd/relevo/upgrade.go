@@ -22,7 +22,7 @@ const aWhile = 50
 func upgradeVerb() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "upgrade",
-		Short: "Have the running process replaced by the binary and configuration that are on disk now",
+		Short: "Hand over to the binary and configuration that are on disk",
 		Long: "Have the running process hand over to a new one, which runs the binary and the configuration that are on\n" +
 			"disk now. No connection is closed and no request is lost. If the new process cannot do it, the old one goes\n" +
 			"on; the exit status is then 1, and the reason is printed. It is 69 where nothing runs.\n\n" +

@@ -97,7 +97,7 @@ type Listener struct {
 	MaxHeader Size `json:"max_header" default:"32767" min:"1" max:"65535"`
 	// AcceptRate is the number of new connections per second.
 	AcceptRate Rate `json:"accept_rate" default:"5000" min:"1" max:"1000000" cfg:"none"`
-	// IdleTimeout closes a connection on which nothing was read or written for so long.
+	// IdleTimeout closes a connection on which nothing was read for so long, and nothing is in flight or queued.
 	IdleTimeout Duration `json:"idle_timeout" default:"15m" min:"1s" max:"168h" cfg:"none"`
 	// ReadTimeout closes a connection whose peer has begun a frame and sends no byte of it for so long.
 	ReadTimeout Duration `json:"read_timeout" default:"10s" min:"10ms" max:"10m"`

@@ -93,6 +93,9 @@ func checkMarks(data []byte) error {
 
 func yamlError(err error) error {
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	if strings.HasSuffix(text, "found character that cannot start any token") {
+		text += " (a tab, perhaps? YAML is indented by spaces)"
+	}
 	return fmt.Errorf("reading YAML: %s", strings.Join(strings.Fields(text), " "))
 }
 

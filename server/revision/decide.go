@@ -83,7 +83,7 @@ func Decide(f File, s *Store, ignore bool) (Decision, error) {
 	if faults, ok := errors.AsType[*config.Errors](err); ok && !d.FromFile {
 		faults.Source = fmt.Sprintf("revision %d", newest.Number)
 		return Decision{}, fmt.Errorf("the newest revision is not valid in this version, and the file has not changed since; "+
-			"to start from the file, ignore the revisions:\n%w", faults)
+			"to start from the file, change it, if only by a comment, or ignore the revisions:\n%w", faults)
 	}
 	if err != nil {
 		return Decision{}, err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // Options say where revisions are kept and how many.
@@ -25,6 +26,8 @@ type Options struct {
 	Bytes int64
 	// LockWait is how long an Append waits for other processes. Zero means 5 s.
 	LockWait time.Duration
+	// Look makes no folder: what there is is looked at, perhaps by another user than the one whose revisions these are.
+	Look bool
 }
 
 // Store keeps the revisions of one configuration file. Its methods may be called at once.
@@ -100,6 +103,17 @@ func Open(o Options) (*Store, error) {
 	s.o.File = filepath.Clean(o.File)
 	parent := filepath.Join(o.State, revisionsFolder)
 	s.folder = filepath.Join(parent, Sum([]byte(s.o.File))[:32])
+	if _, err := os.Stat(s.folder); o.Look && errors.Is(err, fs.ErrNotExist) {
+		s.folder = "" // there are no revisions, as in a memory that is new
+		within := parent
+		if _, err := os.Stat(parent); errors.Is(err, fs.ErrNotExist) {
+			within = o.State
+		}
+		if err := unix.Access(within, unix.W_OK|unix.X_OK); err != nil {
+			return nil, fmt.Errorf("opening the revisions: %w", &fs.PathError{Op: "access", Path: within, Err: err})
+		}
+		return s, nil
+	}
 	for _, folder := range []string{parent, s.folder} {
 		if err := os.Mkdir(folder, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, fmt.Errorf("opening the revisions: %w", err)

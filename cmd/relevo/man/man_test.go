@@ -68,6 +68,25 @@ func TestPagesHaveVerbsAndFlags(t *testing.T) {
 	}
 }
 
+// A verb that does something by itself, too, has a line of its own in the synopsis.
+func TestSynopsisOfAVerbWithVerbs(t *testing.T) {
+	run := func(*cobra.Command, []string) {}
+	root := &cobra.Command{Use: "relevo"}
+	list := &cobra.Command{Use: "endpoints [CLUSTER]", Short: "Show endpoints", Run: run}
+	list.Flags().Bool("all", false, "not only some")
+	list.AddCommand(&cobra.Command{Use: "drain CLUSTER", Short: "Drain one", Run: run})
+	family := &cobra.Command{Use: "echo", Short: "Answer", Run: run}
+	family.AddCommand(&cobra.Command{Use: "bolt", Short: "Answer Bolt", Run: run})
+	root.AddCommand(list, family)
+	const own, below = "\\fBrelevo endpoints\\fR [CLUSTER] [\\fIoptions\\fR]\n", "\\fBrelevo endpoints drain\\fR CLUSTER\n"
+	if page := Verb(list, title); !strings.Contains(page, own) || !strings.Contains(page, below) {
+		t.Errorf("the page lacks %q or %q:\n%s", own, below, page)
+	}
+	if page := Verb(family, title); strings.Contains(page, "\\fBrelevo echo\\fR\n") {
+		t.Errorf("the page promises that echo does something by itself:\n%s", page)
+	}
+}
+
 func TestReferenceIsReadAsMarkdown(t *testing.T) {
 	got := Reference("x.yaml", "A file", "# Title\n\nSee [the `check`](check.md) and **this**.\n\nOr `a[0](b)`.\n\n"+
 		"## Fields\n\n| field | type | default | meaning |\n|---|---|---|---|\n| `a` | text | required | The \\| of [a](#a). |\n"+

@@ -42,7 +42,7 @@ func Verb(c *cobra.Command, t Title) string {
 	p.begin(t, pageName(c), 1, c.Short)
 	subs := Verbs(c)
 	p.heading("Synopsis")
-	if len(subs) == 0 {
+	if len(subs) == 0 || len(flagsOf(c)) > 0 { // else it does nothing without one of those below it
 		p.synopsis(c)
 	}
 	for _, sub := range subs {
