@@ -76,8 +76,9 @@ type batch struct {
 
 // frame is the bytes of the message under way.
 type frame struct {
-	bytes []byte
-	owned bool // bytes are a buffer of their own, to be handed on or put back; else they lie in a read buffer
+	bytes  []byte
+	owned  bool // bytes are a buffer of their own, to be handed on or put back; else they mostly lie in a read buffer
+	edited bool // bytes lie where a filter has made them, in memory of the batch that its next exchanges use, too
 }
 
 func newBatch(f *Forwarder) *batch { return &batch{f: f} }

@@ -126,7 +126,7 @@ type lined struct {
 func (b *batch) line(e *errand) {
 	switch {
 	case b.frame.owned || len(b.frame.bytes) == 0:
-	case b.lends:
+	case b.lends && !b.frame.edited:
 		b.lent = true
 	default:
 		b.keep(e)

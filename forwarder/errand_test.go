@@ -12,6 +12,7 @@ import (
 
 	"github.com/relevo-proxy/relevo/forwarder"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
+	"github.com/relevo-proxy/relevo/forwarder/filter/header"
 	"github.com/relevo-proxy/relevo/forwarder/route"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
@@ -482,5 +483,33 @@ func TestHalfAFrameBehindALine(t *testing.T) {
 	}
 	c.send(rest)
 	wantEcho(t, c.receive(), strings.Repeat("h", 10))
+	p.wantNoWork()
+}
+
+// TestEditedRequestsInALine: what the listener's filter has made of each request that one read brought is what its worker gets,
+// though the requests behind it are edited before.
+func TestEditedRequestsInALine(t *testing.T) {
+	s := spec(serveEach(t, echoEach).address)
+	s.Listeners[0].Forwarding = forwarder.ForwardAuto // so that the listener's filter does not need a worker, and the rule's does
+	s.Listeners[0].Filters = orFail(t)(header.New(header.Config{Request: []wire.Edit{setHeader("via", "relevo")}}, filter.AtListener))
+	s.Routes[0].Rules[0].Filters = blockingIn("after", func(_ context.Context, x *filter.Exchange) filter.Verdict {
+		if via := x.Header([]byte("via")); string(via) != "relevo" {
+			return filter.Stop(wire.Error, "test-not-edited")
+		}
+		return filter.Continue
+	})
+	p := startProxy(t, s, 64<<20)
+	c := dial(t, p.address)
+	const n = 60
+	want := map[uint32]string{}
+	var frames []byte
+	for id := range uint32(n) {
+		want[id] = fmt.Sprint(id, strings.Repeat("x", 50*int(id)))
+		frames = append(frames, frameOf(t, id, want[id])...)
+	}
+	c.send(frames)
+	for id, m := range c.receiveByID(n) {
+		wantEcho(t, m, want[id])
+	}
 	p.wantNoWork()
 }

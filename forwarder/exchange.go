@@ -247,7 +247,7 @@ func (b *batch) filter(c *filter.Chain, next phase) bool {
 	}
 	if b.seen.Edited() {
 		b.putBack()
-		b.frame.bytes = b.msg.Frame // the exchange's until its next but one edit
+		b.frame = frame{bytes: b.msg.Frame, edited: true} // the exchange's until the next but one edit
 		b.account()
 	}
 	if errors.Is(ctx.Err(), context.Canceled) && b.f.ctx.Err() == nil {
