@@ -90,9 +90,14 @@ func (f *Forwarder) batch() *batch { return f.batchAt(f.now()) }
 func (f *Forwarder) batchAt(now int64) *batch {
 	b := f.batches.Get().(*batch)
 	b.now = now
-	b.snap = f.snap.Load()
-	b.refusing = f.overload.refusing()
+	b.renew()
 	return b
+}
+
+// renew has the batch go by what is configured, and by what is done about overload, now.
+func (b *batch) renew() {
+	b.snap = b.f.snap.Load()
+	b.refusing = b.f.overload.refusing()
 }
 
 // done pays what the batch owes: places first, for who has its reply may ask again at once, then flushes, then

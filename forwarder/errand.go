@@ -205,6 +205,7 @@ func (f *Forwarder) work(w *worker.Worker[*errand], e *errand, waited bool) {
 			return
 		}
 		waited = true
+		b.renew() // the exchange before may have spent a while in a filter; this one may be of a listener that came meanwhile
 	}
 }
 

@@ -513,3 +513,52 @@ func TestEditedRequestsInALine(t *testing.T) {
 	}
 	p.wantNoWork()
 }
+
+// TestWhoWaitedForAWorkerGoesByWhatIsConfigured: a worker that goes on with a request which waited, behind one that a filter held for
+// long, goes by what is configured now, not by what was when it began: the request may be of a listener that came meanwhile.
+func TestWhoWaitedForAWorkerGoesByWhatIsConfigured(t *testing.T) {
+	before, behind := serveEach(t, echoEach), serveEach(t, echoEach)
+	let, entered := make(chan struct{}), make(chan struct{}, 1)
+	filters := blockingIn("before", func(_ context.Context, x *filter.Exchange) filter.Verdict {
+		if string(x.Message.Content()) != "first" {
+			return filter.Continue
+		}
+		entered <- struct{}{}
+		<-let
+		return filter.Stop(wire.Error, "test-held")
+	})
+	build := func(to string) *forwarder.Spec {
+		s := spec(before.address)
+		other := s.Clusters[0]
+		other.Name, other.Endpoints = "other", []forwarder.EndpointSpec{{Network: "tcp", Address: behind.address, Weight: 1}}
+		s.Clusters = append(s.Clusters, other)
+		s.Routes[0].Rules[0].Clusters[0].Cluster = to
+		s.Listeners[0].Filters = filters
+		s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 10}
+		return s
+	}
+	p := startProxy(t, build("echo"), 64<<20)
+	c := dial(t, p.address)
+	c.send(frameOf(t, 1, "first"))
+	<-entered
+	if err := p.Apply(withListener(build("other"), "more", "tcp", "127.0.0.1:0"), kept); err != nil {
+		t.Fatal(err)
+	}
+	more := dial(t, p.Addresses()["more"].String())
+	more.send(encode(t, oneway(2, "the new listener")))
+	p.wantCount(1, "relevo_worker_queue")
+	more.send(frameOf(t, 3, "the new listener"))
+	p.wantCount(2, "relevo_worker_queue")
+	c.send(frameOf(t, 4, "the new rule"))
+	p.wantCount(3, "relevo_worker_queue")
+	close(let)
+	replies := c.receiveByID(2)
+	p.wantLocal(replies[1], wire.Error, "test-held", 1)
+	wantEcho(t, replies[4], "the new rule")
+	wantEcho(t, more.receive(), "the new listener")
+	behind.got(t, 3)
+	if n := before.frames.Load(); n != 0 {
+		t.Errorf("got %d requests where the rule has led before, want none", n)
+	}
+	p.wantNoWork()
+}
