@@ -562,3 +562,42 @@ func TestWhoWaitedForAWorkerGoesByWhatIsConfigured(t *testing.T) {
 	}
 	p.wantNoWork()
 }
+
+// TestListenerLeavesWhileAWorkerIsAwaited: who came in through a listener that is not configured any more is told so, however long
+// it may wait.
+func TestListenerLeavesWhileAWorkerIsAwaited(t *testing.T) {
+	for _, timeout := range []int32{0, 60_000} {
+		t.Run(fmt.Sprint(timeout), func(t *testing.T) {
+			let, entered := make(chan struct{}), make(chan struct{}, 1)
+			server := serveEach(t, echoEach)
+			build := func() *forwarder.Spec {
+				s := spec(server.address)
+				s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 10}
+				s.Listeners[0].Filters = blockingIn("before", func(_ context.Context, x *filter.Exchange) filter.Verdict {
+					if string(x.Message.Content()) == "first" {
+						entered <- struct{}{}
+						<-let
+					}
+					return filter.Continue
+				})
+				return s
+			}
+			p := startProxy(t, withListener(build(), "more", "tcp", "127.0.0.1:0"), 64<<20)
+			c, more := dial(t, p.address), dial(t, p.Addresses()["more"].String())
+			c.send(frameOf(t, 1, "first"))
+			<-entered
+			r := request(2, "waits for a worker")
+			r.Timeout = timeout
+			more.send(encode(t, r))
+			p.wantCount(1, "relevo_worker_queue")
+			if err := p.Apply(build(), kept); err != nil {
+				t.Fatal(err)
+			}
+			close(let)
+			p.wantLocal(more.receive(), wire.ConnectionClosed, forwarder.ReasonDraining, 1)
+			more.wantEnd()
+			wantEcho(t, c.receive(), "first")
+			p.wantNoWork()
+		})
+	}
+}

@@ -313,7 +313,12 @@ func (b *batch) matchRoute() {
 	}
 	x.label = b.labelled(values[r.service], values[r.method])
 	i := r.table.Match(values[:len(r.table.Keys())])
-	if i < 0 {
+	switch {
+	case i >= 0:
+	case x.down.listener.leaving.Load(): // since it was read
+		b.hijack(wire.ConnectionClosed, ReasonDraining)
+		return
+	default:
 		b.hijack(wire.NoProcessor, ReasonNoRoute)
 		return
 	}
