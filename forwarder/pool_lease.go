@@ -78,8 +78,8 @@ func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 			return nil, ReasonConnectFailure
 		}
 		if turn == nil { // the first time around
-			if limits.Pending.TryAcquire(1) == 0 {
-				return nil, ReasonMaxPending
+			if f.buffers.Used() > f.buffers.High() || limits.Pending.TryAcquire(1) == 0 {
+				return nil, ReasonMaxPending // what is read of the frame is held meanwhile
 			}
 			defer limits.Pending.Release(1)
 			timer = time.NewTimer(time.Duration(deadline - f.now()))
