@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -163,4 +164,41 @@ func TestUploadsDoNotWaitWhileBuffersAreFull(t *testing.T) {
 	}
 	p.atRest()
 	p.wantCount(0, "relevo_listener_closes_total", "reason="+forwarder.ReasonBufferPressure)
+}
+
+// TestCloseNoMoreThanIsTooMuch: the memory of connections that are closed for it may take a while to come back, as here, where their
+// read loops are inside a filter. Nobody else is closed meanwhile.
+func TestCloseNoMoreThanIsTooMuch(t *testing.T) {
+	const limit, held = 2 << 20, 64 << 10
+	const n = 2 * limit / held
+	s := uploadSpec(serveEach(t, echoEach).address)
+	s.Listeners[0].WriteTimeout = time.Minute
+	let := make(chan struct{})
+	s.Listeners[0].Filters = blockingIn("before", func(_ context.Context, x *filter.Exchange) filter.Verdict {
+		if x.Head {
+			<-let
+		}
+		return filter.Continue
+	})
+	p := startProxy(t, s, limit)
+	release := sync.OnceFunc(func() { close(let) })
+	t.Cleanup(release) // before the proxy's close, which waits for the filter
+	frame := frameOf(t, 1, string(noise(1, uploadSize)))
+	clients := make([]*peer, n)
+	for i := range clients {
+		clients[i] = dial(t, p.address)
+		_, _ = clients[i].Write(frame[:held+1000]) // it may be closed already
+	}
+	eventually(t, func() bool { return len(p.logged("closed connections to make room")) > 0 }, say("connections to be closed for their memory"))
+	begin := time.Now()
+	eventually(t, func() bool { return time.Since(begin) > 300*time.Millisecond }, say("some more looks at the memory"))
+	release()
+	for _, c := range clients {
+		c.hangUp()
+	}
+	p.atRest()
+	p.wantCount(0, "relevo_listener_connections")
+	if got := p.value("relevo_listener_closes_total", "reason="+forwarder.ReasonBufferPressure); got < 1 || got > n*3/4 {
+		t.Errorf("got %v of %d clients closed for their memory, want about half of them, which is too much", got, n)
+	}
 }
