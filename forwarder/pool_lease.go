@@ -167,9 +167,6 @@ func (p *pool) dialLease() (*upstream, string) {
 		}
 	})
 	<-done
-	p.mu.Lock()
-	p.leases.dialling--
-	p.mu.Unlock()
 	switch {
 	case err == nil:
 		return u, ""
