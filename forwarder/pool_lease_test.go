@@ -24,3 +24,29 @@ func TestDialledLeaseIsCountedOnce(t *testing.T) {
 	}
 	p.failed(errInterrupted)
 }
+
+// TestDrainedLeaseIsOffered: an upload that is over may leave so much behind that its connection takes no other one. Once that has
+// gone out, the next in the line is told.
+func TestDrainedLeaseIsOffered(t *testing.T) {
+	address, accepted := acceptor(t)
+	_, c := roadTo(t, 10, address)
+	p := c.endpoints[0].uploads
+	p.idle(nil)
+	u, err := p.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer (<-accepted).Close()
+	p.add(u)
+	turn := make(chan struct{}, 1)
+	p.mu.Lock()
+	p.leases.waiting = append(p.leases.waiting, turn)
+	p.mu.Unlock()
+	u.connConfig().Drained()
+	select {
+	case <-turn:
+	default:
+		t.Error("the first in the line was not told that the connection has come free")
+	}
+	p.leave(turn)
+}
