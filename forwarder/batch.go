@@ -267,18 +267,30 @@ func (b *batch) recovered(v any) error {
 		b.x, b.msg = exchange{}, wire.Message{}
 		return errDecoderPanic
 	}
+	b.attempt(func() {
+		if b.x.live() {
+			b.head = 0 // what is to come of the frame finds nobody who wants it
+			b.hijack(wire.UnknownStatus, ReasonPanic)
+			b.run()
+		}
+	})
+	b.attempt(func() {
+		if b.x.phase == phaseEnd && b.x.holds != 0 { // it was answered, and then it panicked
+			b.end()
+		}
+	})
+	b.putBack()
+	return nil
+}
+
+// attempt ends a panic behind a panic.
+func (b *batch) attempt(fn func()) {
 	defer func() {
 		if v := recover(); v != nil {
 			b.f.panics.add(ReasonPanic, 1)
 		}
 	}()
-	if b.x.live() {
-		b.head = 0 // what is to come of the frame finds nobody who wants it
-		b.hijack(wire.UnknownStatus, ReasonPanic)
-		b.run()
-	}
-	b.putBack()
-	return nil
+	fn()
 }
 
 // errDecoderPanic closes a connection whose bytes make a codec panic, which is a defect of the codec.

@@ -635,19 +635,20 @@ func (b *batch) service() string {
 func (b *batch) end() {
 	x := &b.x
 	b.leaveEndpoint()
-	if x.holds&holdsRequest != 0 {
+	holds := x.holds
+	x.holds = 0 // first: nothing is given back twice, whatever happens
+	if holds&holdsRequest != 0 {
 		b.debts.release(x.target.cluster)
 	}
-	if x.holds&holdsRule != 0 {
+	if holds&holdsRule != 0 {
 		x.target.limit.Release(1)
 	}
-	if x.holds&holdsStream != 0 {
+	if holds&holdsStream != 0 {
 		b.debts.closeStream(x.down)
 	}
-	if x.holds&holdsRetry != 0 {
+	if holds&holdsRetry != 0 {
 		x.target.cluster.limits.Retries.Release()
 	}
-	x.holds = 0
 	x.phase = phaseEnd
 	if x.kept != nil {
 		b.letGo()
