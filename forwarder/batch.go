@@ -76,8 +76,9 @@ type batch struct {
 
 // frame is the bytes of the message under way.
 type frame struct {
-	bytes []byte
-	owned bool // bytes are a buffer of their own, to be handed on or put back; else they lie in a read buffer
+	bytes  []byte
+	owned  bool // bytes are a buffer of their own, to be handed on or put back; else they mostly lie in a read buffer
+	edited bool // bytes lie where a filter has made them, in memory of the batch that its next exchanges use, too
 }
 
 func newBatch(f *Forwarder) *batch { return &batch{f: f} }
@@ -89,9 +90,14 @@ func (f *Forwarder) batch() *batch { return f.batchAt(f.now()) }
 func (f *Forwarder) batchAt(now int64) *batch {
 	b := f.batches.Get().(*batch)
 	b.now = now
-	b.snap = f.snap.Load()
-	b.refusing = f.overload.refusing()
+	b.renew()
 	return b
+}
+
+// renew has the batch go by what is configured, and by what is done about overload, now.
+func (b *batch) renew() {
+	b.snap = b.f.snap.Load()
+	b.refusing = b.f.overload.refusing()
 }
 
 // done pays what the batch owes: places first, for who has its reply may ask again at once, then flushes, then
@@ -261,18 +267,30 @@ func (b *batch) recovered(v any) error {
 		b.x, b.msg = exchange{}, wire.Message{}
 		return errDecoderPanic
 	}
+	b.attempt(func() {
+		if b.x.live() {
+			b.head = 0 // what is to come of the frame finds nobody who wants it
+			b.hijack(wire.UnknownStatus, ReasonPanic)
+			b.run()
+		}
+	})
+	b.attempt(func() {
+		if b.x.phase == phaseEnd && b.x.holds != 0 { // it was answered, and then it panicked
+			b.end()
+		}
+	})
+	b.putBack()
+	return nil
+}
+
+// attempt ends a panic behind a panic.
+func (b *batch) attempt(fn func()) {
 	defer func() {
 		if v := recover(); v != nil {
 			b.f.panics.add(ReasonPanic, 1)
 		}
 	}()
-	if b.x.live() {
-		b.head = 0 // what is to come of the frame finds nobody who wants it
-		b.hijack(wire.UnknownStatus, ReasonPanic)
-		b.run()
-	}
-	b.putBack()
-	return nil
+	fn()
 }
 
 // errDecoderPanic closes a connection whose bytes make a codec panic, which is a defect of the codec.

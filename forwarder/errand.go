@@ -126,7 +126,7 @@ type lined struct {
 func (b *batch) line(e *errand) {
 	switch {
 	case b.frame.owned || len(b.frame.bytes) == 0:
-	case b.lends:
+	case b.lends && !b.frame.edited:
 		b.lent = true
 	default:
 		b.keep(e)
@@ -205,6 +205,7 @@ func (f *Forwarder) work(w *worker.Worker[*errand], e *errand, waited bool) {
 			return
 		}
 		waited = true
+		b.renew() // the exchange before may have spent a while in a filter; this one may be of a listener that came meanwhile
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/relevo-proxy/relevo/forwarder"
 	"github.com/relevo-proxy/relevo/forwarder/filter"
+	"github.com/relevo-proxy/relevo/forwarder/filter/header"
 	"github.com/relevo-proxy/relevo/forwarder/route"
 	"github.com/relevo-proxy/relevo/forwarder/wire"
 )
@@ -483,4 +484,120 @@ func TestHalfAFrameBehindALine(t *testing.T) {
 	c.send(rest)
 	wantEcho(t, c.receive(), strings.Repeat("h", 10))
 	p.wantNoWork()
+}
+
+// TestEditedRequestsInALine: what the listener's filter has made of each request that one read brought is what its worker gets,
+// though the requests behind it are edited before.
+func TestEditedRequestsInALine(t *testing.T) {
+	s := spec(serveEach(t, echoEach).address)
+	s.Listeners[0].Forwarding = forwarder.ForwardAuto // so that the listener's filter does not need a worker, and the rule's does
+	s.Listeners[0].Filters = orFail(t)(header.New(header.Config{Request: []wire.Edit{setHeader("via", "relevo")}}, filter.AtListener))
+	s.Routes[0].Rules[0].Filters = blockingIn("after", func(_ context.Context, x *filter.Exchange) filter.Verdict {
+		if via := x.Header([]byte("via")); string(via) != "relevo" {
+			return filter.Stop(wire.Error, "test-not-edited")
+		}
+		return filter.Continue
+	})
+	p := startProxy(t, s, 64<<20)
+	c := dial(t, p.address)
+	const n = 60
+	want := map[uint32]string{}
+	var frames []byte
+	for id := range uint32(n) {
+		want[id] = fmt.Sprint(id, strings.Repeat("x", 50*int(id)))
+		frames = append(frames, frameOf(t, id, want[id])...)
+	}
+	c.send(frames)
+	for id, m := range c.receiveByID(n) {
+		wantEcho(t, m, want[id])
+	}
+	p.wantNoWork()
+}
+
+// TestWhoWaitedForAWorkerGoesByWhatIsConfigured: a worker that goes on with a request which waited, behind one that a filter held for
+// long, goes by what is configured now, not by what was when it began: the request may be of a listener that came meanwhile.
+func TestWhoWaitedForAWorkerGoesByWhatIsConfigured(t *testing.T) {
+	before, behind := serveEach(t, echoEach), serveEach(t, echoEach)
+	let, entered := make(chan struct{}), make(chan struct{}, 1)
+	filters := blockingIn("before", func(_ context.Context, x *filter.Exchange) filter.Verdict {
+		if string(x.Message.Content()) != "first" {
+			return filter.Continue
+		}
+		entered <- struct{}{}
+		<-let
+		return filter.Stop(wire.Error, "test-held")
+	})
+	build := func(to string) *forwarder.Spec {
+		s := spec(before.address)
+		other := s.Clusters[0]
+		other.Name, other.Endpoints = "other", []forwarder.EndpointSpec{{Network: "tcp", Address: behind.address, Weight: 1}}
+		s.Clusters = append(s.Clusters, other)
+		s.Routes[0].Rules[0].Clusters[0].Cluster = to
+		s.Listeners[0].Filters = filters
+		s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 10}
+		return s
+	}
+	p := startProxy(t, build("echo"), 64<<20)
+	c := dial(t, p.address)
+	c.send(frameOf(t, 1, "first"))
+	<-entered
+	if err := p.Apply(withListener(build("other"), "more", "tcp", "127.0.0.1:0"), kept); err != nil {
+		t.Fatal(err)
+	}
+	more := dial(t, p.Addresses()["more"].String())
+	more.send(encode(t, oneway(2, "the new listener")))
+	p.wantCount(1, "relevo_worker_queue")
+	more.send(frameOf(t, 3, "the new listener"))
+	p.wantCount(2, "relevo_worker_queue")
+	c.send(frameOf(t, 4, "the new rule"))
+	p.wantCount(3, "relevo_worker_queue")
+	close(let)
+	replies := c.receiveByID(2)
+	p.wantLocal(replies[1], wire.Error, "test-held", 1)
+	wantEcho(t, replies[4], "the new rule")
+	wantEcho(t, more.receive(), "the new listener")
+	behind.got(t, 3)
+	if n := before.frames.Load(); n != 0 {
+		t.Errorf("got %d requests where the rule has led before, want none", n)
+	}
+	p.wantNoWork()
+}
+
+// TestListenerLeavesWhileAWorkerIsAwaited: who came in through a listener that is not configured any more is told so, however long
+// it may wait.
+func TestListenerLeavesWhileAWorkerIsAwaited(t *testing.T) {
+	for _, timeout := range []int32{0, 60_000} {
+		t.Run(fmt.Sprint(timeout), func(t *testing.T) {
+			let, entered := make(chan struct{}), make(chan struct{}, 1)
+			server := serveEach(t, echoEach)
+			build := func() *forwarder.Spec {
+				s := spec(server.address)
+				s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 10}
+				s.Listeners[0].Filters = blockingIn("before", func(_ context.Context, x *filter.Exchange) filter.Verdict {
+					if string(x.Message.Content()) == "first" {
+						entered <- struct{}{}
+						<-let
+					}
+					return filter.Continue
+				})
+				return s
+			}
+			p := startProxy(t, withListener(build(), "more", "tcp", "127.0.0.1:0"), 64<<20)
+			c, more := dial(t, p.address), dial(t, p.Addresses()["more"].String())
+			c.send(frameOf(t, 1, "first"))
+			<-entered
+			r := request(2, "waits for a worker")
+			r.Timeout = timeout
+			more.send(encode(t, r))
+			p.wantCount(1, "relevo_worker_queue")
+			if err := p.Apply(build(), kept); err != nil {
+				t.Fatal(err)
+			}
+			close(let)
+			p.wantLocal(more.receive(), wire.ConnectionClosed, forwarder.ReasonDraining, 1)
+			more.wantEnd()
+			wantEcho(t, c.receive(), "first")
+			p.wantNoWork()
+		})
+	}
 }

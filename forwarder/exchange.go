@@ -247,7 +247,7 @@ func (b *batch) filter(c *filter.Chain, next phase) bool {
 	}
 	if b.seen.Edited() {
 		b.putBack()
-		b.frame.bytes = b.msg.Frame // the exchange's until its next but one edit
+		b.frame = frame{bytes: b.msg.Frame, edited: true} // the exchange's until the next but one edit
 		b.account()
 	}
 	if errors.Is(ctx.Err(), context.Canceled) && b.f.ctx.Err() == nil {
@@ -313,7 +313,12 @@ func (b *batch) matchRoute() {
 	}
 	x.label = b.labelled(values[r.service], values[r.method])
 	i := r.table.Match(values[:len(r.table.Keys())])
-	if i < 0 {
+	switch {
+	case i >= 0:
+	case x.down.listener.leaving.Load(): // since it was read
+		b.hijack(wire.ConnectionClosed, ReasonDraining)
+		return
+	default:
 		b.hijack(wire.NoProcessor, ReasonNoRoute)
 		return
 	}
@@ -634,19 +639,20 @@ func (b *batch) service() string {
 func (b *batch) end() {
 	x := &b.x
 	b.leaveEndpoint()
-	if x.holds&holdsRequest != 0 {
+	holds := x.holds
+	x.holds = 0 // first: nothing is given back twice, whatever happens
+	if holds&holdsRequest != 0 {
 		b.debts.release(x.target.cluster)
 	}
-	if x.holds&holdsRule != 0 {
+	if holds&holdsRule != 0 {
 		x.target.limit.Release(1)
 	}
-	if x.holds&holdsStream != 0 {
+	if holds&holdsStream != 0 {
 		b.debts.closeStream(x.down)
 	}
-	if x.holds&holdsRetry != 0 {
+	if holds&holdsRetry != 0 {
 		x.target.cluster.limits.Retries.Release()
 	}
-	x.holds = 0
 	x.phase = phaseEnd
 	if x.kept != nil {
 		b.letGo()

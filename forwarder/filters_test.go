@@ -147,3 +147,25 @@ func TestBlockingFilterIsRefused(t *testing.T) {
 		wantNewFails(t, s, "may block")
 	}
 }
+
+// TestPanicBehindTheAnswer: an exchange that panics when it is answered, as with a status that there is none of, gives back what it
+// holds all the same.
+func TestPanicBehindTheAnswer(t *testing.T) {
+	for _, phase := range filterPhases {
+		t.Run(phase, func(t *testing.T) {
+			s := spec(serveEach(t, echoEach).address)
+			s.Listeners[0].Filters = []filter.Filter{filterNamed(phase, func(*filter.Exchange) filter.Verdict { return filter.Stop(wire.NumStatus, "test-no-status") })}
+			s.Routes[0].Rules[0].MaxRequests = 10
+			p := startProxy(t, s, 64<<20)
+			c := dial(t, p.address)
+			for i := range uint32(20) {
+				m := c.call(request(i, strings.Repeat("x", int(i%2)*100_000)))
+				if m.Status != wire.UnknownStatus {
+					t.Errorf("got status %v, want UNKNOWN in the place of one that there is none of", m.Status)
+				}
+			}
+			p.wantCount(20, "relevo_recovered_panics_total", "reason="+forwarder.ReasonPanic)
+			p.wantNoWork()
+		})
+	}
+}

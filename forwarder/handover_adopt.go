@@ -167,7 +167,8 @@ func leftoverRoad(spec *ListenerSpec, protocol string) *road {
 	if err != nil {
 		panic(err) // a table without rules has nothing that could be wrong
 	}
-	r := &road{codecs: spec.Codecs, limits: spec.Limits, table: t, chain: filter.NewChain(nil, nil), maxStreams: never, maxTimeout: never}
+	r := &road{codecs: spec.Codecs, limits: spec.Limits, table: t, chain: filter.NewChain(nil, nil), maxStreams: never}
+	r.maxTimeout = never / 2 // a time is added to it
 	if protocol == detectProtocol {
 		r.detect = int64(spec.DetectTimeout)
 	}

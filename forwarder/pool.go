@@ -435,7 +435,8 @@ func (p *pool) add(u *upstream) {
 	f := p.endpoint.cluster().f
 	u.become(stateReady)
 	p.mu.Lock()
-	p.dialling, p.notBefore = false, 0
+	p.dialled() // with what follows, so that none who looks counts the connection twice
+	p.notBefore = 0
 	closed := p.closed
 	conns := append(slices.Clone(*p.conns.Load()), u)
 	p.conns.Store(&conns)
@@ -450,6 +451,15 @@ func (p *pool) add(u *upstream) {
 	f.reading.Go(u.run) // ends when the connection is closed
 }
 
+// dialled notes that a dial has ended. Called with mu held.
+func (p *pool) dialled() {
+	if p == p.endpoint.uploads {
+		p.leases.dialling--
+	} else {
+		p.dialling = false
+	}
+}
+
 // failed ends a dial in vain: those that waited for it try elsewhere, or are answered.
 func (p *pool) failed(err error) {
 	e := p.endpoint
@@ -457,7 +467,7 @@ func (p *pool) failed(err error) {
 	e.cluster().policy.Limits().Connections.Release(1)
 	if errors.Is(err, errInterrupted) {
 		p.mu.Lock()
-		p.dialling = false
+		p.dialled()
 		p.mu.Unlock()
 		if !f.resting.Load() { // else Resume does it
 			p.rekindle()
@@ -476,7 +486,8 @@ func (p *pool) failed(err error) {
 		}
 	}
 	p.mu.Lock()
-	p.dialling, p.notBefore = false, f.now()+extraDialPause
+	p.dialled()
+	p.notBefore = f.now() + extraDialPause
 	var waiting []waiter
 	if p.staying() == 0 {
 		waiting, p.waiting = p.waiting, nil

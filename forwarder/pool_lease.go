@@ -78,8 +78,8 @@ func (p *pool) lease(deadline int64) (u *upstream, reason string) {
 			return nil, ReasonConnectFailure
 		}
 		if turn == nil { // the first time around
-			if limits.Pending.TryAcquire(1) == 0 {
-				return nil, ReasonMaxPending
+			if f.buffers.Used() > f.buffers.High() || limits.Pending.TryAcquire(1) == 0 {
+				return nil, ReasonMaxPending // what is read of the frame is held meanwhile
 			}
 			defer limits.Pending.Release(1)
 			timer = time.NewTimer(time.Duration(deadline - f.now()))
@@ -167,9 +167,6 @@ func (p *pool) dialLease() (*upstream, string) {
 		}
 	})
 	<-done
-	p.mu.Lock()
-	p.leases.dialling--
-	p.mu.Unlock()
 	switch {
 	case err == nil:
 		return u, ""

@@ -86,7 +86,7 @@ func (s *sweeper) relieve(snap *snapshot, now int64) {
 	}
 	switch {
 	case used >= buffers.Max():
-		s.closeWorst(snap, used-buffers.Max()+1, (*conn.Conn).Held)
+		s.closeWorst(snap, used-buffers.Max()+1-closing(snap), (*conn.Conn).Held)
 	case now-m.closedAt < closePause:
 	case reply >= replyPatience:
 		// Of those who have the memory, the one that has been still for longest.
@@ -118,6 +118,17 @@ func (s *sweeper) moved(snap *snapshot) (n uint64) {
 	each(snap, func(c *conn.Conn) {
 		if c.Held() >= largeFrame {
 			n += c.Moved()
+		}
+	})
+	return n
+}
+
+// closing is how many bytes come back as soon as the read loops of connections that are closed already have ended: where one is
+// busy, or waits for something of its own, that takes a while.
+func closing(snap *snapshot) (n int64) {
+	each(snap, func(c *conn.Conn) {
+		if c.Closed() {
+			n += c.Held()
 		}
 	})
 	return n

@@ -2,7 +2,9 @@ package forwarder_test
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,5 +127,78 @@ func TestTimeIsOverBehindAFilter(t *testing.T) {
 	p.wantLocal(c.call(request(2, "late")), wire.Timeout, forwarder.ReasonFilterTimeout, 1)
 	if n := server.frames.Load(); n != 1 {
 		t.Errorf("got %d frames at the server, want none of the request whose time was over", n-1)
+	}
+}
+
+// TestUploadsDoNotWaitWhileBuffersAreFull: what an upload that waits for a connection has sent is held meanwhile. So when buffers are
+// nearly full none waits any more, as no other request does, and nobody is closed to make room.
+func TestUploadsDoNotWaitWhileBuffersAreFull(t *testing.T) {
+	const limit, held = 2 << 20, 64 << 10
+	const n = 2 * limit / held
+	server, got := counting(t)
+	s := uploadSpec(server.address)
+	s.Clusters[0].MaxUploads = 1
+	p := startProxy(t, s, limit)
+	frame := frameOf(t, 1, string(noise(1, uploadSize)))
+	first := dial(t, p.address)
+	first.send(frame[:uploadSize/2])
+	eventually(t, func() bool { return got.Load() >= uploadSize/2 }, say("the server to get the half that was sent"))
+	refused := func() float64 {
+		return p.value("relevo_listener_local_replies_total", "reason="+forwarder.ReasonMaxPending)
+	}
+	var clients []*peer
+	for i := range n {
+		c := dial(t, p.address)
+		c.send(frame[:held+1000])
+		clients = append(clients, c)
+		eventually(t, func() bool { return p.value("relevo_cluster_pending")+refused() == float64(i+1) }, func() string {
+			return fmt.Sprintf("%d uploads waiting or refused, %v wait and %v are refused", i+1, p.value("relevo_cluster_pending"), refused())
+		})
+	}
+	if refused() < n/4 || p.Buffered() > limit {
+		t.Errorf("got %v of %d uploads refused and %d bytes buffered, want the limit of %d to hold", refused(), n, p.Buffered(), limit)
+	}
+	first.hangUp()
+	for _, c := range clients {
+		c.hangUp()
+	}
+	p.atRest()
+	p.wantCount(0, "relevo_listener_closes_total", "reason="+forwarder.ReasonBufferPressure)
+}
+
+// TestCloseNoMoreThanIsTooMuch: the memory of connections that are closed for it may take a while to come back, as here, where their
+// read loops are inside a filter. Nobody else is closed meanwhile.
+func TestCloseNoMoreThanIsTooMuch(t *testing.T) {
+	const limit, held = 2 << 20, 64 << 10
+	const n = 2 * limit / held
+	s := uploadSpec(serveEach(t, echoEach).address)
+	s.Listeners[0].WriteTimeout = time.Minute
+	let := make(chan struct{})
+	s.Listeners[0].Filters = blockingIn("before", func(_ context.Context, x *filter.Exchange) filter.Verdict {
+		if x.Head {
+			<-let
+		}
+		return filter.Continue
+	})
+	p := startProxy(t, s, limit)
+	release := sync.OnceFunc(func() { close(let) })
+	t.Cleanup(release) // before the proxy's close, which waits for the filter
+	frame := frameOf(t, 1, string(noise(1, uploadSize)))
+	clients := make([]*peer, n)
+	for i := range clients {
+		clients[i] = dial(t, p.address)
+		_, _ = clients[i].Write(frame[:held+1000]) // it may be closed already
+	}
+	eventually(t, func() bool { return len(p.logged("closed connections to make room")) > 0 }, say("connections to be closed for their memory"))
+	begin := time.Now()
+	eventually(t, func() bool { return time.Since(begin) > 300*time.Millisecond }, say("some more looks at the memory"))
+	release()
+	for _, c := range clients {
+		c.hangUp()
+	}
+	p.atRest()
+	p.wantCount(0, "relevo_listener_connections")
+	if got := p.value("relevo_listener_closes_total", "reason="+forwarder.ReasonBufferPressure); got < 1 || got > n*3/4 {
+		t.Errorf("got %v of %d clients closed for their memory, want about half of them, which is too much", got, n)
 	}
 }

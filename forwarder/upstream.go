@@ -100,12 +100,13 @@ func (u *upstream) connConfig() conn.Config {
 	return c
 }
 
-// wakeUpload wakes the upload that waits for the connection, if there is one.
+// wakeUpload wakes the upload that waits for the connection to take more, if there is one, and else the first that waits for one.
 func (u *upstream) wakeUpload() {
 	select {
 	case u.drained <- struct{}{}:
 	default: // it was woken, and has not looked yet
 	}
+	u.pool.offer()
 }
 
 // run is the read loop. It ends when the connection is closed, or with the shift.
@@ -291,7 +292,6 @@ func (u *upstream) end() {
 	f.resumeAll(waiting, phaseRetry, ReasonResetBeforeSend)
 	if u.drained != nil {
 		u.wakeUpload()
-		u.pool.offer()
 	}
 	e.stats.closes.add(reason, 1)
 	f.log.Debug("endpoint connection closed", zap.String("cluster", e.cluster().policy.Name()),

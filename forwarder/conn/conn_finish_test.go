@@ -192,3 +192,25 @@ func TestPauseInterruptsFinish(t *testing.T) {
 		}
 	})
 }
+
+// A hand-over does not wait for a connection that lingers, whenever it comes.
+func TestPauseAsThePeerIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKernel(100)
+		sys := k.system()
+		var c *Conn
+		sys.finish = func(fd uintptr) {
+			k.sysFinish(fd)
+			c.Pause()
+		}
+		c, err := newConn(k, sys, newBuffers(t, 1<<20), roomy)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release(t, c)
+		done := finish(c, "done")
+		if !done.settled() || done.value.err != nil || c.Reason() != "done" {
+			t.Errorf("got Finish ended %v with %v, reason %q, want it ended at once, the peer is told", done.settled(), done.value.err, c.Reason())
+		}
+	})
+}

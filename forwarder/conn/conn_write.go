@@ -300,7 +300,7 @@ func (c *Conn) Finish(reason string) error {
 		return ErrPaused
 	}
 	c.finished = !c.Closed()
-	clean := c.finished
+	clean := c.finished && c.sock.SetReadDeadline(time.Now().Add(lingerTime)) == nil // under the lock: a pause from here on ends it
 	c.mu.Unlock()
 	if clean {
 		_ = c.raw.Control(c.sys.finish)
@@ -313,9 +313,6 @@ func (c *Conn) Finish(reason string) error {
 // discard reads and forgets, within bounds.
 func (c *Conn) discard() {
 	c.freeRead()
-	if c.sock.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
-		return
-	}
 	for got := 0; got < lingerBytes && !c.Closed(); got += c.readN {
 		c.r, c.w, c.most = 0, 0, 0
 		c.readN, c.readE = 0, nil

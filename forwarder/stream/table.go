@@ -51,8 +51,8 @@ type key struct {
 //
 // The id of a request is a counter, its slot the counter modulo the number of slots, a power of two. A slot
 // keeps the whole id, and only the whole id finds it, so a late reply cannot reach a newer request before the
-// counter has gone around once, nearly 2^31 requests later. An occupied slot is skipped; as at most three
-// slots in four are taken, that costs four looks an insert, averaged over a turn of the table.
+// counter has gone around once, nearly 2^31 requests later. An occupied slot is skipped; as at most seven
+// slots in eight are taken, that costs eight looks an insert, averaged over a turn of the table.
 type Table[T any] struct {
 	// Static after New.
 	max int
@@ -74,7 +74,7 @@ type Table[T any] struct {
 }
 
 // New returns an empty table that holds at most max entries; DefaultMax if max is not positive. The bound is
-// exact and counts entries; the slots are as many as keep one in four free. Nothing is allocated before the
+// exact and counts entries; the slots are as many as keep one in eight free. Nothing is allocated before the
 // first insert.
 func New[T any](max int) *Table[T] {
 	if max <= 0 {
