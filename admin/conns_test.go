@@ -111,7 +111,7 @@ func TestRequestsUnderWayMakeNoRoom(t *testing.T) {
 func TestClientsThatReadNothingMakeRoom(t *testing.T) {
 	for _, patience := range []time.Duration{50 * time.Millisecond, time.Hour} {
 		lim := defaultLimits
-		lim.connections, lim.patience = 2, patience
+		lim.connections, lim.grace, lim.patience = 2, time.Hour, patience
 		l := listen(t, "127.0.0.1:0")
 		entered, wrote := make(chan struct{}), make(chan error, 2)
 		serve(t, l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
