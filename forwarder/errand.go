@@ -205,6 +205,7 @@ func (f *Forwarder) work(w *worker.Worker[*errand], e *errand, waited bool) {
 			return
 		}
 		waited = true
+		b.debts.giveBack()
 		b.renew() // the exchange before may have spent a while in a filter; this one may be of a listener that came meanwhile
 	}
 }
@@ -272,6 +273,7 @@ func (b *batch) awaits(blocking bool) {
 	case b.x.errand == nil: // an upload's, on its client's read loop
 	case blocking:
 		b.f.blocking.Add(1<<32 + 1)
+		b.debts.giveBack() // of those before it in its line
 		b.leave()
 	default:
 		b.occupy()

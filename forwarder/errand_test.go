@@ -601,3 +601,36 @@ func TestListenerLeavesWhileAWorkerIsAwaited(t *testing.T) {
 		})
 	}
 }
+
+// TestPlacesComeBackBeforeAFilterBlocks: what an exchange has held is given back when it ends, though its worker goes on with another
+// one, which a filter holds.
+func TestPlacesComeBackBeforeAFilterBlocks(t *testing.T) {
+	h := serveHeld(t)
+	s := spec(h.address)
+	s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 10}
+	let, entered := make(chan struct{}), make(chan struct{}, 1)
+	s.Listeners[0].Filters = blockingIn("after", func(_ context.Context, x *filter.Exchange) filter.Verdict {
+		if string(x.Message.Content()) == "held" {
+			entered <- struct{}{}
+			<-let
+		}
+		return filter.Continue
+	})
+	p := startProxy(t, s, 64<<20)
+	release := sync.OnceFunc(func() { close(let) })
+	t.Cleanup(release) // before the proxy's close, which waits for the filter
+	c := dial(t, p.address)
+	c.send(frameOf(t, 1, "first"))
+	h.got(t, 1)
+	c.send(frameOf(t, 2, "held"))
+	p.wantCount(1, "relevo_worker_queue")
+	h.release()
+	wantEcho(t, c.receive(), "first")
+	<-entered
+	p.wantCount(1, "relevo_listener_in_flight")
+	p.wantCount(0, "relevo_cluster_in_flight")
+	p.wantCount(0, "relevo_endpoint_in_flight")
+	release()
+	wantEcho(t, c.receive(), "held")
+	p.wantNoWork()
+}
