@@ -246,7 +246,7 @@ func CheckMachine(c *config.Config) error {
 		return err
 	}
 	if a := c.Admin; a != nil {
-		if err := (admin.SocketFile{Group: a.Group}).Check(); err != nil {
+		if err := socketFile(a).Check(); err != nil {
 			return &ConfigError{fmt.Errorf("admin.group: %w", err)}
 		}
 	}
@@ -290,7 +290,7 @@ func doorsOf(c *config.Config) map[config.Address]admin.SocketFile {
 		out[m.Address] = admin.SocketFile{}
 	}
 	if a := c.Admin; a != nil && a.Address != "" {
-		out[a.Address] = admin.SocketFile{Mode: a.FileMode(), Group: a.Group}
+		out[a.Address] = socketFile(a)
 	}
 	if a := c.Admin; a != nil && a.TCP != nil {
 		out[a.TCP.Address] = admin.SocketFile{}

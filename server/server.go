@@ -212,7 +212,7 @@ func (s *Server) openDoors(o Options) error {
 		return nil
 	}
 	if a.Address != "" {
-		d, err := s.open(doorAdmin, a.Address, admin.SocketFile{Mode: a.FileMode(), Group: a.Group}, admin.Admin(s.reg, s, s, o.Build, nil))
+		d, err := s.open(doorAdmin, a.Address, socketFile(a), admin.Admin(s.reg, s, s, o.Build, nil))
 		if err != nil {
 			return err
 		}
@@ -231,6 +231,11 @@ func (s *Server) openDoors(o Options) error {
 		d.TLS(guard.TLS())
 	}
 	return nil
+}
+
+// socketFile says who may open the admin socket.
+func socketFile(a *config.Admin) admin.SocketFile {
+	return admin.SocketFile{Mode: a.FileMode(), Group: a.Group}
 }
 
 func (s *Server) open(name string, address config.Address, file admin.SocketFile, handler http.Handler) (*admin.Server, error) {
