@@ -44,6 +44,19 @@ func blockingIn(phase string, f func(context.Context, *filter.Exchange) filter.V
 	return []filter.Filter{blockingReply(f)}
 }
 
+// holding is a filter that may block, in a phase: it keeps the requests of this content, or all of them where that is empty, until let is
+// closed, and tells entered of each, of which there may be ten.
+func holding(phase, content string) (filters []filter.Filter, entered <-chan struct{}, let chan struct{}) {
+	in, let := make(chan struct{}, 10), make(chan struct{})
+	return blockingIn(phase, func(_ context.Context, x *filter.Exchange) filter.Verdict {
+		if content == "" || string(x.Message.Content()) == content {
+			in <- struct{}{}
+			<-let
+		}
+		return filter.Continue
+	}), in, let
+}
+
 // wantNoWork waits until no worker has an exchange and none waits for one.
 func (p *proxy) wantNoWork() {
 	p.t.Helper()
@@ -198,14 +211,8 @@ func TestWorkerTimeout(t *testing.T) {
 	server := serveEach(t, echoEach)
 	s := spec(server.address)
 	s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 3}
-	let, entered := make(chan struct{}), make(chan struct{}, 1)
-	s.Listeners[0].Filters = blockingIn("before", func(_ context.Context, x *filter.Exchange) filter.Verdict {
-		if string(x.Message.Content()) == "first" {
-			entered <- struct{}{}
-			<-let
-		}
-		return filter.Continue
-	})
+	filters, entered, let := holding("before", "first")
+	s.Listeners[0].Filters = filters
 	p := startProxy(t, s, 64<<20)
 	c := dial(t, p.address)
 	c.send(frameOf(t, 1, "first"))
@@ -326,12 +333,8 @@ func TestDrainWaitsForWorkers(t *testing.T) {
 			server := serveEach(t, echoEach)
 			s := spec(server.address)
 			s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 10}
-			let, entered := make(chan struct{}), make(chan struct{}, 10)
-			s.Listeners[0].Filters = blockingIn("after", func(context.Context, *filter.Exchange) filter.Verdict {
-				entered <- struct{}{}
-				<-let
-				return filter.Continue
-			})
+			filters, entered, let := holding("after", "")
+			s.Listeners[0].Filters = filters
 			p := startProxy(t, s, 64<<20)
 			c := dial(t, p.address)
 			const n = 3 // one with a worker, two that wait for it
@@ -568,18 +571,12 @@ func TestWhoWaitedForAWorkerGoesByWhatIsConfigured(t *testing.T) {
 func TestListenerLeavesWhileAWorkerIsAwaited(t *testing.T) {
 	for _, timeout := range []int32{0, 60_000} {
 		t.Run(fmt.Sprint(timeout), func(t *testing.T) {
-			let, entered := make(chan struct{}), make(chan struct{}, 1)
+			filters, entered, let := holding("before", "first")
 			server := serveEach(t, echoEach)
 			build := func() *forwarder.Spec {
 				s := spec(server.address)
 				s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 10}
-				s.Listeners[0].Filters = blockingIn("before", func(_ context.Context, x *filter.Exchange) filter.Verdict {
-					if string(x.Message.Content()) == "first" {
-						entered <- struct{}{}
-						<-let
-					}
-					return filter.Continue
-				})
+				s.Listeners[0].Filters = filters
 				return s
 			}
 			p := startProxy(t, withListener(build(), "more", "tcp", "127.0.0.1:0"), 64<<20)
@@ -608,14 +605,8 @@ func TestPlacesComeBackBeforeAFilterBlocks(t *testing.T) {
 	h := serveHeld(t)
 	s := spec(h.address)
 	s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 10}
-	let, entered := make(chan struct{}), make(chan struct{}, 1)
-	s.Listeners[0].Filters = blockingIn("after", func(_ context.Context, x *filter.Exchange) filter.Verdict {
-		if string(x.Message.Content()) == "held" {
-			entered <- struct{}{}
-			<-let
-		}
-		return filter.Continue
-	})
+	filters, entered, let := holding("after", "held")
+	s.Listeners[0].Filters = filters
 	p := startProxy(t, s, 64<<20)
 	release := sync.OnceFunc(func() { close(let) })
 	t.Cleanup(release) // before the proxy's close, which waits for the filter

@@ -1,12 +1,10 @@
 package forwarder_test
 
 import (
-	"context"
 	"testing"
 	"time"
 
 	"github.com/relevo-proxy/relevo/forwarder"
-	"github.com/relevo-proxy/relevo/forwarder/filter"
 )
 
 // TestStreams: the oldest requests in flight are told, with where they are and whose they are.
@@ -76,14 +74,10 @@ func TestStreamsThatWait(t *testing.T) {
 		}
 	})
 	t.Run("for a worker", func(t *testing.T) {
-		let, entered := make(chan struct{}), make(chan struct{}, 3)
+		filters, entered, let := holding("before", "")
 		s := spec(serveEach(t, echoEach).address)
 		s.Workers = forwarder.WorkersSpec{Max: 1, Queue: 10}
-		s.Listeners[0].Filters = blockingIn("before", func(context.Context, *filter.Exchange) filter.Verdict {
-			entered <- struct{}{}
-			<-let
-			return filter.Continue
-		})
+		s.Listeners[0].Filters = filters
 		p := startProxy(t, s, 64<<20)
 		c := dial(t, p.address)
 		for id := range uint32(3) {
